@@ -1,0 +1,54 @@
+"""What an encoder returns, and how it wants to be fed when training is over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """Features of ``b`` views.
+
+    Attributes:
+        pooled: ``[b, d]``.
+        map: ``[b, d, h, w]`` or ``[b, d, t, h, w]``.
+        stride: view pixels between neighbouring cells of ``map``.
+        offset: view pixel at the centre of its first cell.
+        tokens: ``[b, n, d]``.
+        tokens_valid: ``bool [b, n]``.
+        stages: feature maps by torchvision's node names (``layer1`` ...).
+        parts: parts of ``pooled`` that a system names (stationary, non-stationary, ...).
+    """
+
+    pooled: Tensor
+    map: Tensor | None = None
+    stride: float | None = None
+    offset: float | None = None
+    tokens: Tensor | None = None
+    tokens_valid: Tensor | None = None
+    stages: Mapping[str, Tensor] = field(default_factory=dict)
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferencePlan:
+    """How a trained encoder wants its input: size, normalisation, and which frames.
+
+    Attributes:
+        size: side of the square that the encoder sees, in pixels.
+        resize: length of the shorter side before the centre crop, in pixels.
+        mean: mean a channel, on the [0, 1] scale.
+        std: standard deviation a channel, on the [0, 1] scale.
+        frames: frames of a clip; 1 for an encoder of single frames.
+        spacing: seconds between them.
+    """
+
+    size: int
+    resize: int
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    frames: int = 1
+    spacing: float = 0.0

@@ -1,0 +1,192 @@
+"""Every failure that rhyme can foresee, as one family of typed errors.
+
+An error names four things: the *file* or value it is about, the *stage* that met it, the
+*cause*, and the *remedy*, i.e. what the reader can do now. They are raised where the facts are
+known and caught once, at the boundary (``rhyme.cli``), which prints them without a traceback.
+
+Example:
+    >>> raise FileMissing("no such file", file="clips/a.mp4", remedy="check the path")
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import ClassVar
+
+
+class RhymeError(Exception):
+    """Base of every foreseen failure.
+
+    Args:
+        cause: what went wrong, one sentence without a full stop.
+        file: the file or folder concerned.
+        stage: the part of the work that met the failure, e.g. ``"decode"``.
+        value: the offending value, printed with ``repr``.
+        remedy: what the reader can do about it.
+    """
+
+    exit_code: ClassVar[int] = 1
+    default_remedy: ClassVar[str | None] = None
+
+    def __init__(
+        self,
+        cause: str,
+        *,
+        file: str | Path | None = None,
+        stage: str | None = None,
+        value: object = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.cause = cause
+        self.file = None if file is None else str(file)
+        self.stage = stage
+        self.value = value
+        self.remedy = remedy if remedy is not None else self.default_remedy
+        super().__init__(cause)
+
+    @property
+    def reason(self) -> str:
+        """The name of the failure and its cause in one line, for manifests."""
+        return f"{type(self).__name__}: {self.cause}"
+
+    def __str__(self) -> str:
+        parts = [self.cause]
+        if self.file is not None:
+            parts.append(f"  file:   {printable(self.file)}")
+        if self.stage is not None:
+            parts.append(f"  stage:  {self.stage}")
+        if self.value is not None:
+            parts.append(f"  value:  {self.value!r}")
+        if self.remedy is not None:
+            parts.append(f"  remedy: {self.remedy}")
+        return "\n".join(parts)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.__dict__)
+
+
+def _rebuild(kind: type[RhymeError], state: dict[str, object]) -> RhymeError:
+    """Rebuild an error that crossed a process boundary with all its fields."""
+    error = kind.__new__(kind)
+    Exception.__init__(error, state["cause"])
+    error.__dict__.update(state)
+    return error
+
+
+class ConfigError(RhymeError):
+    """A wrong option, key or value given by the user (exit code 2)."""
+
+    exit_code = 2
+
+
+class UnknownName(ConfigError):
+    """A name that no registry, column, recipe or option carries."""
+
+
+class MissingExtra(RhymeError):
+    """An optional dependency is needed and absent or does not load."""
+
+
+class RunError(RhymeError):
+    """A run folder is missing, incomplete, or already in use."""
+
+
+class CheckpointError(RhymeError):
+    """A checkpoint is missing, damaged, or belongs to something else."""
+
+
+class PackageError(RhymeError):
+    """An encoder package is missing, damaged, or of another architecture."""
+
+
+class MediaError(RhymeError):
+    """A media file cannot be used."""
+
+
+class FileMissing(MediaError):
+    """The file does not exist or is no regular file."""
+
+    default_remedy = "check the path, or scan the folder again"
+
+
+class EmptyMedia(MediaError):
+    """The file has no bytes, or holds no frame."""
+
+    default_remedy = "copy or download the file again"
+
+
+class NotMedia(MediaError):
+    """The bytes are not one of the allowed media containers."""
+
+    default_remedy = "give a video, picture or sound file"
+
+
+class TruncatedMedia(MediaError):
+    """The file ends before its index or its data does."""
+
+    default_remedy = "copy the file again, or remux it: ffmpeg -i IN -c copy OUT"
+
+
+class NoVideoStream(MediaError):
+    """The file is media without a picture stream."""
+
+    default_remedy = "leave the file out, or give one with a video stream"
+
+
+class UnsupportedMedia(MediaError):
+    """The container, codec or protection is not allowed or not built in."""
+
+    default_remedy = "re-encode it: ffmpeg -i IN -c:v libx264 -c:a aac OUT.mp4"
+
+
+class LimitExceeded(MediaError):
+    """Dimensions, duration or size pass the limits that are checked before allocation."""
+
+    default_remedy = "scale or cut the file, or raise the limit in media.Limits"
+
+
+class CatalogError(RhymeError):
+    """A catalog is missing, damaged, changed, or lacks what is asked of it."""
+
+
+class DataError(RhymeError):
+    """The data cannot serve the task, e.g. too few items, groups or classes."""
+
+
+class TrainingError(RhymeError):
+    """Training cannot go on, e.g. a loss that is not finite."""
+
+
+class EvaluationError(RhymeError):
+    """A protocol cannot be carried out on this data."""
+
+
+class StoreError(RhymeError):
+    """A store is missing, damaged, or belongs to another encoder."""
+
+
+class WorkerError(RhymeError):
+    """A worker process died, hung, or raised."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A remedy that names the nearest known name, or lists them all when none is near.
+
+    Args:
+        name: what the user typed.
+        known: the valid names.
+
+    Returns:
+        ``"did you mean 'x'? known: ..."`` in one line.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    listed = ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")
+    return (f"did you mean '{near[0]}'? " if near else "") + f"known: {listed}"
+
+
+def printable(text: str) -> str:
+    """Text with control characters escaped, safe for a terminal, a log and a table."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

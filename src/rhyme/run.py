@@ -1,0 +1,188 @@
+"""The run folder, and writing that survives a kill at any moment.
+
+Layout of a run, readable without rhyme::
+
+    config.yaml      the whole configuration
+    metrics.jsonl    one object a logged step
+    events.jsonl     what happened: start, resume, quarantine, alarms, stop
+    results.jsonl    one object a measured figure
+    checkpoints/     state to resume from
+    encoder/         the trained encoder package
+    report.html      the page of evidence
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from rhyme.errors import RunError
+
+
+def fsync_directory(path: Path) -> None:
+    """Make renames within a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def atomic_write(path: str | Path, content: bytes | str) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part of it.
+
+    The bytes go to a temporary file in the same folder, are synced, and take the name by a rename
+    that is synced too.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes private files; take the mode that an ordinary open would have given.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_directory(target.parent)
+
+
+def to_json(value: Any) -> str:
+    """One line of strict JSON; NaN and infinities become the strings ``"nan"``, ``"inf"``."""
+
+    def clean(item: Any) -> Any:
+        if isinstance(item, float) and not math.isfinite(item):
+            return str(item)
+        if isinstance(item, Mapping):
+            return {str(k): clean(v) for k, v in cast(Mapping[Any, Any], item).items()}
+        if isinstance(item, list | tuple):
+            return [clean(v) for v in cast(list[Any], item)]
+        if isinstance(item, Path):
+            return str(item)
+        return item
+
+    return json.dumps(clean(value), ensure_ascii=False, allow_nan=False)
+
+
+def append_jsonl(path: str | Path, row: Mapping[str, Any]) -> None:
+    """Append one object as a line, in a single write."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    line = (to_json(row) + "\n").encode("utf-8", "backslashreplace")
+    with target.open("ab") as file:
+        if file.tell() and not _ends_with_newline(target):
+            file.write(b"\n")  # a killed writer left a torn line: keep it from eating this one
+        file.write(line)
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
+    """All complete rows of a JSONL file; torn lines are left out, a missing file has no rows."""
+    target = Path(path)
+    if not target.exists():
+        return []
+    rows: list[dict[str, Any]] = []
+    with target.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(row, dict):
+                rows.append(cast(dict[str, Any], row))
+    return rows
+
+
+def sha256_file(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, read in blocks."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        for block in _blocks(file):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _blocks(file: Any, size: int = 1 << 20) -> Iterator[bytes]:
+    while block := file.read(size):
+        yield block
+
+
+class RunFolder:
+    """Paths of one run, and its event log.
+
+    Args:
+        path: the folder; use :meth:`create` for a new run, :meth:`open` for one that exists.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.events = self.path / "events.jsonl"
+        self.results = self.path / "results.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.encoder = self.path / "encoder"
+        self.report = self.path / "report.html"
+
+    @classmethod
+    def create(cls, path: str | Path, config: Any) -> RunFolder:
+        """Make the folder of a new run and write its configuration.
+
+        Raises:
+            RunError: something is there already; an existing run is never overwritten.
+        """
+        from rhyme.config import dump_yaml
+
+        folder = cls(path)
+        if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+            raise RunError(
+                "the run folder exists and is not empty",
+                file=folder.path,
+                remedy=f"choose another --out, or go on with it: rhyme train --resume {path}",
+            )
+        folder.checkpoints.mkdir(parents=True, exist_ok=True)
+        atomic_write(folder.config, dump_yaml(config))
+        return folder
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """The folder of a run that exists.
+
+        Raises:
+            RunError: there is no such folder, or it holds no ``config.yaml``.
+        """
+        folder = cls(path)
+        if not folder.path.is_dir():
+            raise RunError("no such run folder", file=path, remedy="list runs with: ls runs/")
+        if not folder.config.is_file():
+            raise RunError(
+                "the folder is no run: config.yaml is missing",
+                file=path,
+                remedy="give the folder that `rhyme train --out` made",
+            )
+        return folder
+
+    def event(self, kind: str, **facts: Any) -> None:
+        """Append an event with the time of day."""
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        append_jsonl(self.events, {"time": stamp, "event": kind, **facts})

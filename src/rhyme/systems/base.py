@@ -1,0 +1,213 @@
+"""The contract of a system: what the one training loop asks, and what it gives.
+
+A system is an ``nn.Module`` that joins views, encoders, memory and objectives. It holds no loop, no
+input or output, no device and no rank number. The loop calls, in this order::
+
+    setup(context)                      once, before the first step
+      begin_epoch(context)              at the start of each epoch
+        training_step(batch, context)   for each repeat of each phase, a fresh batch each time
+        after_step(applied)             when the optimiser has (or has not) stepped
+    finish(context)                     once, after the last step
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from rhyme.encoders.features import InferencePlan
+from rhyme.loading.batch import Batch
+from rhyme.views.keys import Keys, step_generator
+
+ExportKind = Literal["encoder", "segmenter", "classifier", "generator", "policy", "codec", "graph"]
+StateRole = Literal["replicated", "sharded", "per_rank"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A part of a step with its own optimiser step.
+
+    Attributes:
+        name: name of the phase, ``context.phase`` during it.
+        groups: names of the parameter groups it trains; empty for all. The others are frozen.
+        repeats: optimiser steps of this phase in a step of the loop, each with a fresh batch.
+    """
+
+    name: str = "main"
+    groups: tuple[str, ...] = ()
+    repeats: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterGroup:
+    """Parameters that are trained alike.
+
+    Attributes:
+        name: name that phases refer to.
+        parameters: (name, parameter) pairs, the names being those of the system's state.
+        lr_scale: factor on the learning rate.
+        weight_decay: overrides the recipe's weight decay.
+        schedule: overrides the recipe's schedule, e.g. ``"constant"``.
+    """
+
+    name: str
+    parameters: tuple[tuple[str, nn.Parameter], ...]
+    lr_scale: float = 1.0
+    weight_decay: float | None = None
+    schedule: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOutput:
+    """What a training step returns.
+
+    Attributes:
+        loss: scalar with gradient, equal on all ranks.
+        parts: detached scalars that make up the loss, for the log.
+        diagnostics: detached scalars that explain it (cosines, entropies, masked rows).
+        embeddings: detached ``[b, d]`` embeddings by name, for the collapse monitors.
+        record: anything the source should ``observe`` (actions, rewards).
+    """
+
+    loss: Tensor
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    diagnostics: Mapping[str, Tensor] = field(default_factory=dict)
+    embeddings: Mapping[str, Tensor] = field(default_factory=dict)
+    record: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """A trained part that leaves the run.
+
+    Attributes:
+        kind: what it is; an ``encoder`` returns ``Features``.
+        module: the module, with all that it needs.
+        plan: how it wants its input; None where that is no picture.
+        backbone: name and options that build the module anew, for the package.
+    """
+
+    kind: ExportKind
+    module: nn.Module
+    plan: InferencePlan | None = None
+    backbone: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepContext:
+    """Where in the run a step stands, and its randomness.
+
+    Attributes:
+        step: steps of the loop done before this one.
+        steps: steps of the whole run.
+        epoch: passes over the data done before this one.
+        phase: name of the current phase.
+        repeat: number of this phase's optimiser step within the step.
+        seed: run seed.
+    """
+
+    step: int
+    steps: int
+    epoch: int = 0
+    phase: str = "main"
+    repeat: int = 0
+    seed: int = 0
+
+    @property
+    def progress(self) -> float:
+        """Share of the run done, in [0, 1)."""
+        return self.step / max(self.steps, 1)
+
+    def generator(self, name: str) -> torch.Generator:
+        """A CPU generator for this step, phase and name; equal on all ranks."""
+        return step_generator(self.seed, self.step, f"{self.phase}/{self.repeat}/{name}")
+
+    def per_sample(self, name: str, ids: Tensor) -> Keys:
+        """Keys whose draws belong to this step and to each item, whichever rank holds it."""
+        keys = Keys.of(self.seed, self.step, ids.cpu().numpy())
+        return keys.within(f"step/{self.phase}/{self.repeat}/{name}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """What a system may know and ask outside the step.
+
+    Attributes:
+        items: items of the training set.
+        groups: groups among them.
+        batch_size: items of a global batch.
+        steps: steps of the run.
+        epoch: current epoch.
+        seed: run seed.
+        features: ``(plan, module) -> [items, d]`` features of the training set in item order.
+        load: reads an encoder package and returns its module.
+        set_sampler_weights: weights ``[items]`` for the sampling of the next epochs.
+        reset_optimiser: forgets the optimiser's state of the named parameter groups.
+    """
+
+    items: int
+    groups: int
+    batch_size: int
+    steps: int
+    epoch: int = 0
+    seed: int = 0
+    features: Callable[[InferencePlan, nn.Module], Tensor] | None = None
+    load: Callable[[str], nn.Module] | None = None
+    set_sampler_weights: Callable[[Tensor], None] | None = None
+    reset_optimiser: Callable[[Iterable[str]], None] | None = None
+
+
+class System(nn.Module):
+    """Base of all systems. Subclasses give ``Config``, ``plans``, ``training_step``, ``exports``.
+
+    ``state_dict`` must hold everything that later steps depend on (queues and momentum copies are
+    modules with buffers). State is *replicated* unless ``state_roles`` says otherwise.
+    """
+
+    single_rank: bool = False
+
+    def plans(self) -> dict[str, Any]:
+        """View plans by name; ``"train"`` feeds the training steps."""
+        return {}
+
+    def setup(self, context: RunContext) -> None:
+        """Adapt to the data before the first step (masks, sizes)."""
+
+    def begin_epoch(self, context: RunContext) -> None:
+        """Prepare an epoch (cluster assignments, sampler weights)."""
+
+    def finish(self, context: RunContext) -> None:
+        """Close the training, before the export."""
+
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases of a step, in order."""
+        return (Phase(),)
+
+    def training_step(self, batch: Batch, context: StepContext) -> StepOutput:
+        """The loss of a batch.
+
+        Args:
+            batch: this rank's rows of the global batch, on the system's device.
+            context: position in the run and randomness.
+        """
+        raise TypeError(f"{type(self).__name__} defines no training_step")
+
+    def after_step(self, applied: bool) -> None:
+        """Update the memory; ``applied`` is False when the step was skipped as not finite."""
+
+    def parameter_groups(self) -> tuple[ParameterGroup, ...]:
+        """All trainable parameters in one group called ``"all"`` by default."""
+        named = tuple((name, p) for name, p in self.named_parameters() if p.requires_grad)
+        return (ParameterGroup(name="all", parameters=named),)
+
+    def exports(self) -> dict[str, Export]:
+        """Trained parts by name."""
+        return {}
+
+    def state_roles(self) -> dict[str, StateRole]:
+        """Roles of state items by prefix of their name; what is not named is replicated."""
+        return {}
