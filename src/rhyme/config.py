@@ -87,7 +87,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if value in args:
             return value
         known = [str(a) for a in args]
-        raise ConfigError(f"wrong value for '{where}'", value=value, remedy=nearest(str(value), known))
+        raise ConfigError(
+            f"wrong value for '{where}'", value=value, remedy=nearest(str(value), known)
+        )
     if dataclasses.is_dataclass(hint):
         if isinstance(value, hint):  # pyright: ignore[reportArgumentType]
             return value
@@ -141,7 +143,9 @@ def _convert_sequence(origin: Any, args: tuple[Any, ...], value: Sequence[Any], 
         hints = args
     else:
         hints = ((args[0] if args else Any),) * len(value)
-    built = [_convert(h, v, f"{where}.{i}") for i, (h, v) in enumerate(zip(hints, value, strict=True))]
+    built = [
+        _convert(h, v, f"{where}.{i}") for i, (h, v) in enumerate(zip(hints, value, strict=True))
+    ]
     return tuple(built) if origin is tuple else built
 
 

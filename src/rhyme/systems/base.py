@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -168,7 +168,12 @@ class System(nn.Module):
     modules with buffers). State is *replicated* unless ``state_roles`` says otherwise.
     """
 
-    single_rank: bool = False
+    Config: ClassVar[type[Any]]
+    single_rank: ClassVar[bool] = False
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__()
+        self.config = config
 
     def plans(self) -> dict[str, Any]:
         """View plans by name; ``"train"`` feeds the training steps."""

@@ -1,0 +1,63 @@
+"""An encoder with heads and its momentum copy: what MoCo and CycleContrast have in common."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rhyme.encoders import BackboneConfig, EncoderWithHeads, HeadConfig, build_backbone, build_head
+from rhyme.memory import BatchShuffle, MomentumEncoder
+
+
+class MomentumPair(nn.Module):
+    """An online encoder and the slowly moving copy that makes the keys (arXiv 1911.05722).
+
+    Queries pass through the online encoder with gradient. Keys pass through the copy without; their
+    rows are shuffled over the batch-norm groups before and put back after, so that the statistics
+    of a query's group say nothing about which key is its own.
+
+    Args:
+        backbone: the backbone; its ``norm_groups`` are the groups of both encoders.
+        heads: heads by name, all on the backbone's pooled feature.
+        momentum: m in ``θ_k ← m θ_k + (1 − m) θ_q``.
+    """
+
+    def __init__(
+        self, backbone: BackboneConfig, heads: dict[str, HeadConfig], momentum: float
+    ) -> None:
+        super().__init__()
+        trunk = build_backbone(backbone)
+        built = {
+            name: build_head(head, trunk.feature_dim, norm_groups=backbone.norm_groups)
+            for name, head in heads.items()
+        }
+        self.online = EncoderWithHeads(trunk, built)
+        self.momentum = MomentumEncoder(self.online, momentum)
+        self.shuffle = BatchShuffle(backbone.norm_groups)
+
+    def queries(self, frames: Tensor) -> dict[str, Tensor]:
+        """Embeddings ``[b, d]`` of every head for frames ``[b, c, h, w]``, with gradient."""
+        _, embeddings = self.online(frames)
+        return embeddings
+
+    @torch.no_grad()
+    def keys(self, frames: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Key embeddings for frames ``[b, v, c, h, w]``, as ``[b, v, d]``, without gradient.
+
+        All ``v`` frames of an item travel in one batch, item by item, so that the global batch has
+        one order for any number of ranks.
+        """
+        items, views = frames.shape[:2]
+        shuffled, restore = self.shuffle.shuffle(frames.flatten(0, 1), generator=generator)
+        _, embeddings = self.momentum(shuffled)
+        return {
+            name: restore(value).unflatten(0, (items, views)) for name, value in embeddings.items()
+        }
+
+    def update(self) -> None:
+        """Move the copy a step towards the online encoder.
+
+        Called after each optimiser step, which is the same as before each key pass: at the first
+        step both are equal.
+        """
+        self.momentum.update()
