@@ -1,0 +1,62 @@
+# The commands of a newcomer and of a contributor. `make help` lists them.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+OUT ?= runs
+SYSTEM ?= cycle_contrast
+
+.PHONY: help setup demo test test-all check format evidence bench docs lock clean
+
+help:  ## list these commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP)  ## install everything into .venv from the hash-locked requirements
+
+# Nothing but Python with venv is needed: uv comes from its own lock, and builds nothing in isolation.
+$(STAMP): requirements.lock requirements-bootstrap.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "needs Python 3.11: set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "setting up $(VENV) (about 5.5 GB, a few minutes)" >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-bootstrap.lock
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup  ## world, training, evaluation, search and report in below 5 minutes
+	@rm -rf $(OUT)/demo
+	@$(BIN)/rhyme demo --out $(OUT)/demo
+
+test: setup  ## all tests but the slow ones
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-all: setup  ## every test
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: setup  ## ruff, pyright, import-linter
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/lint-imports
+	@$(BIN)/basedpyright
+
+format: setup  ## rewrite the code in the house style
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+evidence: setup  ## the table of a system: make evidence SYSTEM=cycle_contrast (resumable)
+	@$(BIN)/python -m benchmarks.evidence --system $(SYSTEM)
+
+bench: setup  ## ratios against peers, a command each
+	@$(BIN)/python -m benchmarks
+
+docs: setup  ## the site, docs/_build/html
+	@$(BIN)/sphinx-build -q -W -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
+
+lock: setup  ## resolve the requirements anew
+	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --output-file requirements.lock
+	@echo uv | $(BIN)/uv pip compile - --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --output-file requirements-bootstrap.lock
+
+clean:  ## remove what was built
+	@rm -rf build dist docs/_build .pytest_cache .ruff_cache

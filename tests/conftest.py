@@ -1,0 +1,31 @@
+"""What all tests share: where real data lies, what must not be skipped, one thread a process."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data, or a skip that says how to give one."""
+    folder = os.environ.get("RHYME_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("no real data: set RHYME_DATA to the folder that holds it")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def ffmpeg() -> str:
+    """The system's ffmpeg; under RHYME_REQUIRE_FFMPEG=1 its absence is a failure."""
+    found = shutil.which("ffmpeg")
+    if found is None:
+        message = "no system ffmpeg: apt-get install ffmpeg"
+        if os.environ.get("RHYME_REQUIRE_FFMPEG") == "1":
+            pytest.fail(message)
+        pytest.skip(message)
+    return found
