@@ -1,0 +1,60 @@
+"""Recipes: complete configurations as functions, named ``<system>_<data>_<budget>``."""
+
+from __future__ import annotations
+
+import importlib
+
+from rhyme.errors import UnknownName, nearest
+from rhyme.recipes.base import (
+    DataConfig,
+    Recipe,
+    load_recipe,
+    recipe_from_dict,
+    recipe_to_dict,
+)
+from rhyme.systems import SYSTEMS, system_class
+
+RECIPES: dict[str, str] = {
+    name: f"rhyme.recipes.{module}:{name}"
+    for module, names in {
+        "cycle_contrast": (
+            "cycle_contrast_folder_cpu",
+            "cycle_contrast_r2v2_8gpu",
+            "cycle_contrast_world_demo",
+        ),
+        "moco": ("moco_folder_cpu", "moco_r2v2_8gpu", "moco_world_demo"),
+    }.items()
+    for name in names
+}
+"""Recipe name to ``module:function``."""
+
+
+def recipe(name: str) -> Recipe:
+    """A recipe by its name, or a system's small recipe by the system's id.
+
+    Raises:
+        UnknownName: neither; the message names the nearest.
+        ConfigError: the system is planned and has no recipe yet.
+    """
+    if name in SYSTEMS:
+        system_class(name)
+        name = f"{name}_folder_cpu"
+    if name not in RECIPES:
+        raise UnknownName(
+            f"unknown system or recipe '{name}'",
+            stage="recipes",
+            remedy=nearest(name, [*RECIPES, *SYSTEMS]),
+        )
+    module, function = RECIPES[name].split(":")
+    return getattr(importlib.import_module(module), function)()
+
+
+__all__ = [
+    "RECIPES",
+    "DataConfig",
+    "Recipe",
+    "load_recipe",
+    "recipe",
+    "recipe_from_dict",
+    "recipe_to_dict",
+]
