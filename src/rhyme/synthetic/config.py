@@ -39,7 +39,7 @@ class WorldConfig:
             ``fractions``.
         videos_per_group: videos that show the same creature and share one group.
         truth: ``"full"`` writes masks too; ``"labels"`` leaves them out.
-        workers: processes that render and encode; has no influence on the bytes written.
+        workers: processes that render and encode, 0 = this one; the bytes do not depend on it.
 
     Raises:
         ConfigError: a value is out of range or does not fit another one.
@@ -60,7 +60,7 @@ class WorldConfig:
     untrimmed: int = 0
     videos_per_group: int = 1
     truth: Literal["full", "labels"] = "full"
-    workers: int = 1
+    workers: int = 0
 
     def __post_init__(self) -> None:
         _within("seed", self.seed, 0, 2**63 - 1)

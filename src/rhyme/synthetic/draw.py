@@ -249,14 +249,15 @@ def draw_video(
     )
 
 
-def caption(spec: VideoSpec) -> str:
-    """One sentence about a video: colour, pattern, silhouette and movements in order.
+def colour(spec: VideoSpec) -> str:
+    """The colour word: that of the first keyframe's first colour, before the light falls on it."""
+    return colour_name(spec.palettes[0].c1)
 
-    The colour is that of the first keyframe's first colour, before the light falls on it.
-    """
+
+def caption(spec: VideoSpec) -> str:
+    """One sentence about a video: colour, pattern, silhouette and movements in order."""
     moves = " then ".join(PRIMITIVES[p] for p in spec.primitives)
-    colour = colour_name(spec.palettes[0].c1)
-    return f"a {colour} {PATTERNS[spec.pattern]} {APPEARANCES[spec.appearance]} {moves}"
+    return f"a {colour(spec)} {PATTERNS[spec.pattern]} {APPEARANCES[spec.appearance]} {moves}"
 
 
 def _follow(rng: np.random.Generator, y: int, probability: float, classes: int) -> int:

@@ -97,7 +97,9 @@ def keyframe_weights(frames: int) -> NDArray[np.float64]:
     return np.clip(1 - np.abs(place[:, None] - np.arange(KEYFRAMES)), 0, 1)
 
 
-def keypoints(spec: VideoSpec, pose: Poses, size: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def keypoints(
+    spec: VideoSpec, pose: Poses, size: int
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """The eight key points carried by the pose.
 
     Args:
@@ -114,7 +116,7 @@ def keypoints(spec: VideoSpec, pose: Poses, size: int) -> tuple[NDArray[np.float
     cos, sin = np.cos(pose.angle)[:, None], np.sin(pose.angle)[:, None]
     turned = np.stack([cos * u - sin * v, sin * u + cos * v], -1)
     frame = turned * pose.scale[:, None, None] + pose.centre[:, None]
-    visible = (np.abs(frame) <= 1).all(-1)
+    visible: NDArray[np.bool_] = np.abs(frame).max(-1) <= 1
     return (frame + 1) * (size / 2) - 0.5, visible
 
 
@@ -139,4 +141,3 @@ def local(
 def pixel_centres(size: int) -> NDArray[np.float64]:
     """Frame coordinates of the pixel centres along one axis."""
     return (2 * np.arange(size) + 1) / size - 1
-

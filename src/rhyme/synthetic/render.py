@@ -87,13 +87,15 @@ def render(spec: VideoSpec, size: int, *, at: Sequence[int] | None = None) -> Re
 
 def boxes_of(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Boxes ``[t, 4]`` of masks ``[t, h, w]`` as in :class:`Rendered`; NaN below 4 pixels."""
-    columns, rows = masks.any(1), masks.any(2)
+    columns: NDArray[np.bool_] = np.logical_or.reduce(masks, axis=1)
+    rows: NDArray[np.bool_] = np.logical_or.reduce(masks, axis=2)
+    height, width = masks.shape[1:]
     boxes = np.stack(
         [
             columns.argmax(1),
             rows.argmax(1),
-            columns.shape[1] - columns[:, ::-1].argmax(1),
-            rows.shape[1] - rows[:, ::-1].argmax(1),
+            width - columns[:, ::-1].argmax(1),
+            height - rows[:, ::-1].argmax(1),
         ],
         1,
     ).astype(np.float32)
@@ -169,7 +171,7 @@ def _background(
 ) -> NDArray[np.float32]:
     """Cross-faded scenes, ``[3, t, size, size]``."""
     out = np.zeros((3, len(index), size, size), np.float32)
-    shift = index[:, None] * np.asarray(spec.pan)
+    shift = index.astype(np.float64)[:, None] * np.asarray(spec.pan)
     for q, scene in enumerate(spec.scenes):
         used = np.flatnonzero(weights[:, q])
         if not used.size:

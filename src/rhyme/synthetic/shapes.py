@@ -6,10 +6,12 @@ origin and reaches to about 1.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 
 
 def inside(kind: int, u: Array, v: Array, jitter: float) -> Array:
