@@ -1,0 +1,40 @@
+"""A file becomes frames, sound and facts.
+
+Everything is addressed by time, in seconds after the first shown frame. Every open goes through
+an allow-list of containers and codecs; a file never makes us read another file.
+"""
+
+from __future__ import annotations
+
+from rhyme.media.container import AUDIO_CODECS, VIDEO_CODECS
+from rhyme.media.info import AudioInfo, Depth, Kind, MediaInfo
+from rhyme.media.limits import DEFAULT_LIMITS, Limits
+from rhyme.media.picture import FrameFolder, Picture, frame_times, load_picture
+from rhyme.media.reader import FrameReader, Sound, open_reader, probe
+from rhyme.media.sniff import Sniffed, identify, sniff
+from rhyme.media.table import FrameTable
+from rhyme.media.video import Video
+
+__all__ = [
+    "AUDIO_CODECS",
+    "DEFAULT_LIMITS",
+    "VIDEO_CODECS",
+    "AudioInfo",
+    "Depth",
+    "FrameFolder",
+    "FrameReader",
+    "FrameTable",
+    "Kind",
+    "Limits",
+    "MediaInfo",
+    "Picture",
+    "Sniffed",
+    "Sound",
+    "Video",
+    "frame_times",
+    "identify",
+    "load_picture",
+    "open_reader",
+    "probe",
+    "sniff",
+]

@@ -1,0 +1,228 @@
+"""From frame numbers to decoded pictures, with as little decoding as the file allows."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from rhyme.errors import MediaError, TruncatedMedia
+from rhyme.media.container import Opened, audio_stream, guard, video_stream
+from rhyme.media.limits import Limits
+from rhyme.media.table import FrameTable
+
+_SKIP = 3
+"""Fewest packets worth jumping over; fewer are decoded and dropped."""
+
+
+class Session:
+    """A video file opened by this process, with its main video stream.
+
+    A stream belongs to one opening: take it from here each time, never keep it.
+
+    Args:
+        path: a local path.
+        limits: bounds checked while opening.
+
+    Raises:
+        MediaError: the file cannot be used.
+    """
+
+    def __init__(self, path: Path, limits: Limits) -> None:
+        self.path = path
+        self.limits = limits
+        self.owner = os.getpid()
+        self.opened: Opened
+        self.stream: VideoStream
+        self._open()
+        context = self.stream.codec_context
+        self.width, self.height = int(context.width), int(context.height)
+        self.has_sound = audio_stream(self.opened) is not None
+
+    def _open(self) -> None:
+        self.opened = Opened(self.path, self.limits)
+        self.fresh = True
+        try:
+            with guard(self.path, "open"):
+                self.stream = video_stream(self.opened, self.limits)
+        except Exception:
+            self.opened.close()
+            raise
+
+    def check(self) -> None:
+        """Refuse use by another process than the one that opened the file.
+
+        Raises:
+            MediaError: this is another process.
+        """
+        if self.owner != os.getpid():
+            raise MediaError(
+                "a decoder opened in one process is used in another",
+                file=self.path,
+                stage="open",
+                value=(self.owner, os.getpid()),
+                remedy="hand the path to the worker and open the video there",
+            )
+
+    def at_start(self) -> None:
+        """Go to the first packet; by opening again, the only way that is sure in every format."""
+        if not self.fresh:
+            self.opened.close()
+            self._open()
+
+    def packets(self) -> Iterator[Packet]:
+        """Packets of the video stream from here on."""
+        self.fresh = False
+        return iter(self.opened.container.demux(self.stream))
+
+    def close(self) -> None:
+        """Close the file."""
+        self.opened.close()
+
+
+class FrameDecoder:
+    """Decodes wanted frames of one session in ascending order.
+
+    Args:
+        session: the open file.
+        table: its frame-time table.
+
+    Attributes:
+        decoded: pictures that left the decoder so far.
+    """
+
+    def __init__(self, session: Session, table: FrameTable) -> None:
+        self._session = session
+        self._table = table
+        self.decoded = 0
+        self._packets: Iterator[Packet] | None = None
+        self._fed = 0
+        self._count = 0
+        self._ended = False
+        self._ready: deque[tuple[int, VideoFrame]] = deque()
+        self._held: tuple[int, VideoFrame] | None = None
+
+    def frames(self, wanted: list[int]) -> Iterator[tuple[int, VideoFrame, bool]]:
+        """Each wanted frame, its picture, and whether that picture is the frame's own and whole.
+
+        A frame that cannot be decoded is stood in for by the last one before it. Going on from
+        where the last call ended costs no seek.
+
+        Args:
+            wanted: ascending frame numbers without repeats.
+
+        Yields:
+            Frame number, picture, and True where the picture is sound.
+
+        Raises:
+            TruncatedMedia: not even a stand-in could be decoded.
+        """
+        for k in wanted:
+            self._session.check()
+            entry = int(self._table.entry[k])
+            if self._held is None or self._held[0] != k:
+                passed = self._packets is None or (self._held is not None and self._held[0] > k)
+                if passed or entry >= self._fed + _SKIP:
+                    self._seek(entry)
+                self._advance(k)
+            if self._held is None:
+                raise TruncatedMedia(
+                    "no picture could be decoded",
+                    file=self._session.path,
+                    stage="decode",
+                    value=k,
+                )
+            index, frame = self._held
+            yield k, frame, index == k and not frame.is_corrupt
+
+    def _advance(self, k: int) -> None:
+        """Decode until frame k is held, or the last one before it."""
+        while True:
+            item = self._next()
+            if item is None:
+                return
+            if item[0] > k:
+                if self._held is None:
+                    self._held = item
+                else:
+                    self._ready.appendleft(item)
+                return
+            self._held = item
+            if item[0] == k:
+                return
+
+    def _seek(self, entry: int) -> None:
+        """Place the next packet at a key packet, or at an earlier one where seeking is inexact."""
+        session, table = self._session, self._table
+        if entry > 0 and not table.counted:
+            place = int(np.flatnonzero(table.packet_numbers == entry)[0])
+            stamp = int(table.packet_stamps[place])
+            second = int(1 / (session.stream.time_base or 1))
+            for back in (0, second, 10 * second):
+                try:
+                    with guard(session.path, "seek"):
+                        session.opened.container.seek(stamp - back, stream=session.stream)
+                        packets = session.packets()
+                        packet = next(packets, None)
+                except MediaError:
+                    break
+                number = None if packet is None else table.number(packet.pts)
+                if packet is not None and number is not None and number <= entry:
+                    self._begin(_chain(packet, packets), number)
+                    return
+        session.at_start()
+        self._begin(session.packets(), 0)
+
+    def _begin(self, packets: Iterator[Packet], number: int) -> None:
+        self._packets, self._fed, self._count = packets, number, 0
+        self._ended, self._held = False, None
+        self._ready.clear()
+
+    def _next(self) -> tuple[int, VideoFrame] | None:
+        """The next shown picture that the decoder gives, with its number, or None at the end."""
+        table = self._table
+        while not self._ready:
+            if self._ended or self._packets is None:
+                return None
+            for frame in self._feed(self._packets):
+                self.decoded += 1
+                index = table.index(frame.pts)
+                if table.counted:
+                    index = self._count if self._count < len(table.times) else None
+                    self._count += 1
+                if index is not None:
+                    self._ready.append((index, frame))
+        return self._ready.popleft()
+
+    def _feed(self, packets: Iterator[Packet]) -> list[VideoFrame]:
+        """Give the decoder one packet; damage in it costs its picture, not the rest."""
+        session = self._session
+        try:
+            with guard(session.path, "decode"):
+                packet = next(packets, None)
+        except MediaError:
+            packet = None
+        if packet is None or (packet.size == 0 and packet.pts is None and packet.dts is None):
+            self._ended = True
+            packet = None
+        elif packet.is_corrupt and session.opened.cuts_packets:
+            # The table leaves out packets that were cut off, so they are not counted here either.
+            return []
+        else:
+            self._fed += 1
+        try:
+            with guard(session.path, "decode"):
+                return session.stream.codec_context.decode(packet)
+        except MediaError:
+            return []
+
+
+def _chain(first: Packet, rest: Iterator[Packet]) -> Iterator[Packet]:
+    yield first
+    yield from rest

@@ -1,0 +1,320 @@
+"""Single pictures, and folders of pictures as one video."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from rhyme.errors import FileMissing, LimitExceeded, NotMedia, TruncatedMedia, UnsupportedMedia
+from rhyme.media.info import MediaInfo
+from rhyme.media.limits import DEFAULT_LIMITS, Limits
+from rhyme.media.sniff import open_regular, sniff
+from rhyme.media.times import check_request, shown_at
+
+PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+"""Picture formats that may be decoded."""
+
+R2V2_SPACING = 5.0
+"""Nominal seconds between frames of a frame folder (R2V2 keeps one frame every five seconds)."""
+
+_NUMBER = re.compile(r"(\d+)(?=\.[^.]*$)")
+
+
+class FrameFolder:
+    """Picture files in order, read as one video without sound.
+
+    Frame k is shown at ``(number_k - number_0) / step * spacing`` seconds, where the numbers are
+    the last digits in the file names and ``step`` is their smallest difference: gaps in the
+    numbering stay gaps in time. Files without numbers are evenly spaced.
+
+    Args:
+        paths: the picture files, in order of time.
+        spacing: nominal seconds between neighbouring frames; above 0.
+        limits: bounds checked before memory is allocated.
+
+    Raises:
+        FileMissing: no path is given.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str | Path],
+        *,
+        spacing: float = R2V2_SPACING,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        if not paths:
+            raise FileMissing("a frame folder needs at least one picture", stage="open")
+        self.paths = tuple(Path(p) for p in paths)
+        self.path = self.paths[0]
+        self.spacing = spacing
+        self.limits = limits
+        self.decoded_frames = 0
+        self.corrupt = 0
+        self._info: MediaInfo | None = None
+        self._times = frame_times([p.name for p in self.paths], spacing)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing is held open between calls."""
+
+    @property
+    def times(self) -> np.ndarray:
+        """float64 ``[n]``: frame k is shown from ``times[k]`` seconds, ``times[0] = 0``."""
+        return self._times
+
+    @property
+    def info(self) -> MediaInfo:
+        """Facts; sizes are those of the first picture.
+
+        Raises:
+            MediaError: the first picture cannot be used.
+        """
+        if self._info is None:
+            self._info = self._facts()
+        return self._info
+
+    def _facts(self) -> MediaInfo:
+        width, height, codec, rotation = picture_header(self.path, limits=self.limits)
+        n = len(self.paths)
+        span = float(self._times[-1])
+        duration = span + self.spacing
+        steps = np.diff(self._times)
+        return MediaInfo(
+            kind="frames",
+            container="folder",
+            duration=duration,
+            fps=(n - 1) / span if span > 0 else 1.0 / self.spacing,
+            frames=n,
+            width=width,
+            height=height,
+            codec=codec,
+            rotation=rotation,
+            usable=((0.0, duration),),
+            variable=n > 2 and float(steps.max() - steps.min()) > 0.1 * float(np.median(steps)),
+            depth="packets",
+        )
+
+    def frames_at(self, times_s: Sequence[float] | np.ndarray | Tensor) -> Tensor:
+        """The pictures shown at the given times; see `rhyme.media.Video.frames_at`.
+
+        Args:
+            times_s: seconds, ``[t]``, any order, repeats allowed, clamped to the ends.
+
+        Returns:
+            uint8 ``[t, 3, h, w]``, RGB, turned upright; pictures of another size than the first
+            are scaled to it.
+
+        Raises:
+            MediaError: a picture cannot be used, or the request passes the limits.
+        """
+        return self.read(times_s)[0]
+
+    def read(self, times_s: Sequence[float] | np.ndarray | Tensor) -> tuple[Tensor, np.ndarray]:
+        """The pictures shown at the given times, and when each of them was first shown.
+
+        Args:
+            times_s: as in `frames_at`.
+
+        Returns:
+            uint8 ``[t, 3, h, w]`` and float64 ``[t]``.
+
+        Raises:
+            MediaError: a picture cannot be used, or the request passes the limits.
+        """
+        index = shown_at(self._times, times_s)
+        info = self.info
+        check_request(len(index), info.width, info.height, self.limits, self.path)
+        out = torch.empty((len(index), 3, info.height, info.width), dtype=torch.uint8)
+        wanted, where = np.unique(index, return_inverse=True)
+        for place, k in enumerate(wanted):
+            image = load_picture(self.paths[k], limits=self.limits, size=(info.width, info.height))
+            self.decoded_frames += 1
+            out[torch.from_numpy(where == place)] = torch.from_numpy(image).permute(2, 0, 1)
+        return out, self._times[index]
+
+    def audio(self, start_s: float, stop_s: float, rate: int) -> None:
+        """Pictures have no sound.
+
+        Args:
+            start_s: ignored.
+            stop_s: ignored.
+            rate: ignored.
+
+        Returns:
+            None.
+        """
+
+
+class Picture(FrameFolder):
+    """One picture as a video of one frame at time 0.
+
+    Args:
+        path: the picture file.
+        limits: bounds checked before memory is allocated.
+    """
+
+    def __init__(self, path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> None:
+        super().__init__([path], spacing=1.0, limits=limits)
+
+    def _facts(self) -> MediaInfo:
+        width, height, codec, rotation = picture_header(self.path, limits=self.limits)
+        return MediaInfo(
+            kind="image",
+            container="image",
+            duration=0.0,
+            fps=0.0,
+            frames=1,
+            width=width,
+            height=height,
+            codec=codec,
+            rotation=rotation,
+            usable=((0.0, 0.0),),
+            bytes=self.path.stat().st_size,
+            depth="packets",
+        )
+
+
+def frame_times(names: Sequence[str], spacing: float) -> np.ndarray:
+    """Times of numbered pictures; see `FrameFolder`.
+
+    Args:
+        names: file names in order of time.
+        spacing: seconds between neighbouring frames.
+
+    Returns:
+        float64 ``[n]``, ascending from 0.
+    """
+    n = len(names)
+    even = np.arange(n, dtype=np.float64) * spacing
+    found = [_NUMBER.search(name) for name in names]
+    if n < 2 or any(match is None for match in found):
+        return even
+    numbers = [int(match[1]) for match in found if match is not None]
+    steps = [b - a for a, b in itertools.pairwise(numbers)]
+    if min(steps) <= 0 or max(numbers) > 1 << 52:
+        return even
+    offsets = np.array([number - numbers[0] for number in numbers], dtype=np.float64)
+    return offsets / min(steps) * spacing
+
+
+def picture_header(path: str | Path, *, limits: Limits) -> tuple[int, int, str, int]:
+    """Size, format and rotation of a picture, without decoding it.
+
+    Args:
+        path: the picture file.
+        limits: bounds.
+
+    Returns:
+        Width and height after rotation, the format in small letters, degrees clockwise.
+
+    Raises:
+        MediaError: not a picture that can be used.
+    """
+    with _Opened(path, limits) as image:
+        exif = int(image.getexif().get(0x0112, 1))
+        turned = exif in (5, 6, 7, 8)
+        width, height = image.size[::-1] if turned else image.size
+        rotation = {3: 180, 4: 180, 5: 270, 6: 90, 7: 90, 8: 270}.get(exif, 0)
+        return width, height, str(image.format).lower(), rotation
+
+
+def load_picture(
+    path: str | Path, *, limits: Limits = DEFAULT_LIMITS, size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Decode one picture to RGB, turned upright; transparency is dropped, not blended.
+
+    Args:
+        path: the picture file.
+        limits: bounds.
+        size: width and height to scale to; None keeps the picture's own.
+
+    Returns:
+        uint8 ``[h, w, 3]``.
+
+    Raises:
+        MediaError: not a picture that can be used.
+    """
+    with _Opened(path, limits) as image:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith(("I;16", "I", "F")):
+            values = np.asarray(upright, dtype=np.float64)
+            scale = 257.0 if upright.mode.startswith("I") and values.max(initial=0) > 255 else 1.0
+            upright = Image.fromarray(np.clip(values / scale, 0, 255).astype(np.uint8))
+        rgb = upright.convert("RGB")
+        if size is not None and rgb.size != size:
+            rgb = rgb.resize(size, Image.Resampling.BILINEAR)
+        return np.array(rgb, dtype=np.uint8)
+
+
+class _Opened:
+    """An open picture whose every failure is a typed error."""
+
+    def __init__(self, path: str | Path, limits: Limits) -> None:
+        self._path, self._limits = path, limits
+
+    def __enter__(self) -> Image.Image:
+        found = sniff(self._path, limits=self._limits)
+        if found.kind != "image" and found.demuxer != "gif":
+            raise UnsupportedMedia("not a single picture", file=self._path, stage="open")
+        self._file, _ = open_regular(self._path, limits=self._limits)
+        self._image: Image.Image | None = None
+        try:
+            # Pillow warns about large pictures; our own limit decides instead.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._image = Image.open(self._file, formats=PICTURE_FORMATS)
+            width, height = self._image.size
+            self._limits.check_picture(width, height, file=self._path, stage="open")
+        except Exception as error:
+            self._file.close()
+            self._translate(error)
+            raise
+        return self._image
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        if error is not None:
+            self._translate(error)
+
+    def _translate(self, error: BaseException) -> None:
+        """Raise the typed error for what Pillow raised; return for errors of ours."""
+        path = self._path
+        if isinstance(error, Image.DecompressionBombError):
+            raise LimitExceeded(str(error), file=path, stage="open") from error
+        if isinstance(error, Image.UnidentifiedImageError):
+            raise NotMedia("not a picture Pillow can read", file=path, stage="open") from error
+        if isinstance(error, OSError | EOFError) and "truncated" in str(error).lower():
+            raise TruncatedMedia(
+                "the picture ends early",
+                file=path,
+                stage="decode",
+                remedy="copy or download the file again",
+            ) from error
+        if isinstance(error, OSError | SyntaxError | ValueError | EOFError | IndexError | KeyError):
+            raise NotMedia(f"the picture is damaged: {error}", file=path, stage="decode") from error

@@ -1,0 +1,246 @@
+"""What a file is, by its first bytes, before any decoder sees it.
+
+Only formats named here are ever handed to a demuxer, and the demuxer is named, never guessed.
+Playlists (HLS, DASH, ffconcat, SDP, ...) make a demuxer open other files: they are refused
+here whatever the file is called.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from rhyme.errors import EmptyMedia, FileMissing, NotMedia, TruncatedMedia, UnsupportedMedia
+from rhyme.media.limits import DEFAULT_LIMITS, Limits
+
+HEAD = 4096
+
+_PLAYLISTS: tuple[tuple[bytes, str], ...] = (
+    (b"#EXTM3U", "HLS"),
+    (b"#EXT-X-", "HLS"),
+    (b"ffconcat", "ffconcat"),
+    (b"<MPD", "DASH"),
+    (b"<SmoothStreamingMedia", "Smooth Streaming"),
+    (b"v=0\n", "SDP"),
+    (b"v=0\r\n", "SDP"),
+    (b"[playlist]", "PLS"),
+    (b"[Reference]", "ASF reference"),
+    (b"[InternetShortcut]", "shortcut"),
+    (b"RTSPtext", "RTSP reference"),
+    (b"SMILtext", "SMIL"),
+    (b"<smil", "SMIL"),
+    (b"<asx", "ASX"),
+    (b"# EDL", "edit list"),
+    (b"mpv EDL", "edit list"),
+)
+
+_MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"moof", b"styp")
+
+
+@dataclass(frozen=True)
+class Sniffed:
+    """What the first bytes say.
+
+    Args:
+        demuxer: the FFmpeg demuxer to use; ``"pillow"`` for a single picture.
+        kind: ``"av"`` for video or sound, ``"image"`` for a single picture.
+        size: the file's size, in bytes.
+    """
+
+    demuxer: str
+    kind: Literal["av", "image"]
+    size: int
+
+
+def open_regular(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> tuple[BinaryIO, int]:
+    """Open a regular file for reading; pipes, devices, folders and URLs are never opened.
+
+    Args:
+        path: a local path, taken literally (``"http:x"`` is a file of that name).
+        limits: bounds; ``max_bytes`` is checked.
+
+    Returns:
+        The open file and its size in bytes.
+
+    Raises:
+        FileMissing: no such regular file, or it may not be read.
+        EmptyMedia: zero bytes.
+        LimitExceeded: too many bytes.
+    """
+    try:
+        # Non-blocking, so that a pipe in the place of a file cannot hang the caller.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except (OSError, ValueError) as error:
+        detail = error.strerror if isinstance(error, OSError) else str(error)
+        raise FileMissing(
+            f"the file cannot be opened: {detail}", file=path, stage="open"
+        ) from error
+    facts = os.fstat(handle)
+    if not stat.S_ISREG(facts.st_mode):
+        os.close(handle)
+        raise FileMissing("not a regular file", file=path, stage="open")
+    try:
+        if facts.st_size == 0:
+            raise EmptyMedia("the file has no bytes", file=path, stage="open")
+        limits.check("bytes", facts.st_size, file=path, stage="open")
+    except Exception:
+        os.close(handle)
+        raise
+    return os.fdopen(handle, "rb"), facts.st_size
+
+
+def sniff(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> Sniffed:
+    """Say what a file is by its first bytes.
+
+    Args:
+        path: a local path.
+        limits: bounds for the file's size.
+
+    Returns:
+        The demuxer to use, the kind and the size.
+
+    Raises:
+        FileMissing: no such regular file.
+        EmptyMedia: zero bytes.
+        NotMedia: text, a playlist, or bytes of no known format.
+        UnsupportedMedia: a known format that is not on the list of allowed ones.
+        TruncatedMedia: an MP4 or MOV file without its index.
+    """
+    file, size = open_regular(path, limits=limits)
+    with file:
+        head = file.read(HEAD)
+        demuxer = identify(head)
+        if demuxer == "mov":
+            _require_index(file, size, path)
+    if demuxer is None:
+        raise _refusal(head, path)
+    if demuxer == "pillow":
+        return Sniffed("pillow", "image", size)
+    return Sniffed(demuxer, "av", size)
+
+
+def identify(head: bytes) -> str | None:
+    """The allowed format of a file that starts with these bytes.
+
+    Args:
+        head: the first bytes of the file, 400 or more where it has them.
+
+    Returns:
+        An FFmpeg demuxer name, ``"pillow"`` for a single picture, or None.
+    """
+    if head[4:12] in (b"ftypavif", b"ftypavis", b"ftypheic", b"ftypmif1"):
+        return None
+    if head[4:8] in _MOV_BOXES:
+        return "mov"
+    if head[:4] == b"RIFF":
+        return {b"AVI ": "avi", b"WAVE": "wav", b"WEBP": "pillow"}.get(head[8:12])
+    for magic, name in (
+        (b"\x1a\x45\xdf\xa3", "matroska"),
+        (b"OggS", "ogg"),
+        (b"GIF87a", "gif"),
+        (b"GIF89a", "gif"),
+        (b"fLaC", "flac"),
+        (b"ID3", "mp3"),
+        (b"\x00\x00\x01\xba", "mpeg"),
+        (b"FLV\x01", "flv"),
+        (b"\x89PNG\r\n\x1a\n", "pillow"),
+        (b"\xff\xd8\xff", "pillow"),
+        (b"II*\x00", "pillow"),
+        (b"MM\x00*", "pillow"),
+    ):
+        if head.startswith(magic):
+            return name
+    if head[:2] == b"BM" and head[6:10] == b"\0\0\0\0":
+        return "pillow"
+    for packet, offset in ((188, 0), (192, 4)):
+        marks = head[offset::packet][:10]
+        if len(marks) >= 2 and set(marks) == {0x47}:
+            return "mpegts"
+    if len(head) > 3 and head[0] == 0xFF and head[1] & 0xE6 == 0xE2 and head[2] & 0xF0 != 0xF0:
+        return "mp3"
+    return None
+
+
+def _refusal(head: bytes, path: str | Path) -> NotMedia | UnsupportedMedia:
+    """The error that fits bytes of no allowed format."""
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    shown = head[:32]
+    for magic, name in _PLAYLISTS:
+        if text.lower().startswith(magic.lower()) or (
+            magic[:1] == b"<" and magic.lower() in text.lower()
+        ):
+            return NotMedia(
+                f"a playlist ({name}); playlists name other files and are never followed",
+                file=path,
+                stage="open",
+                value=shown,
+                remedy="give the media file that the playlist names",
+            )
+    for magic, name in (
+        (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "ASF/WMV"),
+        (b".RMF", "RealMedia"),
+        (b"YUV4MPEG2", "YUV4MPEG2"),
+        (b"PK\x03\x04", "a zip archive"),
+        (b"\x1f\x8b", "gzip"),
+        (b"%PDF", "PDF"),
+    ):
+        if head.startswith(magic):
+            return UnsupportedMedia(
+                f"container not allowed: {name}", file=path, stage="open", value=shown
+            )
+    if head[4:8] == b"ftyp":
+        return UnsupportedMedia(
+            f"container not allowed: {head[8:12].decode('latin-1')}",
+            file=path,
+            stage="open",
+            remedy="convert the picture to JPEG, PNG or WebP",
+        )
+    printable = sum(32 <= byte < 127 or byte in b"\t\r\n" for byte in head[:512])
+    if printable >= 0.95 * len(head[:512]):
+        page = b"<html" in text.lower() or b"<!doctype html" in text.lower()
+        return NotMedia(
+            "the file is a web page, not media" if page else "the file is text, not media",
+            file=path,
+            stage="open",
+            value=shown,
+            remedy="download the file again: a server's error page may have been saved in its place"
+            if page
+            else None,
+        )
+    return NotMedia(
+        "the first bytes are of no known media format", file=path, stage="open", value=shown
+    )
+
+
+def _require_index(file: BinaryIO, size: int, path: str | Path) -> None:
+    """Walk the top-level boxes of an MP4 or MOV file and refuse one without an index."""
+    position, seen = 0, False
+    for _ in range(100_000):
+        if position + 8 > size:
+            break
+        file.seek(position)
+        header = file.read(16)
+        length, name = int.from_bytes(header[:4], "big"), header[4:8]
+        if length == 1:
+            length = int.from_bytes(header[8:16], "big")
+        if name == b"moov" and (length == 0 or position + length <= size):
+            return
+        if name == b"moov":
+            raise TruncatedMedia(
+                "the file ends inside its index (moov box)", file=path, stage="open"
+            )
+        seen = seen or name in _MOV_BOXES
+        if length == 0 or length < 8:
+            break
+        position += length
+    raise TruncatedMedia(
+        "the file has no index (moov box): it was cut, or its recording never finished"
+        if seen
+        else "the first bytes look like MP4 but no index follows",
+        file=path,
+        stage="open",
+        remedy="copy the file again; a repair tool with an intact file of the same camera may help",
+    )
