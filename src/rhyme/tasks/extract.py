@@ -1,0 +1,193 @@
+"""Features of a catalog's items: one pass over the pixels for any number of encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rhyme.encoders import Features, InferencePlan
+from rhyme.errors import DataError, EvaluationError, UnknownName, nearest
+from rhyme.tasks.table import FeatureTable, Float
+
+__all__ = ["Progress", "encode", "extract_features", "extract_many"]
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total) frames."""
+
+
+def encode(module: nn.Module, pixels: Tensor, part: str | None = None) -> Tensor:
+    """Features of moments, as the module stands (the caller puts it into eval mode).
+
+    Args:
+        module: an encoder. One with a true attribute ``reads_clips`` is given whole clips
+            ``[m, t, c, h, w]``; any other is given frames, and a clip is the mean of its frames.
+        pixels: normalised pixels ``[m, t, c, h, w]`` on the module's device.
+        part: a named part of the features instead of the pooled ones.
+
+    Returns:
+        ``[m, d]``.
+
+    Raises:
+        UnknownName: for a part that the encoder does not name.
+        EvaluationError: when the module returns no ``Features``.
+    """
+    clips = bool(getattr(module, "reads_clips", False))
+    count, frames = pixels.shape[:2]
+    output = module(pixels if clips else pixels.flatten(0, 1))
+    if not isinstance(output, Features):
+        raise EvaluationError(
+            "the encoder returns no Features", stage="encode", value=type(output).__name__
+        )
+    if part is None:
+        found = output.pooled
+    elif part in output.parts:
+        found = output.parts[part]
+    else:
+        raise UnknownName(
+            f"the encoder names no part '{part}'",
+            stage="encode",
+            remedy=nearest(part, output.parts) if output.parts else "it names none at all",
+        )
+    return found if clips else found.unflatten(0, (count, frames)).mean(dim=1)
+
+
+def extract_many(
+    modules: Mapping[str, nn.Module],
+    plan: InferencePlan,
+    catalog: Any,
+    *,
+    frames_per_item: int = 4,
+    batch_size: int = 128,
+    workers: int = 0,
+    device: str | torch.device = "cpu",
+    part: str | None = None,
+    batches: Iterable[tuple[Tensor, Any, Any]] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, FeatureTable]:
+    """Features of every item under several encoders that share an inference plan.
+
+    The pixels are decoded once. Modules are put into eval mode on ``device`` and left there.
+
+    Args:
+        modules: encoders by name.
+        plan: how they want their input.
+        catalog: the items.
+        frames_per_item: equally spaced frames (or clips) an item.
+        batch_size: moments a forward pass.
+        workers: decoding processes; 0 decodes here.
+        device: where the encoders run.
+        part: a named part of the features instead of the pooled ones.
+        batches: pixels ``[m, t, c, h, w]``, catalog rows ``[m]`` and seconds ``[m]``, instead of
+            decoding the catalog (a cache, or a test).
+        progress: called with (done, total) frames.
+
+    Returns:
+        A table an encoder. Items that gave fewer than ``frames_per_item`` frames are in
+        ``left_out`` instead.
+
+    Raises:
+        DataError: when no item could be read.
+    """
+    total = len(catalog) * frames_per_item
+    if batches is None:
+        from rhyme.loading import inference_batches
+
+        batches = inference_batches(
+            catalog,
+            plan,
+            frames_per_item=frames_per_item,
+            batch_size=batch_size,
+            workers=workers,
+        )
+    for module in modules.values():
+        module.eval().to(device)
+    found: dict[str, list[Float]] = {name: [] for name in modules}
+    rows: list[np.ndarray] = []
+    times: list[np.ndarray] = []
+    done = 0
+    with torch.inference_mode():
+        for pixels, index, seconds in batches:
+            moved = pixels.to(device)
+            for name, module in modules.items():
+                found[name].append(encode(module, moved, part).float().cpu().numpy())
+            rows.append(np.asarray(index, dtype=np.int64))
+            times.append(np.asarray(seconds, dtype=np.float64))
+            done += len(pixels)
+            if progress is not None:
+                progress(done, total)
+    if not rows:
+        raise DataError("no item could be read", stage="extract", remedy="scan the data again")
+    row, time = np.concatenate(rows), np.concatenate(times)
+    # frames of one item in the order of time, items in the order of the catalog
+    order = np.lexsort((time, row))
+    row, time = row[order], time[order]
+    items, first, counts = np.unique(row, return_index=True, return_counts=True)
+    whole = counts == frames_per_item
+    if not whole.any():
+        raise DataError(
+            f"no item gave {frames_per_item} frames", stage="extract", value=int(counts.max())
+        )
+    taken = first[whole][:, None] + np.arange(frames_per_item)
+    kept = items[whole]
+    facts = catalog.facts(kept)
+    missing = np.setdiff1d(np.arange(len(catalog)), kept)
+    return {
+        name: FeatureTable(
+            features=np.concatenate(parts)[order][taken],
+            times=time[taken],
+            index=kept,
+            ids=np.asarray(facts.id),
+            group=np.asarray(facts.group, dtype=np.int64),
+            left_out=tuple(int(i) for i in missing),
+        )
+        for name, parts in found.items()
+    }
+
+
+def extract_features(
+    module: nn.Module,
+    plan: InferencePlan,
+    catalog: Any,
+    *,
+    frames_per_item: int = 4,
+    batch_size: int = 128,
+    workers: int = 0,
+    device: str | torch.device = "cpu",
+    part: str | None = None,
+    batches: Iterable[tuple[Tensor, Any, Any]] | None = None,
+    progress: Progress | None = None,
+) -> FeatureTable:
+    """Features of every item under one encoder; arguments and errors of :func:`extract_many`.
+
+    Args:
+        module: the encoder.
+        plan: how it wants its input.
+        catalog: the items.
+        frames_per_item: equally spaced frames (or clips) an item.
+        batch_size: moments a forward pass.
+        workers: decoding processes; 0 decodes here.
+        device: where the encoder runs.
+        part: a named part of the features instead of the pooled ones.
+        batches: pixels, catalog rows and seconds instead of decoding.
+        progress: called with (done, total) frames.
+
+    Returns:
+        The table.
+    """
+    tables = extract_many(
+        {"encoder": module},
+        plan,
+        catalog,
+        frames_per_item=frames_per_item,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        part=part,
+        batches=batches,
+        progress=progress,
+    )
+    return tables["encoder"]
