@@ -1,0 +1,44 @@
+"""Encoders: views to features; backbones, heads, and the packages that leave a run."""
+
+from __future__ import annotations
+
+from rhyme.encoders.backbone import (
+    BACKBONES,
+    Backbone,
+    BackboneConfig,
+    build_backbone,
+    cell_geometry,
+    seeded,
+)
+from rhyme.encoders.card import render_card
+from rhyme.encoders.compose import EncoderWithHeads
+from rhyme.encoders.features import Features, InferencePlan
+from rhyme.encoders.heads import HEAD_PRESETS, Head, HeadConfig, build_head
+from rhyme.encoders.norm import GroupBatchNorm1d, GroupBatchNorm2d
+from rhyme.encoders.package import EncoderPackage, load_package, save_package, untrained
+from rhyme.encoders.weights import LoadReport, load_state_file
+
+__all__ = [
+    "BACKBONES",
+    "HEAD_PRESETS",
+    "Backbone",
+    "BackboneConfig",
+    "EncoderPackage",
+    "EncoderWithHeads",
+    "Features",
+    "GroupBatchNorm1d",
+    "GroupBatchNorm2d",
+    "Head",
+    "HeadConfig",
+    "InferencePlan",
+    "LoadReport",
+    "build_backbone",
+    "build_head",
+    "cell_geometry",
+    "load_package",
+    "load_state_file",
+    "render_card",
+    "save_package",
+    "seeded",
+    "untrained",
+]

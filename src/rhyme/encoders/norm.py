@@ -1,0 +1,184 @@
+"""Batch normalisation over a fixed number of groups of the *global* batch.
+
+Batch statistics decide what a contrastive encoder can cheat with, so they must not depend on how
+many devices share a batch. ``norm_groups = 1`` takes the statistics over the global batch,
+whichever ranks hold it; ``norm_groups = 8`` cuts the global batch into eight runs of neighbouring
+rows and normalises each alone, on one device as on eight. That is what shuffle-BN shuffles over
+(MoCo, arXiv 1911.05722, section 3.3). State dicts are those of ``nn.BatchNorm``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+
+from rhyme.distributed import sum_all, world_size
+from rhyme.errors import ConfigError
+
+
+class _GroupBatchNorm(_BatchNorm):
+    """The part that both dimensions share."""
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        norm_groups: int = 1,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        offset: bool = True,
+        track_running_stats: bool = True,
+    ) -> None:
+        if norm_groups < 1:
+            raise ConfigError("norm_groups must be at least 1", value=norm_groups)
+        self.offset = offset
+        super().__init__(num_features, eps, momentum, affine, track_running_stats)
+        self.norm_groups = norm_groups
+        if not offset:
+            self.register_parameter("bias", None)
+
+    def reset_parameters(self) -> None:
+        """Back to statistics of 0 and 1, scale 1 and offset 0."""
+        self.reset_running_stats()
+        if self.affine:
+            nn.init.ones_(self.weight)
+            if self.bias is not None:  # pyright: ignore[reportUnnecessaryComparison]
+                nn.init.zeros_(self.bias)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        """Normalise ``[b, c, ...]``; the rows are this rank's part of the global batch.
+
+        Raises:
+            ConfigError: the groups cannot be formed from these rows on this many ranks.
+        """
+        if not self.training:
+            return super().forward(input)
+        ranks = world_size()
+        if self.norm_groups == 1:
+            if ranks == 1:
+                return super().forward(input)
+            self._check_input_dim(input)
+            output, mean, variance = self._normalise_together(input)
+        else:
+            self._check_input_dim(input)
+            output, mean, variance = self._normalise_apart(input, self._groups_here(input, ranks))
+            if ranks > 1 and self.track_running_stats:
+                mean, variance = sum_all(torch.stack([mean, variance])).div(ranks).unbind()
+        if self.track_running_stats:
+            self._remember(mean, variance)
+        return output
+
+    def extra_repr(self) -> str:
+        """The options of ``nn.BatchNorm`` and the number of groups."""
+        return f"{super().extra_repr()}, norm_groups={self.norm_groups}"
+
+    def _groups_here(self, rows: Tensor, ranks: int) -> int:
+        """How many of the groups lie on this rank."""
+        groups = self.norm_groups
+        if groups % ranks:
+            raise ConfigError(
+                f"{groups} batch-norm groups cannot be dealt out to {ranks} ranks",
+                stage="batch norm",
+                value=groups,
+                remedy=f"set norm_groups to 1 or a multiple of {ranks}",
+            )
+        here = groups // ranks
+        if len(rows) % here:
+            batch = len(rows) * ranks
+            raise ConfigError(
+                f"a batch of {batch} does not divide into {groups} batch-norm groups",
+                stage="batch norm",
+                value=batch,
+                remedy=f"choose a batch size that is a multiple of {groups}, or fewer norm_groups",
+            )
+        if rows.numel() == here * rows.shape[1]:
+            raise ConfigError(
+                "a batch-norm group holds one value a channel, which has no spread",
+                stage="batch norm",
+                value=len(rows) * ranks,
+                remedy=f"choose a batch size of at least {2 * groups}, or fewer norm_groups",
+            )
+        return here
+
+    def _normalise_apart(self, rows: Tensor, groups: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalise each run of rows alone; also the mean of their means and variances."""
+        outputs: list[Tensor] = []
+        kind = torch.promote_types(rows.dtype, torch.float32)
+        means = torch.zeros(groups, rows.shape[1], dtype=kind, device=rows.device)
+        variances = torch.ones_like(means)
+        for part, mean, variance in zip(rows.chunk(groups), means, variances, strict=True):
+            # With a momentum of 1 the "running" statistics become this group's own.
+            outputs.append(
+                functional.batch_norm(
+                    part, mean, variance, self.weight, self.bias, True, 1.0, self.eps
+                )
+            )
+        return torch.cat(outputs), means.mean(0), variances.mean(0)
+
+    def _normalise_together(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalise by the statistics of all ranks' rows, with gradient through both sums."""
+        over = [0, *range(2, rows.ndim)]
+        shape = [1, -1] + [1] * (rows.ndim - 2)
+        x = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        here = x.new_tensor([x.numel() / x.shape[1]])
+        sums = sum_all(torch.cat([x.sum(over), here]), grad=True)
+        count = sums[-1].detach()
+        mean = sums[:-1] / count
+        centred = x - mean.view(shape)
+        variance = sum_all(centred.square().sum(over), grad=True) / count
+        scale = (variance + self.eps).rsqrt()
+        if self.affine:
+            scale = scale * self.weight
+        output = centred * scale.view(shape)
+        if self.bias is not None:  # pyright: ignore[reportUnnecessaryComparison]
+            output = output + self.bias.view(shape)
+        unbiased = variance.detach() * (count / (count - 1))
+        return output.to(rows.dtype), mean.detach(), unbiased
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        """Move the running statistics a step, as ``nn.BatchNorm`` does."""
+        if self.running_mean is None or self.running_var is None:
+            return
+        factor = self.momentum
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if factor is None:
+                factor = 1.0 / float(self.num_batches_tracked)
+        for running, value in ((self.running_mean, mean), (self.running_var, variance)):
+            running.lerp_(value.to(running.dtype), float(factor or 0.0))
+
+
+class GroupBatchNorm1d(_GroupBatchNorm, nn.BatchNorm1d):
+    """``nn.BatchNorm1d`` whose training statistics come from groups of the global batch.
+
+    Args:
+        num_features: channels ``c`` of ``[b, c]`` or ``[b, c, l]``.
+        norm_groups: runs of neighbouring rows of the global batch that are normalised apart: 1
+            for all together over all ranks, or a multiple of the number of ranks.
+        eps: added to the variance.
+        momentum: step of the running statistics; None averages over all batches. They take the
+            mean over the groups, so they are equal on all ranks.
+        affine: learn a scale and, with ``offset``, an offset.
+        offset: False leaves the offset out (last layer of SimCLR's head).
+        track_running_stats: keep the statistics that evaluation uses.
+    """
+
+
+class GroupBatchNorm2d(_GroupBatchNorm, nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` whose training statistics come from groups of the global batch.
+
+    Args:
+        num_features: channels ``c`` of ``[b, c, h, w]``.
+        norm_groups: runs of neighbouring rows of the global batch that are normalised apart: 1
+            for all together over all ranks, or a multiple of the number of ranks.
+        eps: added to the variance.
+        momentum: step of the running statistics; None averages over all batches. They take the
+            mean over the groups, so they are equal on all ranks.
+        affine: learn a scale and, with ``offset``, an offset.
+        offset: False leaves the offset out.
+        track_running_stats: keep the statistics that evaluation uses.
+    """
