@@ -1,0 +1,22 @@
+"""Reports: a run or a collection as one self-contained HTML page, and the model card.
+
+The room takes plain data (:class:`ReportData`) and knows no object of any other room, so that a
+page can be made from the text files of a run alone.
+"""
+
+from rhyme.report.card import model_card
+from rhyme.report.collect import collect
+from rhyme.report.data import Frame, ReportData, Rhyme, RunFacts, Strip
+from rhyme.report.page import render, write_report
+
+__all__ = [
+    "Frame",
+    "ReportData",
+    "Rhyme",
+    "RunFacts",
+    "Strip",
+    "collect",
+    "model_card",
+    "render",
+    "write_report",
+]

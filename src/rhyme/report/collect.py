@@ -1,0 +1,135 @@
+"""A run folder -> report data, from its text files alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from rhyme.errors import RunError
+from rhyme.report.data import ReportData, Row, RunFacts
+from rhyme.report.summary import TRAINED, mapping, number
+from rhyme.run import RunFolder, read_jsonl
+
+_TEXT = (
+    "data",
+    "data_fingerprint",
+    "device",
+    "commit",
+    "command",
+    "package_hash",
+    "system",
+    "system_title",
+)
+_NUMBERS = ("items", "groups", "seed", "seconds")
+_ALIASES = {
+    "fingerprint": "data_fingerprint",
+    "catalog": "data_fingerprint",
+    "catalog_fingerprint": "data_fingerprint",
+    "checkpoint": "package_hash",
+    "package": "package_hash",
+    "title": "system_title",
+}
+
+
+def collect(
+    run_dir: str | Path, *, titles: Callable[[str], str] | Mapping[str, str] | None = None
+) -> ReportData:
+    """What ``config.yaml``, ``metrics.jsonl``, ``results.jsonl`` and ``events.jsonl`` say.
+
+    A run that has not logged or measured anything yet gives a report that says so. Rhymes, strips
+    and notes need the data and are added by the caller with ``dataclasses.replace``.
+
+    Args:
+        run_dir: the run folder.
+        titles: name for readers by system id, as a mapping or a function.
+
+    Raises:
+        RunError: the folder is missing, is no run, or its ``config.yaml`` is no YAML mapping.
+    """
+    run = RunFolder.open(run_dir)
+    text = run.config.read_text(encoding="utf-8", errors="replace")
+    config = _parse(run.config, text)
+    metrics, results, events = (read_jsonl(path) for path in (run.metrics, run.results, run.events))
+    facts = _facts(config, metrics, results, events)
+    system = str(facts.pop("system", "") or "unknown system")
+    title = str(facts.pop("system_title", "") or _title(system, titles))
+    return ReportData(
+        system=system,
+        system_title=title,
+        run=str(run_dir),
+        facts=RunFacts(**facts),
+        config=text,
+        metrics=metrics,
+        results=results,
+        events=events,
+    )
+
+
+def _parse(path: Path, text: str) -> Mapping[str, Any]:
+    remedy = "restore config.yaml from a copy; it is written once, when the run starts"
+    try:
+        config = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RunError(
+            "config.yaml cannot be read", file=path, stage="report", remedy=remedy
+        ) from error
+    if not isinstance(config, Mapping):
+        raise RunError("config.yaml is no table of options", file=path, remedy=remedy)
+    return cast(Mapping[str, Any], config)
+
+
+def _title(system: str, titles: Callable[[str], str] | Mapping[str, str] | None) -> str:
+    if titles is None:
+        return ""
+    return titles(system) if callable(titles) else titles.get(system, "")
+
+
+def _facts(
+    config: Mapping[str, Any], metrics: list[Row], results: list[Row], events: list[Row]
+) -> dict[str, Any]:
+    """Facts from all four files. What the run did (events) outweighs what was asked (config)."""
+    facts: dict[str, Any] = {}
+    train = mapping(config.get("train"))
+    for key in ("seed", "device"):
+        _note(facts, {key: config.get(key, train.get(key))})
+    if facts.get("device") == "auto":
+        del facts["device"]
+    for key in ("system", "data"):
+        value: Any = config.get(key)
+        options = mapping(value)
+        if options:
+            value = next((options[k] for k in ("id", "name", "path") if k in options), None)
+        _note(facts, {key: value})
+    own = [row for row in results if row.get("encoder", TRAINED) == TRAINED]
+    for row in own[-1:]:
+        # A result's `items`, `seed` and `data` tell of the measurement, not of the training.
+        _note(facts, {k: row.get(k) for k in ("system", "checkpoint", "package_hash", "commit")})
+    # Steps done, not steps asked for: the run may have been stopped.
+    done = [step for row in (*metrics, *events) if (step := _whole(row.get("step"))) is not None]
+    if done:
+        facts["steps"] = max(done)
+    for row in events:
+        _note(facts, row)
+        _note(facts, mapping(row.get("facts")))
+    return facts
+
+
+def _note(facts: dict[str, Any], row: Row) -> None:
+    for name, value in row.items():
+        key = _ALIASES.get(name, name)
+        if isinstance(value, str) and key in _TEXT and value:
+            facts[key] = value
+        elif key == "command" and isinstance(value, list):
+            facts[key] = " ".join(str(word) for word in cast(list[Any], value))
+        elif key in _NUMBERS and (known := number(value)) is not None and abs(known) < 1e18:
+            facts[key] = known if key == "seconds" else int(known)
+        elif key == "versions" and mapping(value):
+            facts[key] = {str(k): str(v) for k, v in mapping(value).items()}
+
+
+def _whole(value: object) -> int | None:
+    known = number(value)
+    return int(known) if known is not None and abs(known) < 1e18 else None

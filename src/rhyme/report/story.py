@@ -1,0 +1,180 @@
+"""The sentences of the page: what was done, what it gave, what is missing, what it cannot show."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rhyme.report.data import ReportData
+from rhyme.report.series import drawable
+from rhyme.report.summary import Comparison, number
+from rhyme.report.table import spread_text
+from rhyme.report.text import clean, count, duration, figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gap:
+    """A section without content: what is missing, and the command that makes it."""
+
+    what: str
+    command: str
+
+
+def trained_on(data: ReportData) -> str:
+    """One sentence: what was trained on what, for how long."""
+    facts = data.facts
+    size = [
+        count(facts.items, "item") if facts.items is not None else "",
+        count(facts.groups, "group") if facts.groups is not None else "",
+    ]
+    of = " of ".join(part for part in size if part)
+    subject = f"{data.name} encoder"
+    if data.kind == "collection":
+        where = facts.data or "a collection"
+        return f"{where}{f' ({of})' if of else ''}, seen by the {subject}."
+    where = f" on {facts.data}" if facts.data else ""
+    text = f"{subject} trained{where}{f' ({of})' if of else ''} without labels"
+    if facts.steps is not None:
+        text += f", {count(facts.steps, 'step')}"
+    if facts.seconds is not None:
+        text += f" in {duration(facts.seconds)}"
+    if facts.device:
+        text += f" on {facts.device}"
+    return text + (f", seed {facts.seed}." if facts.seed is not None else ".")
+
+
+def verdict(data: ReportData, top: Comparison | None) -> str:
+    """One sentence: the headline figure against the untrained encoder."""
+    if top is None or top.trained is None:
+        return "" if data.kind == "collection" else "It has not been evaluated yet."
+    text = f"{top.title}: {spread_text(top.trained)}"
+    if top.untrained is None:
+        return f"{text}; the untrained encoder was not measured beside it."
+    text += f", against {spread_text(top.untrained)} for the same encoder untrained"
+    assert top.gain is not None
+    change = spread_text(top.gain, sign=True)
+    meaning = "training helps" if top.better else "training does not help here"
+    within = top.gain.sd is not None and abs(top.gain.mean) <= top.gain.sd
+    if within:
+        meaning = "no larger than its spread"
+    return f"{text}: a difference of {change}, {meaning}."
+
+
+def lede(data: ReportData, top: Comparison | None) -> str:
+    """Both sentences that open the page."""
+    return f"{trained_on(data)} {verdict(data, top)}".strip()
+
+
+def missing(data: ReportData) -> dict[str, Gap]:
+    """Sections of a run's page that have no content yet, by section id."""
+    if data.kind == "collection":
+        return {}
+    run = shlex.quote(clean(data.run))
+    gaps: dict[str, Gap] = {}
+    if not data.results:
+        gaps["evaluation"] = Gap(
+            what="Nothing has been measured with this encoder yet.",
+            command=f"rhyme evaluate {run}",
+        )
+    if not data.rhymes:
+        gaps["rhymes"] = Gap(
+            what="No frame has been sent out and back yet; that needs the videos.",
+            command=f"rhyme report {run}",
+        )
+    if not data.strips:
+        gaps["retrieval"] = Gap(
+            what="Nothing has been retrieved yet; that needs the videos.",
+            command=f"rhyme report {run}",
+        )
+    if not data.metrics:
+        gaps["curves"] = Gap(
+            what="The run has not logged a step yet.", command=f"rhyme train --resume {run}"
+        )
+    return gaps
+
+
+def facts_table(data: ReportData) -> list[tuple[str, str]]:
+    """What is known of how the run was made, as (name, value)."""
+    facts = data.facts
+    rows: list[tuple[str, str | None]] = [
+        ("System", f"{data.name} ({data.system})" if data.system_title else data.system),
+        ("Data", facts.data),
+        ("Data fingerprint", facts.data_fingerprint),
+        ("Items", None if facts.items is None else count(facts.items)),
+        ("Groups", None if facts.groups is None else count(facts.groups)),
+        ("Steps", None if facts.steps is None else count(facts.steps)),
+        ("Seed", None if facts.seed is None else str(facts.seed)),
+        ("Time", None if facts.seconds is None else duration(facts.seconds)),
+        ("Device", facts.device),
+        ("Versions", ", ".join(f"{k} {v}" for k, v in sorted(facts.versions.items()))),
+        ("Commit", facts.commit),
+        ("Command", facts.command),
+        ("Encoder SHA-256", facts.package_hash),
+    ]
+    return [(name, clean(value, 2000)) for name, value in rows if value]
+
+
+def settings_table(lines: Sequence[Comparison]) -> list[tuple[str, str]]:
+    """All settings of each protocol and variant, as (title, settings)."""
+    found: dict[tuple[str, str], str] = {}
+    for line in lines:
+        text = ", ".join(f"{k} = {_value(v)}" for k, v in sorted(line.settings.items()))
+        name = f"{line.title}, {line.variant}" if line.variant else line.title
+        if text:
+            found[(name, text)] = text
+    merged: dict[str, list[str]] = {}
+    for (name, text), _ in found.items():
+        merged.setdefault(text, []).append(name)
+    return [("; ".join(names), clean(text, 3000)) for text, names in merged.items()]
+
+
+def limits(data: ReportData, lines: Sequence[Comparison], *, pictures: bool = True) -> list[str]:
+    """What the figures do not show, worked out from what is there.
+
+    Args:
+        data: the report's data.
+        lines: lines of its evaluation table.
+        pictures: whether the page holds the frames' pictures.
+    """
+    said = list(data.notes)
+    seeds = {c.trained.n for c in lines if c.trained is not None}
+    if seeds == {1}:
+        said.append(
+            "The trained values come from one training run measured once: how far another seed "
+            "would land is not known."
+        )
+    alone = [c.title for c in lines if c.trained is not None and c.untrained is None]
+    if alone:
+        said.append(f"Measured without an untrained encoder beside it: {'; '.join(alone)}.")
+    worse = [c.title for c in lines if c.better is False]
+    if worse:
+        said.append(f"The trained encoder is not better than an untrained one in: {_some(worse)}.")
+    lost = sum(c.lost for c in lines)
+    if lost:
+        said.append(f"{count(lost, 'measured value')} not finite, left out of the table.")
+    broken = sum(
+        1
+        for row in data.metrics
+        if (loss := number(row.get("loss"))) is not None and not drawable(loss)
+    )
+    if broken:
+        said.append(f"The loss was not finite in {count(broken, 'logged step')}.")
+    if data.rhymes and data.rhymes_measured is None:
+        said.append(
+            "The rhymes shown are examples; the share of them that came home is no measurement."
+        )
+    if any(h.score is not None for s in data.strips for h in s.hits):
+        said.append("Scores are cosines of this encoder; they do not compare across encoders.")
+    if not pictures:
+        said.append("Pictures were left out: with them the page would exceed 10 MB.")
+    return [clean(text, 1200) for text in said]
+
+
+def _some(names: Sequence[str], most: int = 6) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return "; ".join(names[:most]) + rest
+
+
+def _value(value: object) -> str:
+    return figure(value) if isinstance(value, float) and abs(value) >= 10 else clean(value, 200)

@@ -1,0 +1,245 @@
+"""Result rows -> one comparison a protocol and metric: trained against untrained, with spreads."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from rhyme.report.data import Row
+from rhyme.report.text import clean, lower_is_better, metric_name, protocol_name
+
+TRAINED, UNTRAINED = "trained", "untrained"
+HEADLINES = ("knn", "linear", "retrieval", "cycle")
+# What tells rows of one measurement apart without changing what is measured.
+_NOT_A_SETTING = ("seed", "seeds", "chance", "encoder", "encoder_seed", "pair", "fold")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Mean and standard deviation over repetitions.
+
+    Attributes:
+        mean: mean of the values.
+        sd: standard deviation with ``n - 1``; None for a single value.
+        n: number of values.
+    """
+
+    mean: float
+    sd: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread | None:
+        """The spread of the values; None when there are none."""
+        if not values:
+            return None
+        sd = statistics.stdev(values) if len(values) > 1 else None
+        return cls(mean=statistics.fmean(values), sd=sd, n=len(values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One line of the evaluation table.
+
+    Attributes:
+        protocol: protocol id.
+        metric: metric id.
+        variant: the settings in which it differs from other lines of this protocol and metric.
+        settings: all settings.
+        trained: values of the trained encoder.
+        untrained: values of the same architecture with fresh weights.
+        others: values of further encoders by name.
+        chance: value of a guess, where stated.
+        gain: trained less untrained; its sd is that of paired differences, or of two independent
+            means' values added in squares.
+        paired: whether ``gain`` comes from pairs.
+        items: number of items measured.
+        lost: values that were not finite and are left out.
+    """
+
+    protocol: str
+    metric: str
+    variant: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    trained: Spread | None = None
+    untrained: Spread | None = None
+    others: Mapping[str, Spread] = field(default_factory=dict[str, Spread])
+    chance: float | None = None
+    gain: Spread | None = None
+    paired: bool = False
+    items: int | None = None
+    lost: int = 0
+
+    @property
+    def title(self) -> str:
+        """Protocol and metric for readers."""
+        return f"{protocol_name(self.protocol)}, {metric_name(self.metric)}"
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether a smaller value is the better one."""
+        return lower_is_better(self.metric)
+
+    @property
+    def better(self) -> bool | None:
+        """Whether training helped; None when that cannot be told."""
+        if self.gain is None:
+            return None
+        return (self.gain.mean < 0) if self.lower_is_better else (self.gain.mean > 0)
+
+
+def number(value: object) -> float | None:
+    """A value of a JSON row as a number; ``"nan"`` and ``"inf"`` count as numbers, text not."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """A value of a JSON row as a mapping; anything else is an empty one."""
+    return cast(Mapping[str, Any], value) if isinstance(value, Mapping) else {}
+
+
+def compare(rows: Sequence[Row]) -> list[Comparison]:
+    """Comparisons in the order in which their protocols first appear.
+
+    A row measured twice with equal settings, encoder and seed counts once, the later value.
+    A metric named ``<metric>_chance`` is taken as the chance level of ``<metric>``.
+
+    Args:
+        rows: rows of ``results.jsonl``; rows without protocol, metric or value are passed over.
+    """
+    lines: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        protocol, metric = row.get("protocol"), row.get("metric")
+        if isinstance(protocol, str) and isinstance(metric, str) and row.get("value") is not None:
+            key = (protocol, metric, _settings_key(row))
+            lines.setdefault(key, []).append(row)
+    chances = {key: lines.pop(key) for key in _chance_keys(lines)}
+    found: list[Comparison] = []
+    for key, members in lines.items():
+        protocol, metric, settings = key
+        variants = [k for k in lines if k[:2] == key[:2]]
+        chance = chances.get((protocol, f"{metric}_chance", settings), ())
+        found.append(_comparison(members, [*chance], _variant(settings, variants)))
+    return found
+
+
+def headline(
+    comparisons: Sequence[Comparison], wanted: tuple[str, str] | None = None
+) -> Comparison | None:
+    """The comparison to put on top: the wanted one, else the first usual protocol's.
+
+    Args:
+        comparisons: lines of the table.
+        wanted: (protocol, metric), or None.
+    """
+    usable = [c for c in comparisons if c.trained is not None]
+    if wanted is not None:
+        for line in usable:
+            if (line.protocol, line.metric) == wanted:
+                return line
+    complete = [c for c in usable if c.untrained is not None] or usable
+    for protocol in HEADLINES:
+        for line in complete:
+            if line.protocol == protocol:
+                return line
+    return complete[0] if complete else None
+
+
+def _settings_key(row: Row) -> str:
+    settings = {
+        str(k): v for k, v in mapping(row.get("settings")).items() if k not in _NOT_A_SETTING
+    }
+    for extra in ("data", "export"):
+        if row.get(extra) is not None:
+            settings.setdefault(extra, row[extra])
+    return json.dumps(settings, sort_keys=True, default=str)
+
+
+def _chance_keys(lines: Mapping[tuple[str, str, str], object]) -> list[tuple[str, str, str]]:
+    return [
+        key
+        for key in lines
+        if key[1].endswith("_chance") and (key[0], key[1][: -len("_chance")], key[2]) in lines
+    ]
+
+
+def _variant(settings: str, variants: Sequence[tuple[str, str, str]]) -> str:
+    if len(variants) < 2:
+        return ""
+    own = cast(dict[str, Any], json.loads(settings))
+    others = [cast(dict[str, Any], json.loads(key[2])) for key in variants]
+    differing = [
+        name
+        for name in own
+        if any(name not in other or other[name] != own[name] for other in others)
+    ]
+    return ", ".join(f"{clean(name, 40)} {clean(own[name], 60)}" for name in differing)
+
+
+def _comparison(rows: Sequence[Row], chance: Sequence[Row], variant: str) -> Comparison:
+    first = rows[0]
+    values: dict[str, dict[str, float]] = {}
+    lost = 0
+    for row in rows:
+        value = number(row.get("value"))
+        encoder = row.get("encoder")
+        name = encoder if isinstance(encoder, str) else TRAINED
+        # Repetitions are told apart by pair and seed: a later row replaces an equal earlier one.
+        pair = next((row[k] for k in ("pair", "pair_key") if row.get(k) is not None), "")
+        repetition = json.dumps([pair, row.get("seed")], default=str)
+        if value is not None and math.isfinite(value):
+            values.setdefault(name, {})[repetition] = value
+        else:
+            lost += 1
+    spreads = {name: Spread.of(list(v.values())) for name, v in values.items()}
+    gain, paired = _gain(values.get(TRAINED, {}), values.get(UNTRAINED, {}))
+    items = next((n for row in rows if (n := number(row.get("items"))) is not None), None)
+    return Comparison(
+        protocol=str(first["protocol"]),
+        metric=str(first["metric"]),
+        variant=variant,
+        settings=mapping(first.get("settings")),
+        trained=spreads.get(TRAINED),
+        untrained=spreads.get(UNTRAINED),
+        others={n: s for n, s in spreads.items() if s and n not in (TRAINED, UNTRAINED)},
+        chance=_chance([*rows, *chance], len(rows)),
+        gain=gain,
+        paired=paired,
+        items=int(items) if items is not None and math.isfinite(items) else None,
+        lost=lost,
+    )
+
+
+def _chance(rows: Sequence[Row], own: int) -> float | None:
+    stated = [
+        number(row.get("chance", mapping(row.get("settings")).get("chance"))) for row in rows[:own]
+    ]
+    stated += [number(row.get("value")) for row in rows[own:]]
+    finite = [value for value in stated if value is not None and math.isfinite(value)]
+    return statistics.fmean(finite) if finite else None
+
+
+def _gain(
+    trained: Mapping[str, float], untrained: Mapping[str, float]
+) -> tuple[Spread | None, bool]:
+    """Trained less untrained, over pairs where every trained value has its partner."""
+    if not trained or not untrained:
+        return None, False
+    shared = [key for key in trained if key in untrained]
+    if len(shared) > 1 and len(shared) == len(trained) == len(untrained):
+        return Spread.of([trained[key] - untrained[key] for key in shared]), True
+    one, other = Spread.of([*trained.values()]), Spread.of([*untrained.values()])
+    assert one is not None
+    assert other is not None
+    known = [s.sd for s in (one, other) if s.sd is not None]
+    sd = math.sqrt(sum(value**2 for value in known)) if known else None
+    return Spread(mean=one.mean - other.mean, sd=sd, n=max(one.n, other.n)), False

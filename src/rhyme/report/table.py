@@ -1,0 +1,161 @@
+"""The evaluation table and its dot plot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from rhyme.report.charts import tick_text, ticks
+from rhyme.report.summary import Comparison, Spread
+from rhyme.report.text import DASH, clean, count, figure, metric_name, protocol_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of the table, as printed.
+
+    Attributes:
+        protocol: name of the protocol.
+        metric: name of the metric, with what sets it apart from its like.
+        trained: value and spread.
+        untrained: value and spread.
+        others: values of further encoders, in the order of ``Table.others``.
+        chance: value of a guess.
+        gain: trained less untrained, with its spread.
+        how: how that spread was made, and over how many values.
+        better: ``"up"``, ``"down"`` or empty: whether training helped.
+        items: number of items.
+    """
+
+    protocol: str
+    metric: str
+    trained: str
+    untrained: str
+    others: tuple[str, ...]
+    chance: str
+    gain: str
+    how: str
+    better: str
+    items: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """The whole table; a column without any value is left out."""
+
+    lines: tuple[Line, ...]
+    others: tuple[str, ...]
+    chance: bool
+    items: bool
+
+
+def table(comparisons: Sequence[Comparison]) -> Table:
+    """The evaluation table.
+
+    Args:
+        comparisons: as :func:`rhyme.report.summary.compare` gives them.
+    """
+    others = tuple(dict.fromkeys(name for c in comparisons for name in c.others))
+    return Table(
+        lines=tuple(_line(c, others) for c in comparisons),
+        others=tuple(clean(name, 40) for name in others),
+        chance=any(c.chance is not None for c in comparisons),
+        items=any(c.items is not None for c in comparisons),
+    )
+
+
+def spread_text(spread: Spread | None, *, sign: bool = False) -> str:
+    """Mean and standard deviation, e.g. ``0.412 ± 0.011``."""
+    if spread is None:
+        return DASH
+    text = figure(spread.mean, sign=sign)
+    return text if spread.sd is None else f"{text} ± {figure(spread.sd)}"
+
+
+def repetitions(spread: Spread | None) -> str:
+    """``(n = 3)`` for more than one value, else nothing."""
+    return f" (n = {spread.n})" if spread is not None and spread.n > 1 else ""
+
+
+def dot_plot(comparisons: Sequence[Comparison]) -> str:
+    """Trained and untrained values as dots on one axis; empty without a line that fits on it.
+
+    Lines stand on a common axis from 0, so only those within [0, 1] take part. Positions are
+    percentages of the row: dots and text keep their size at every width.
+    """
+    fitting = [c for c in comparisons if _fits(c)]
+    if not fitting:
+        return ""
+    top = max(v for c in fitting for v in _values(c))
+    high = next(limit for limit in (0.1, 0.2, 0.25, 0.5, 0.75, 1.0) if top <= limit)
+    at = ticks(0.0, high, 5)
+    rows = [_dots(c, high, at) for c in fitting]
+    axis = "".join(
+        f'<text x="{100 * t / high:.2f}%" y="13" class="mid">{tick_text(t)}</text>' for t in at
+    )
+    rows.append(f'<span></span><svg class="dots-axis" height="18" aria-hidden="true">{axis}</svg>')
+    return f'<div class="dots">{"".join(rows)}</div>'
+
+
+def _line(c: Comparison, others: Sequence[str]) -> Line:
+    how = ""
+    if c.gain is not None:
+        if c.gain.sd is None:
+            how = "one value each"
+        else:
+            how = f"{'paired' if c.paired else 'unpaired'}, n = {c.gain.n}"
+    metric = metric_name(c.metric) + (" (lower is better)" if c.lower_is_better else "")
+    return Line(
+        protocol=protocol_name(c.protocol),
+        metric=f"{metric}, {c.variant}" if c.variant else metric,
+        trained=spread_text(c.trained) + repetitions(c.trained),
+        untrained=spread_text(c.untrained) + repetitions(c.untrained),
+        others=tuple(spread_text(c.others.get(name)) for name in others),
+        chance=figure(c.chance),
+        gain=spread_text(c.gain, sign=True),
+        how=how,
+        better={True: "up", False: "down", None: ""}[c.better],
+        items=count(c.items),
+    )
+
+
+def _values(c: Comparison) -> list[float]:
+    means = [s.mean for s in (c.trained, c.untrained, *c.others.values()) if s is not None]
+    return means if c.chance is None else [*means, c.chance]
+
+
+def _fits(c: Comparison) -> bool:
+    values = _values(c)
+    return bool(values) and all(0.0 <= v <= 1.0 for v in values)
+
+
+def _dots(c: Comparison, high: float, at: Sequence[float]) -> str:
+    def x(value: float) -> str:
+        return f"{100 * min(max(value, 0.0), high) / high:.2f}%"
+
+    parts = [f'<line class="grid" x1="{x(t)}" x2="{x(t)}" y1="0" y2="100%"/>' for t in at]
+    said: list[str] = []
+    if c.chance is not None:
+        parts.append(f'<line class="chance" x1="{x(c.chance)}" x2="{x(c.chance)}" y1="3" y2="21"/>')
+        said.append(f"chance {figure(c.chance)}")
+    if c.trained is not None and c.untrained is not None:
+        one, other = x(c.untrained.mean), x(c.trained.mean)
+        parts.append(f'<line class="gain" x1="{one}" x2="{other}" y1="12" y2="12"/>')
+    for spread, kind in ((c.untrained, "untrained"), (c.trained, "trained")):
+        if spread is None:
+            continue
+        if spread.sd:
+            low, up = x(spread.mean - spread.sd), x(spread.mean + spread.sd)
+            parts.append(f'<line class="bar {kind}" x1="{low}" x2="{up}" y1="12" y2="12"/>')
+        parts.append(f'<circle class="{kind}" cx="{x(spread.mean)}" cy="12" r="5"/>')
+        said.append(f"{kind} {spread_text(spread)}")
+    for name, spread in c.others.items():
+        parts.append(f'<circle class="other" cx="{x(spread.mean)}" cy="12" r="3.5"/>')
+        said.append(f"{clean(name, 40)} {figure(spread.mean)}")
+    title = f"{c.title}, {c.variant}" if c.variant else c.title
+    label = escape(f"{title}: {', '.join(said)}", quote=True)
+    return (
+        f'<span class="dots-name">{escape(title)}</span>'
+        f'<svg height="24" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    )

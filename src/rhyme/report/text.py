@@ -1,0 +1,151 @@
+"""Text and figures as the page shows them: safe, short, and aligned."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+
+from rhyme.errors import printable
+
+DASH = "–"
+PROTOCOLS = {
+    "knn": "k-NN",
+    "linear": "Linear probe",
+    "few_labels": "Few labels",
+    "few_shot": "Few labels",
+    "finetune": "Fine-tuning",
+    "retrieval": "Retrieval",
+    "cycle": "Cycle return",
+    "cycle_return": "Cycle return",
+    "attention_mass": "Attention mass",
+    "davis": "Mask propagation",
+    "propagation": "Mask propagation",
+    "pose": "Pose propagation",
+    "tracking": "Tracking",
+    "segmentation": "Segmentation",
+}
+METRICS = {
+    "top1": "top-1 accuracy",
+    "top5": "top-5 accuracy",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "map": "mAP",
+    "mAP": "mAP",
+    "miou": "mIoU",
+    "auc": "AUC",
+}
+LOWER_IS_BETTER = ("error", "loss", "median_rank", "mean_rank", "mse", "distance", "epe", "perplex")
+
+
+def clean(value: object, limit: int = 400) -> str:
+    """A value as one printable line; control characters and lone surrogates become escapes.
+
+    Args:
+        value: anything with a string form; None gives an empty string.
+        limit: longest text in characters; the middle of a longer one is left out.
+    """
+    text = "" if value is None else printable(str(value))
+    if len(text) <= limit:
+        return text
+    head = limit // 2
+    return f"{text[:head]} … {text[-(limit - head) :]}"
+
+
+def block(text: str, limit: int = 200_000) -> str:
+    """Text of several lines, each of them printable.
+
+    Args:
+        text: e.g. a configuration file.
+        limit: characters shown; the rest is left out and said to be.
+    """
+    shown = text[:limit].expandtabs(4).splitlines()
+    lines = [printable(line) for line in shown]
+    if len(text) > limit:
+        lines.append(f"... {len(text) - limit} more characters")
+    return "\n".join(lines)
+
+
+def short_path(path: str, limit: int = 34) -> str:
+    """The end of a path, with the middle of a long name left out."""
+    name = "/".join(clean(path, 4000).rsplit("/", 2)[-2:])
+    if len(name) <= limit:
+        return name
+    tail = limit * 2 // 3
+    return f"{name[: limit - tail - 1]}…{name[-tail:]}"
+
+
+def figure(value: float | None, *, sign: bool = False, digits: int = 3) -> str:
+    """A measured figure; ``–`` when there is none.
+
+    Args:
+        value: the figure.
+        sign: print a plus sign too.
+        digits: decimals of figures below 10; larger ones get fewer.
+    """
+    if value is None:
+        return DASH
+    if not math.isfinite(value):
+        return "not finite"
+    size = abs(value)
+    if size != 0 and size < 0.5 * 10**-digits:
+        text = f"{size:.1e}"
+    elif size >= 1e7:
+        text = f"{size:.2e}"
+    elif size >= 1000:
+        text = f"{size:,.0f}"
+    else:
+        text = f"{size:.{max(0, digits - (size >= 10) - (size >= 100))}f}"
+    if value < 0 and text.strip("0.") != "":
+        return f"\N{MINUS SIGN}{text}"
+    return f"+{text}" if sign else text
+
+
+def count(number: int | None, noun: str = "", plural: str | None = None) -> str:
+    """A count with its noun: ``1 item``, ``65,536 items``."""
+    if number is None:
+        return DASH
+    word = noun if number == 1 else (plural or f"{noun}s") if noun else ""
+    return f"{number:,} {word}".rstrip()
+
+
+def duration(seconds: float | None) -> str:
+    """A length of time in its two largest units."""
+    if seconds is None or not math.isfinite(seconds):
+        return DASH
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def moment(stamp: object) -> str:
+    """A time stamp as UTC date and time; other values as they are."""
+    if isinstance(stamp, bool) or not isinstance(stamp, (int, float)):
+        return clean(stamp, 40)
+    try:
+        return datetime.fromtimestamp(stamp, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (ValueError, OverflowError, OSError):
+        return clean(stamp, 40)
+
+
+def protocol_name(protocol: str) -> str:
+    """Name of a protocol for readers."""
+    return PROTOCOLS.get(protocol) or words(protocol)
+
+
+def metric_name(metric: str) -> str:
+    """Name of a metric for readers, e.g. ``recall_at_5`` as ``recall @ 5``."""
+    return METRICS.get(metric) or words(metric).replace(" at ", " @ ")
+
+
+def words(name: str) -> str:
+    """An identifier as words."""
+    return clean(name, 120).replace("_", " ").replace("/", " ").strip() or DASH
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a smaller value of the metric is the better one, judged by its name."""
+    return any(word in metric.lower() for word in LOWER_IS_BETTER)
