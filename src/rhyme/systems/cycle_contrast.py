@@ -68,7 +68,7 @@ class CycleContrastConfig:
         positive: ``"video"``, another frame, or ``"image"``, another view of the same frame
             (MoCo's positive), for the intra-video term.
         candidates: n_c, frames drawn from the video; each loss picks one of them by itself.
-        exclude_query_frame: never draw the query's own frame among the candidates (n_c = 1).
+        exclude_query_frame: never draw the query's own frame among the candidates.
         intra_weight: w_intra.
         cycle_weight: w_cycle; 0 leaves the cycle out and saves its cost.
         mask_same_group: leave the query's group out of U, N and M; None decides by size.
@@ -125,12 +125,10 @@ class CycleContrast(System):
     def plans(self) -> dict[str, ViewPlan]:
         """``query`` and ``key``: two views of one frame; ``candidate``: frames of its video."""
         c = self.config
-        place = "random" if c.candidates == 1 else "sample"
+        excluded = "a" if c.exclude_query_frame else None
         clips = {
             "a": Clip(),
-            "b": Clip(
-                frames=c.candidates, place=place, exclude="a" if c.exclude_query_frame else None
-            ),
+            "b": Clip(frames=c.candidates, place="sample", exclude=excluded),
         }
         transform = c.transform
         views = {
@@ -248,12 +246,8 @@ class CycleContrast(System):
         self._fresh = None
 
     def exports(self) -> dict[str, Export]:
-        """``encoder``: the online backbone; ``cycle_head``: the same with head c behind it."""
-        head = "c" if self.config.separate_heads else "m"
-        return {
-            "encoder": encoder_export(self.encoders, self.config.transform),
-            "cycle_head": encoder_export(self.encoders, self.config.transform, head=head),
-        }
+        """The online backbone, its heads beside it."""
+        return {"encoder": encoder_export(self.encoders, self.config.transform)}
 
 
 def _check(c: CycleContrastConfig) -> None:
@@ -273,12 +267,6 @@ def _check(c: CycleContrastConfig) -> None:
         )
     if c.candidates < 1:
         raise ConfigError("candidates must be at least 1", value=c.candidates)
-    if c.exclude_query_frame and c.candidates > 1:
-        raise ConfigError(
-            "exclude_query_frame goes with one candidate",
-            value=c.candidates,
-            remedy="set candidates to 1",
-        )
     weights = (c.intra_weight, c.cycle_weight)
     if min(weights) < 0 or max(weights) == 0 or not all(map(math.isfinite, weights)):
         raise ConfigError(

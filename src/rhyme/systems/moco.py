@@ -149,5 +149,5 @@ class Moco(System):
         self._fresh = None
 
     def exports(self) -> dict[str, Export]:
-        """The online backbone without its head."""
+        """The online backbone, its head beside it."""
         return {"encoder": encoder_export(self.encoders, self.config.transform)}

@@ -5,8 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rhyme.encoders import BackboneConfig, EncoderWithHeads, HeadConfig, build_backbone, build_head
+from rhyme.encoders import (
+    BackboneConfig,
+    EncoderWithHeads,
+    HeadConfig,
+    InferencePlan,
+    build_backbone,
+    build_head,
+)
 from rhyme.memory import BatchShuffle, MomentumEncoder
+from rhyme.systems.base import Export
+from rhyme.views import ContrastTransform, Transform
+
+_EVAL_MARGIN = 256 / 224  # the customary resize before the central crop
 
 
 class MomentumPair(nn.Module):
@@ -61,3 +72,23 @@ class MomentumPair(nn.Module):
         step both are equal.
         """
         self.momentum.update()
+
+
+def inference_plan(transform: Transform) -> InferencePlan:
+    """How to feed an encoder that was trained under a transform: its size, its normalisation.
+
+    The shorter side is scaled to 8/7 of the crop (256 before 224), or to what the transform itself
+    scales to, and the central square is cut.
+    """
+    if isinstance(transform, ContrastTransform):
+        resize = round(transform.size * _EVAL_MARGIN)
+    else:
+        resize = transform.resize or transform.size
+    return InferencePlan(
+        size=transform.size, resize=resize, mean=transform.mean, std=transform.std
+    )
+
+
+def encoder_export(pair: MomentumPair, transform: Transform) -> Export:
+    """The online encoder with its heads, and how to feed it."""
+    return Export(kind="encoder", module=pair.online, plan=inference_plan(transform))

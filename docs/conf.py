@@ -1,0 +1,18 @@
+"""Sphinx configuration."""
+
+import rhyme
+
+project = "rhyme"
+author = "the rhyme authors"
+copyright = "the rhyme authors"
+release = version = rhyme.__version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+myst_enable_extensions = ["dollarmath", "deflist", "attrs_inline"]
+myst_heading_anchors = 3
+html_theme = "furo"
+html_title = "rhyme"
+exclude_patterns = ["_build"]
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+nitpicky = False
+suppress_warnings = ["myst.xref_missing"]

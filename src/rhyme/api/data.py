@@ -1,0 +1,176 @@
+"""Reading a collection for training and judging: labels, groups, splits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rhyme.api.progress import progress_bar
+from rhyme.catalog import Catalog, assign_splits, open_data
+from rhyme.catalog import scan as scan_folder
+from rhyme.errors import ConfigError, DataError
+from rhyme.evaluation import fold_splits
+from rhyme.synthetic import WorldConfig, write_world
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """How a collection is read; the defaults suit a plain folder.
+
+    Attributes:
+        labels: ``auto``, ``none``, ``folder``, or a CSV file.
+        label_column: column of the label to judge by.
+        group_column: column whose equal values mean: same source.
+        split_column: column with train, val and test, or with folds.
+        fold: value of the split column to test on; the next one validates, the rest trains.
+        segment: seconds of an item of a long file.
+        split: ``auto``: the given split, or 60/20/20 by group; ``all``: everything trains.
+    """
+
+    labels: str = "auto"
+    label_column: str | None = None
+    group_column: str | None = None
+    split_column: str | None = None
+    fold: str | None = None
+    segment: float = 10.0
+    split: Literal["auto", "all"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scanned:
+    """What a scan found.
+
+    Attributes:
+        path: the catalog.
+        facts: counts by name.
+        quarantine: files left out: path, reason, remedy.
+        seconds: how long it took.
+    """
+
+    path: Path
+    facts: Mapping[str, Any]
+    quarantine: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def scan(
+    folder: str | Path, *, out: str | Path | None = None, depth: Any = "packets",
+    workers: int = 0, **options: Any,
+) -> Scanned:  # fmt: skip
+    """Look through a folder and write its catalog; bad files are left out and named.
+
+    Args:
+        folder: videos, frame folders or images, in any depth of sub-folders.
+        out: where the catalog goes; ``<folder>.catalog`` beside the folder by default.
+        depth: ``header``, ``packets`` or ``frames``.
+        workers: processes that read.
+        **options: ``labels``, ``label_column``, ``group_column``, ``split_column``, ``segment``.
+
+    Raises:
+        DataError: the folder holds nothing that can be used.
+    """
+    folder = Path(folder)
+    target = Path(out) if out is not None else folder.with_name(f"{folder.name}.catalog")
+    begun = time.perf_counter()
+    with progress_bar("scan", "files") as progress:
+        found = scan_folder(
+            folder, out=target, depth=depth, workers=workers, progress=progress, **options
+        )
+    return Scanned(
+        path=target,
+        facts=found.summary(),
+        quarantine=quarantined(found),
+        seconds=time.perf_counter() - begun,
+    )
+
+
+def quarantined(catalog: Catalog) -> list[dict[str, Any]]:
+    """The files that a catalog left out, each with path, reason and remedy."""
+    return catalog.quarantine.to_pylist()
+
+
+def read_data(
+    data: str | Path | Catalog, options: DataOptions | None = None, *, seed: int = 0
+) -> Catalog:
+    """A collection with a split: the one it brings, a fold, or 60/20/20 by group.
+
+    Args:
+        data: a folder, a catalog file, or a catalog.
+        options: how to read a folder.
+        seed: of the split, where none is given.
+
+    Returns:
+        A catalog whose items say ``train``, ``val`` or ``test``.
+
+    Raises:
+        DataError: nothing usable, or too few groups to split.
+        ConfigError: a fold without a split column, or the reverse.
+    """
+    o = options or DataOptions()
+    if isinstance(data, Catalog):
+        catalog = data
+    else:
+        with progress_bar("scan", "files") as progress:
+            catalog = open_data(
+                Path(data),
+                labels=o.labels,
+                label_column=o.label_column,
+                group_column=o.group_column,
+                split_column=o.split_column,
+                segment=o.segment,
+                progress=progress,
+            )
+    if o.fold is not None:
+        if o.split_column is None:
+            raise ConfigError(
+                "--fold needs --split-column", value=o.fold, remedy="name the column of the folds"
+            )
+        return fold_splits(catalog, o.split_column, o.fold)
+    if o.split == "all":
+        return catalog.with_splits(["train"] * len(catalog))
+    names = {name for name in catalog.splits if name is not None}
+    if names and not names <= set(SPLITS):
+        raise ConfigError(
+            "the split column holds other values than train, val and test",
+            value=sorted(names)[:8],
+            remedy="if these are folds, choose the one to test on: --fold VALUE",
+        )
+    return catalog if names else assign_splits(catalog, seed=seed)
+
+
+def part(catalog: Catalog, split: str) -> Catalog:
+    """The items of one split.
+
+    Raises:
+        DataError: the split is empty.
+    """
+    chosen = catalog.select(split=split)
+    if len(chosen) == 0:
+        raise DataError(
+            f"the '{split}' split has no items",
+            file=catalog.root,
+            remedy="give more groups, or another --split-column",
+        )
+    return chosen
+
+
+def world(out: str | Path, *, workers: int = 0, **options: Any) -> dict[str, Any]:
+    """Make a generated world; see :class:`rhyme.synthetic.WorldConfig` for the options.
+
+    Returns:
+        Folder, number of videos, videos a split, seconds.
+    """
+    begun = time.perf_counter()
+    with progress_bar("world", "videos") as progress:
+        made = write_world(WorldConfig(workers=workers, **options), Path(out), progress=progress)
+    return {
+        "out": str(out),
+        "videos": made.videos,
+        "splits": dict(made.splits),
+        "seconds": time.perf_counter() - begun,
+    }

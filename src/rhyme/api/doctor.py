@@ -1,0 +1,139 @@
+"""What this machine has, what it lacks, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+Level = Literal["ok", "absent", "problem"]
+
+_HARD = (
+    "torch", "torchvision", "av", "numpy", "pyarrow", "lancedb", "safetensors",
+    "scikit-learn", "tyro", "rich", "matplotlib", "pillow", "jinja2", "pebble",
+)  # fmt: skip
+_EXTRAS = {
+    "torchcodec": "a second decoding backend",
+    "tensorboard": "curves beside the JSONL log",
+    "submitit": "jobs on a SLURM cluster",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        name: what it is.
+        level: ``ok``, ``absent`` (optional and not there) or ``problem``.
+        value: version or figure.
+        remedy: what to do, where something is to be done.
+    """
+
+    name: str
+    level: Level
+    value: str
+    remedy: str = ""
+
+
+def doctor(folder: str | Path = ".") -> list[Finding]:
+    """Look at Python, libraries, devices, decoders, disk and shared memory.
+
+    Args:
+        folder: where runs will be written.
+
+    Returns:
+        Findings, problems being those that keep rhyme from working.
+    """
+    found = [Finding(name="python", level="ok", value=platform.python_version())]
+    found += [_library(name) for name in _HARD]
+    found += [_codec("h264"), _codec("aac"), *_devices(), _shared_memory(), _disk(Path(folder))]
+    found += [_program("ffmpeg", "remuxing damaged files"), _program("chromium", "browser tests")]
+    for name, use in _EXTRAS.items():
+        there = importlib.util.find_spec(name) is not None
+        found.append(
+            Finding(
+                name=name,
+                level="ok" if there else "absent",
+                value=_version(name) if there else "not installed",
+                remedy="" if there else f"optional, for {use}",
+            )
+        )
+    return found
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "present"
+
+
+def _library(name: str) -> Finding:
+    try:
+        return Finding(name=name, level="ok", value=importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(name=name, level="problem", value="not installed", remedy="run: make setup")
+
+
+def _codec(name: str) -> Finding:
+    import av
+
+    there = name in av.codecs_available
+    return Finding(
+        name=f"decoder {name}",
+        level="ok" if there else "problem",
+        value="built into PyAV" if there else "missing",
+        remedy="" if there else "install PyAV from its wheel: pip install --force-reinstall av",
+    )
+
+
+def _devices() -> list[Finding]:
+    import torch
+
+    cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    found = [Finding(name="cpu", level="ok", value=cores)]
+    if not torch.cuda.is_available():
+        return [*found, Finding(name="gpu", level="absent", value="none; recipes for CPUs work")]
+    for i in range(torch.cuda.device_count()):
+        facts: Any = torch.cuda.get_device_properties(i)
+        value = f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB"
+        found.append(Finding(name=f"gpu {i}", level="ok", value=value))
+    return found
+
+
+def _shared_memory() -> Finding:
+    path = Path("/dev/shm")
+    if not path.is_dir():
+        return Finding(name="shared memory", level="absent", value=f"none on {sys.platform}")
+    free = shutil.disk_usage(path).free / 2**20
+    return Finding(name="shared memory", level="ok", value=f"{free:.0f} MiB free")
+
+
+def _disk(folder: Path) -> Finding:
+    there = folder
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free / 2**30
+    return Finding(
+        name="disk",
+        level="ok" if free > 1 else "problem",
+        value=f"{free:.1f} GiB free",
+        remedy="" if free > 1 else "free some space before training",
+    )
+
+
+def _program(name: str, use: str) -> Finding:
+    path = shutil.which(name)
+    return Finding(
+        name=name,
+        level="ok" if path else "absent",
+        value="installed" if path else "not installed",
+        remedy="" if path else f"optional, for {use}",
+    )

@@ -1,0 +1,154 @@
+"""The command line: parse, call :mod:`rhyme.api`, print.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done with quarantined files, 75 saved and to be
+requeued.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rhyme.errors import ConfigError, RhymeError, UnknownName, nearest
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("rhyme.cli.run_commands:Demo", "world, training, evaluation, search, report"),
+    "doctor": ("rhyme.cli.show_commands:Doctor", "what this machine has and lacks"),
+    "systems": ("rhyme.cli.show_commands:Systems", "the systems and their state"),
+    "recipes": ("rhyme.cli.show_commands:Recipes", "the recipes, or one of them as YAML"),
+    "world": ("rhyme.cli.data_commands:World", "make a world of videos with ground truth"),
+    "scan": ("rhyme.cli.data_commands:Scan", "look through a folder and write its catalog"),
+    "train": ("rhyme.cli.run_commands:Train", "train an encoder, or go on with a run"),
+    "evaluate": ("rhyme.cli.run_commands:Evaluate", "judge a run beside the untrained encoder"),
+    "compare": ("rhyme.cli.run_commands:Compare", "figures of several runs side by side"),
+    "embed": ("rhyme.cli.use_commands:Embed", "embed a collection into a store"),
+    "search": ("rhyme.cli.use_commands:Search", "find moments like a given one"),
+    "report": ("rhyme.cli.use_commands:Report", "write a run's page of evidence"),
+    "export": ("rhyme.cli.use_commands:Export", "write the encoder for other programs"),
+    "runs": ("rhyme.cli.show_commands:Runs", "list the runs in a folder"),
+}
+"""Command to (``module:function``, what it does)."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code.
+
+    Args:
+        argv: the arguments after the program's name; those of the process by default.
+    """
+    sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def run(argv: list[str]) -> int:
+    """Run one command.
+
+    Args:
+        argv: command and its arguments.
+
+    Returns:
+        The exit code.
+    """
+    from rhyme.cli.answer import print_answer, print_error
+
+    as_json = "--json" in argv
+    try:
+        if not argv or argv[0] in ("-h", "--help", "help"):
+            print(_usage())
+            return 0
+        if argv[0] in ("-V", "--version", "version"):
+            import rhyme
+
+            print(f"rhyme {rhyme.__version__}")
+            return 0
+        answer = _parse(argv[0], argv[1:])
+        if answer is None:
+            return 0
+        print_answer(answer, as_json=as_json)
+        return answer.exit_code
+    except RhymeError as error:
+        print_error(error, as_json=as_json)
+        return error.exit_code
+    except BrokenPipeError:  # `rhyme runs | head`: the reader has seen enough
+        sys.stderr.close()
+        return 0
+    except KeyboardInterrupt:
+        print("rhyme: stopped", file=sys.stderr)
+        return 130
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:<{width}}{about}" for name, (_, about) in COMMANDS.items()]
+    return (
+        "usage: rhyme COMMAND [options]\n\n"
+        "Contrastive self-supervised learning from video: train, judge, embed, search.\n\n"
+        + "\n".join(lines)
+        + "\n\nOf each command: rhyme COMMAND --help\n"
+        "Example: rhyme train cycle_contrast --data my_videos --out runs/mine"
+    )
+
+
+def _parse(name: str, arguments: list[str]) -> Any:
+    if name not in COMMANDS:
+        raise UnknownName(
+            f"unknown command '{name}'", remedy=nearest(name, COMMANDS), stage="command line"
+        )
+    import tyro
+
+    module, attribute = COMMANDS[name][0].split(":")
+    command: type[Any] = getattr(importlib.import_module(module), attribute)
+    overrides, rest = split_overrides(arguments)
+    takes_overrides = getattr(command, "takes_overrides", False)
+    if overrides and not takes_overrides:
+        raise ConfigError(
+            f"'rhyme {name}' takes no dotted options",
+            value=next(iter(overrides)),
+            remedy=f"see: rhyme {name} --help",
+        )
+    try:
+        bound = tyro.cli(command, args=rest, prog=f"rhyme {name}")
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            return None
+        raise ConfigError(
+            f"cannot read the arguments of 'rhyme {name}'", remedy=f"see: rhyme {name} --help"
+        ) from stop
+    return bound(overrides) if takes_overrides else bound()
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Take ``--a.b value`` and ``--a.b=value`` out of the arguments.
+
+    Args:
+        arguments: what the user typed after the command.
+
+    Returns:
+        The dotted options with their values read as YAML, and the other arguments.
+
+    Raises:
+        ConfigError: a dotted option without a value.
+    """
+    import yaml
+
+    overrides: dict[str, Any] = {}
+    rest: list[str] = []
+    queue = list(arguments)
+    while queue:
+        argument = queue.pop(0)
+        head, sign, text = argument.partition("=")
+        if not (head.startswith("--") and "." in head and "/" not in head):
+            rest.append(argument)
+            continue
+        if not sign:
+            if not queue or queue[0].startswith("--"):
+                raise ConfigError(
+                    f"option '{head}' needs a value", remedy=f"write {head} VALUE", value=argument
+                )
+            text = queue.pop(0)
+        try:
+            overrides[head[2:].replace("-", "_")] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"cannot read the value of '{head}'", value=text) from error
+    return overrides, rest

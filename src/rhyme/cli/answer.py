@@ -1,0 +1,91 @@
+"""What a command answers: a document for machines and the same for people."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rhyme.errors import RhymeError, printable
+
+
+@dataclasses.dataclass(kw_only=True)
+class Answer:
+    """The answer of a command.
+
+    Attributes:
+        document: what ``--json`` prints, one JSON document.
+        show: what a person reads: strings and rich tables, printed in order.
+        exit_code: 0 done, 1 failed, 3 done with quarantined files.
+    """
+
+    document: Any
+    show: Sequence[Any] = ()
+    exit_code: int = 0
+
+
+def plain(value: Any) -> Any:
+    """Any of rhyme's results as JSON-ready data."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float):
+        return value if np.isfinite(value) else str(value)
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> Table:
+    """A table for people; cells are escaped, numbers stand right."""
+    built = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        cells = [row[index] for row in rows]
+        number = bool(cells) and all(isinstance(c, int | float) for c in cells)
+        built.add_column(column, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        built.add_row(*(Text(_cell(value)) for value in row))
+    return built
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else printable(str(value))
+
+
+def print_answer(answer: Answer, *, as_json: bool) -> None:
+    """Print an answer on standard output."""
+    if as_json:
+        sys.stdout.write(json.dumps(plain(answer.document), ensure_ascii=False) + "\n")
+        return
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    for part in answer.show:
+        console.print(part if isinstance(part, Table) else Text(str(part)))
+
+
+def print_error(error: RhymeError, *, as_json: bool) -> None:
+    """Print a foreseen failure: on standard error, and as the document under ``--json``."""
+    if as_json:
+        facts = {
+            "error": type(error).__name__, "cause": error.cause, "file": error.file,
+            "stage": error.stage, "value": repr(error.value) if error.value is not None else None,
+            "remedy": error.remedy, "exit_code": error.exit_code,
+        }  # fmt: skip
+        sys.stdout.write(json.dumps(facts, ensure_ascii=False) + "\n")
+    sys.stderr.write(f"rhyme: {error}\n".encode("utf-8", "backslashreplace").decode())

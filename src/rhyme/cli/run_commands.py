@@ -1,0 +1,164 @@
+"""Commands that train and judge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from tyro.conf import Positional, arg
+
+from rhyme import api
+from rhyme.cli.answer import Answer, table
+from rhyme.cli.options import Common, Data, DataFlags
+from rhyme.errors import ConfigError
+
+
+@dataclass(kw_only=True)
+class Demo(Common):
+    """Make a world, train CycleContrast on it, judge, embed, search, and write a report.
+
+    Example: rhyme demo --out runs/demo
+    """
+
+    out: Path = Path("runs/demo")
+    """New folder for all that the demo makes."""
+
+    seed: int = 0
+    """Seed of world and run."""
+
+    def __call__(self) -> Answer:
+        done = api.demo(self.out, seed=self.seed)
+        rows = [[s.name, s.seconds, s.budget, "" if s.within else "over"] for s in done.stages]
+        shown: list[Any] = [
+            table(["stage", "seconds", "budget", ""], rows),
+            f"video k-NN accuracy: trained {done.trained:.3f}, untrained {done.untrained:.3f}, "
+            f"gain {done.gain:+.3f} (the demo asks for {done.gate:+.2f})",
+            f"report: {done.report}",
+        ]
+        return Answer(document=done, show=shown, exit_code=0 if done.passed else 1)
+
+
+@dataclass(kw_only=True)
+class Train(Common, DataFlags):
+    """Train an encoder on a folder of videos, or go on with a run that was stopped.
+
+    Any option of the recipe can be changed by its dotted name: see `rhyme recipes NAME`.
+
+    Example: rhyme train cycle_contrast --data my_videos --out runs/mine --train.steps 300
+
+    Example: rhyme train --resume runs/mine
+    """
+
+    recipe: Annotated[Positional[str | None], arg(metavar="SYSTEM|RECIPE|FILE.yaml")] = None
+    """System (its small recipe), recipe, or a recipe file."""
+
+    data: Data | None = None
+    """A folder of files, or a catalog that `rhyme scan` wrote."""
+
+    out: Path | None = None
+    """New run folder."""
+
+    seed: int = 0
+    """Seed of weights, order, draws and split."""
+
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+    resume: Path | None = None
+    """Run folder to go on with."""
+
+    takes_overrides: ClassVar[bool] = True
+
+    def __call__(self, overrides: Mapping[str, Any]) -> Answer:
+        if self.resume is not None:
+            if self.recipe is not None or overrides:
+                raise ConfigError(
+                    "a resumed run keeps its recipe",
+                    value=self.recipe or next(iter(overrides)),
+                    remedy=f"write only: rhyme train --resume {self.resume}",
+                )
+            done = api.resume(self.resume, device=self.device)
+        else:
+            if self.recipe is None or self.data is None or self.out is None:
+                raise ConfigError(
+                    "training needs a system, --data and --out",
+                    remedy="e.g. rhyme train cycle_contrast --data my_videos --out runs/mine",
+                )
+            done = api.train(
+                self.recipe,
+                self.data,
+                out=self.out,
+                seed=self.seed,
+                device=self.device,
+                overrides=overrides,
+                options=self.data_options(),
+            )
+        lines = [
+            f"{done.path}: {done.system}, {done.steps} steps in {done.seconds:.0f} s, "
+            f"loss {done.loss:.4g}",
+            f"encoder: {done.encoder}",
+            f"judge it: rhyme evaluate {done.path}",
+        ]
+        if done.quarantined:
+            lines.append(f"{done.quarantined} files were left out: see {done.path}/events.jsonl")
+        return Answer(document=done, show=lines, exit_code=3 if done.quarantined else 0)
+
+
+@dataclass(kw_only=True)
+class Evaluate(Common, DataFlags):
+    """Judge a run's encoder beside the untrained one, on groups that it never saw.
+
+    Example: rhyme evaluate runs/mine --protocol knn,linear,retrieval,cycle
+    """
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """Run folder, or an encoder package."""
+
+    data: Data | None = None
+    """A folder or catalog; by default the data of the run with its split."""
+
+    protocol: str = "knn,linear,retrieval,cycle"
+    """Protocols, separated by commas."""
+
+    frames: int = 4
+    """Frames of each item, equally spaced."""
+
+    seed: int = 0
+    """Seed of splits and untrained encoders."""
+
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+    workers: int = 0
+    """Processes that decode."""
+
+    def __call__(self) -> Answer:
+        done = api.evaluate(
+            self.run,
+            self.data,
+            protocols=tuple(p.strip() for p in self.protocol.split(",") if p.strip()),
+            frames_per_item=self.frames,
+            seed=self.seed,
+            device=self.device,
+            workers=self.workers,
+            options=self.data_options(),
+        )
+        shown: list[Any] = [*done.notes, table(done.columns, done.rows)]
+        return Answer(document=done, show=shown)
+
+
+@dataclass(kw_only=True)
+class Compare(Common):
+    """Figures of several runs side by side, with spreads over seeds and paired differences.
+
+    Example: rhyme compare runs/moco-0 runs/moco-1 runs/cycle-0 runs/cycle-1
+    """
+
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN")]
+    """Run folders that were evaluated."""
+
+    def __call__(self) -> Answer:
+        done = api.compare(self.runs)
+        return Answer(document=done, show=[table(done.columns, done.rows), *done.notes])

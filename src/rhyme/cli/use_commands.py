@@ -1,0 +1,140 @@
+"""Commands that use a trained encoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from rhyme import api
+from rhyme.cli.answer import Answer, table
+from rhyme.cli.options import Common, Data
+
+
+@dataclass(kw_only=True)
+class Embed(Common):
+    """Embed a collection: one row a moment, with item, time, vector and the encoder's hash.
+
+    Example: rhyme embed runs/mine --data my_videos --store my_videos.store
+    """
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """Run folder, or an encoder package."""
+
+    data: Data
+    """A folder of files, or a catalog that `rhyme scan` wrote."""
+
+    store: Path
+    """Folder of the store; an existing one of the same encoder is added to."""
+
+    every: float = 1.0
+    """Seconds from one moment to the next."""
+
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+    workers: int = 0
+    """Processes that decode."""
+
+    def __call__(self) -> Answer:
+        done = api.embed(
+            self.run,
+            self.data,
+            self.store,
+            every=self.every,
+            device=self.device,
+            workers=self.workers,
+        )
+        lines = [
+            f"{done.path}: {done.moments} moments of {done.items} items, {done.dim} numbers each",
+            f"search it: rhyme search {done.path} --query FILE@12.5",
+        ]
+        return Answer(document=done, show=lines, exit_code=3 if done.quarantined else 0)
+
+
+@dataclass(kw_only=True)
+class Search(Common):
+    """Find the moments of a store that are most like a given one, and draw them on a sheet.
+
+    Example: rhyme search my_videos.store --query my_videos/a.mp4@12.5 -k 10
+    """
+
+    store: Annotated[Positional[Path], arg(metavar="STORE")]
+    """Folder that `rhyme embed` wrote."""
+
+    query: str
+    """FILE@SECONDS; without @ the middle of the file."""
+
+    k: Annotated[int, arg(aliases=["-k"])] = 10
+    """Number of moments."""
+
+    exclude_same_group: bool = False
+    """Leave out moments of the query's own file and group."""
+
+    sheet: Path | None = None
+    """PNG to write the contact sheet to; by default sheet.png in the store."""
+
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+    def __call__(self) -> Answer:
+        found = api.search(
+            self.store,
+            self.query,
+            k=self.k,
+            exclude_same_group=self.exclude_same_group,
+            sheet=self.sheet,
+            device=self.device,
+        )
+        rows = [[h.rank, h.score, h.time, h.path, h.group] for h in found.hits]
+        return Answer(
+            document=found,
+            show=[
+                table(["rank", "score", "seconds", "file", "group"], rows),
+                f"contact sheet: {found.sheet}",
+            ],
+        )
+
+
+@dataclass(kw_only=True)
+class Report(Common):
+    """Write a run's page of evidence: one HTML file that needs no network.
+
+    Example: rhyme report runs/mine
+    """
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """Run folder."""
+
+    out: Path | None = None
+    """Where the page goes; by default report.html in the run."""
+
+    seed: int = 0
+    """Seed that picks the queries shown."""
+
+    def __call__(self) -> Answer:
+        path = api.report(self.run, out=self.out, seed=self.seed)
+        return Answer(document={"report": path}, show=[f"report: {path}"])
+
+
+@dataclass(kw_only=True)
+class Export(Common):
+    """Write the encoder for other programs.
+
+    Example: rhyme export runs/mine --format torch --out encoder.pt2
+    """
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    """Run folder, or an encoder package."""
+
+    out: Path
+    """File or folder to write."""
+
+    format: Literal["torch", "hub"] = "torch"
+    """torch: a torch.export program; hub: a folder for a model hub."""
+
+    def __call__(self) -> Answer:
+        path = api.export(self.run, self.out, kind=self.format)
+        return Answer(document={"path": path}, show=[f"written: {path}"])

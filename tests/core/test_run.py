@@ -1,0 +1,52 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from rhyme import run
+from rhyme.errors import RunError
+
+
+def test_atomic_write_keeps_the_old_content_on_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "a" / "file.txt"
+    run.atomic_write(target, "old")
+
+    def fail(descriptor: int) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        run.atomic_write(target, "new")
+    monkeypatch.undo()
+    assert target.read_text() == "old"
+    assert [p.name for p in target.parent.iterdir()] == ["file.txt"]
+
+
+def test_jsonl_survives_a_torn_line(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    run.append_jsonl(log, {"a": 1})
+    with log.open("a") as file:
+        file.write('{"a": 2, "b')
+    run.append_jsonl(log, {"a": 3, "bad": float("nan"), "name": "\udce4"})
+    assert [row["a"] for row in run.read_jsonl(log)] == [1, 3]
+    assert run.read_jsonl(log)[-1]["bad"] == "nan"
+    assert run.read_jsonl(tmp_path / "none.jsonl") == []
+
+
+def test_an_existing_run_is_never_overwritten(tmp_path: Path) -> None:
+    folder = run.RunFolder.create(tmp_path / "r", {"seed": 1})
+    folder.event("start", step=0)
+    assert run.RunFolder.open(tmp_path / "r").config.read_text() == "seed: 1\n"
+    with pytest.raises(RunError, match="not empty") as caught:
+        run.RunFolder.create(tmp_path / "r", {"seed": 2})
+    assert "--resume" in str(caught.value)
+    assert folder.config.read_text() == "seed: 1\n"
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no such"):
+        run.RunFolder.open(tmp_path / "missing")
+    with pytest.raises(RunError, match=r"config\.yaml"):
+        run.RunFolder.open(tmp_path)

@@ -1,0 +1,114 @@
+"""The invariants of MoCo: queue, momentum, shuffle-BN, and its place inside CycleContrast."""
+
+import math
+
+import torch
+from support.tiny_systems import TINY, at, make_batch, setup
+
+from rhyme.encoders import HEAD_PRESETS, BackboneConfig
+from rhyme.systems.cycle_contrast import CycleContrast
+from rhyme.systems.moco import Moco, MocoConfig
+
+
+def test_equal_features_give_the_logarithm_of_the_queue(build) -> None:
+    system = build("moco", mask_same_group=False)
+    with torch.no_grad():
+        for parameter in system.parameters():
+            parameter.zero_()
+        for name, parameter in system.named_parameters():
+            if ".heads.m." in name and name.endswith("bias"):
+                parameter.fill_(1.0)
+    system.queue.features.copy_(torch.full((24, 8), 8**-0.5))
+    loss = system.training_step(make_batch(), at(0)).loss
+    assert math.isclose(float(loss), math.log(25), rel_tol=1e-12)
+
+
+def test_the_copy_is_a_running_average_of_the_parameters(build) -> None:
+    system = build("moco")
+    online = list(system.encoders.online.parameters())
+    copied = list(system.encoders.momentum.parameters())
+    start = [p.detach().clone() for p in copied]
+    assert all(torch.equal(a, b) for a, b in zip(online, copied, strict=True))
+    with torch.no_grad():
+        for p in online:
+            p.add_(1.0)
+    for step in range(3):
+        system.training_step(make_batch(seed=step), at(step))
+        system.after_step(True)
+    for begun, now, goal in zip(start, copied, online, strict=True):
+        expected = 0.9**3 * begun + (1 - 0.9**3) * goal
+        assert torch.allclose(now, expected, atol=1e-7)
+
+
+def test_the_copy_keeps_its_own_running_statistics(build) -> None:
+    system = build("moco")
+    batch = make_batch()
+    shifted = make_batch(seed=3)
+    batch.views["key"].data.copy_(shifted.views["key"].data * 5 + 2)
+    system.training_step(batch, at(0))
+    pairs = zip(system.encoders.online.buffers(), system.encoders.momentum.buffers(), strict=True)
+    assert any(not torch.equal(a, b) for a, b in pairs)
+
+
+def test_shuffling_changes_nothing_without_batch_statistics(build) -> None:
+    """With batch norm in evaluation mode, groups and their shuffling are invisible."""
+    plain = build("moco")
+    grouped = Moco(
+        MocoConfig(
+            backbone=BackboneConfig(name="small", widths=TINY.widths, norm_groups=3),
+            head=plain.config.head,
+            queue=24,
+        )
+    ).double()
+    grouped.load_state_dict(plain.state_dict())
+    frames = make_batch().views["key"].data
+    for system in (plain, grouped):
+        system.eval()
+    first, second = (s.encoders.keys(frames, at(0).generator("x"))["m"] for s in (plain, grouped))
+    assert torch.allclose(first, second, atol=1e-12)
+    for system in (plain, grouped):
+        system.train()
+    first, second = (s.encoders.keys(frames, at(0).generator("x"))["m"] for s in (plain, grouped))
+    assert not torch.allclose(first, second, atol=1e-3)
+
+
+def test_the_video_positive_is_the_intra_term_of_cycle_contrast(build) -> None:
+    moco = build("moco", positive="video", mask_same_group=False)
+    cycle: CycleContrast = build("cycle_contrast", cycle_weight=0.0, mask_same_group=False)
+    state = {
+        k: v for k, v in cycle.state_dict().items() if "heads.c" not in k and "cycle_queue" not in k
+    }
+    moco.load_state_dict(state)
+    batch = make_batch()
+    assert torch.equal(moco.training_step(batch, at(0)).loss, cycle.training_step(batch, at(0)).loss)
+
+
+def test_the_image_positive_ignores_the_other_frame(build) -> None:
+    system = build("moco")
+    assert set(system.plans()["train"].views) == {"query", "key"}
+    video = build("moco", positive="video")
+    assert set(video.plans()["train"].views) == {"query", "key", "candidate"}
+
+
+def test_version_one_has_a_single_layer_head() -> None:
+    config = MocoConfig(backbone=TINY, head=HEAD_PRESETS["moco_v1"], temperature=0.07, queue=16)
+    head = Moco(config).encoders.online.head("m")
+    assert sum(isinstance(m, torch.nn.Linear) for m in head.modules()) == 1
+    assert head.out_dim == 128
+
+
+def test_the_initial_loss_against_a_random_queue(build) -> None:
+    """Two equal views: positive cosine 1 against random directions in 128 dimensions."""
+    torch.manual_seed(0)
+    config = MocoConfig(backbone=TINY, queue=65536, temperature=0.2, mask_same_group=False)
+    system = Moco(config).eval()
+    batch = make_batch(items=16, dtype=torch.float32)
+    batch.views["key"].data.copy_(batch.views["query"].data)
+    output = system.training_step(batch, at(0))
+    assert abs(float(output.diagnostics["positive_cosine"]) - 1) < 1e-5
+    assert abs(float(output.loss) - 6.19) < 0.1
+
+
+def test_the_mask_is_automatic(build) -> None:
+    assert setup(build("moco"), 239).mask_same_group
+    assert not setup(build("moco"), 240).mask_same_group
