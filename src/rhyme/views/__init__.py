@@ -1,0 +1,59 @@
+"""When and how: the joint draws of all views of an item, and the transforms that make them.
+
+A :class:`ViewPlan` names clips (which frames) and views (a clip seen through a transform). Its
+draws are a pure function of an item's facts and keys; applying them to decoded frames gives
+:class:`View` objects that remember the time and the place of every pixel.
+"""
+
+from __future__ import annotations
+
+from rhyme.views.clips import Clip, FrameDraws
+from rhyme.views.contrast import ContrastTransform
+from rhyme.views.facts import Facts, equally_spaced, frame_counts, frame_times
+from rhyme.views.geometry import apply_points, compose, crop_resize_map, flip_map, identity, invert
+from rhyme.views.keys import Keys, fork_seed, hash_name, step_generator
+from rhyme.views.plan import (
+    ClipPixels,
+    Draws,
+    Transform,
+    ViewDraw,
+    ViewPlan,
+    ViewSpec,
+    apply_view,
+)
+from rhyme.views.shift_crop import ShiftCropTransform
+from rhyme.views.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform
+from rhyme.views.view import Kind, View
+
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "Clip",
+    "ClipPixels",
+    "ContrastTransform",
+    "Draws",
+    "EvalTransform",
+    "Facts",
+    "FrameDraws",
+    "Keys",
+    "Kind",
+    "ShiftCropTransform",
+    "Transform",
+    "View",
+    "ViewDraw",
+    "ViewPlan",
+    "ViewSpec",
+    "apply_points",
+    "apply_view",
+    "compose",
+    "crop_resize_map",
+    "equally_spaced",
+    "flip_map",
+    "fork_seed",
+    "frame_counts",
+    "frame_times",
+    "hash_name",
+    "identity",
+    "invert",
+    "step_generator",
+]

@@ -1,0 +1,156 @@
+"""From frames of any size to square 8-bit crops, and the map back to the frame's pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from rhyme.views.geometry import crop_resize_map
+
+__all__ = [
+    "ATTEMPTS",
+    "Frames",
+    "Interpolation",
+    "box_map",
+    "centre_square",
+    "draw_boxes",
+    "fit_boxes",
+    "resize_boxes",
+    "resized",
+    "shorter_side",
+]
+
+Frames = Tensor | Sequence[Tensor]
+"""``uint8 [b, t, 3, h, w]``, or for each item ``uint8 [t, 3, h_i, w_i]``."""
+
+Interpolation = Literal["bilinear", "bicubic"]
+
+ATTEMPTS = 10
+"""Proposals of a random crop."""
+
+
+def draw_boxes(
+    area: NDArray[np.float64],
+    log_ratio: NDArray[np.float64],
+    place: NDArray[np.float64],
+    width: NDArray[np.int64],
+    height: NDArray[np.int64],
+    ratio: tuple[float, float],
+) -> NDArray[np.int64]:
+    """Boxes of random area and aspect: the first of ten proposals that fits into the frame.
+
+    Args:
+        area: ``[b, t, 10]`` proposed shares of the frame's area.
+        log_ratio: ``[b, t, 10]`` proposed logarithms of width / height.
+        place: ``[b, t, 2]`` in [0, 1): where the box lies within the room left (y, x).
+        width: ``[b]`` columns of the frame.
+        height: ``[b]`` rows of the frame.
+        ratio: bounds of width / height, for the central box taken when no proposal fits.
+
+    Returns:
+        ``int64 [b, t, 4]``: top, left, rows, columns.
+    """
+    w, h = width[:, None, None].astype(np.float64), height[:, None, None].astype(np.float64)
+    target, aspect = area * (w * h), np.exp(log_ratio)
+    wide = np.rint(np.sqrt(target * aspect))
+    tall = np.rint(np.sqrt(target / aspect))
+    fits = (wide >= 1) & (wide <= w) & (tall >= 1) & (tall <= h)
+    first = fits.argmax(axis=-1)[..., None]
+    wide = np.take_along_axis(wide, first, axis=-1)[..., 0]
+    tall = np.take_along_axis(tall, first, axis=-1)[..., 0]
+    w, h = w[..., 0], h[..., 0]
+    central_wide = np.clip(np.where(w / h > ratio[1], np.rint(h * ratio[1]), w), 1, w)
+    central_tall = np.clip(np.where(w / h < ratio[0], np.rint(w / ratio[0]), h), 1, h)
+    found = fits.any(axis=-1)
+    wide, tall = np.where(found, wide, central_wide), np.where(found, tall, central_tall)
+    top = np.where(found, np.floor(place[..., 0] * (h - tall + 1)), np.floor((h - tall) / 2))
+    left = np.where(found, np.floor(place[..., 1] * (w - wide + 1)), np.floor((w - wide) / 2))
+    return np.stack([top, left, tall, wide], axis=-1).astype(np.int64)
+
+
+def fit_boxes(
+    boxes: NDArray[np.int64], drawn_for: tuple[int, int], actual: tuple[int, int]
+) -> NDArray[np.int64]:
+    """Boxes ``[t, 4]`` drawn for a frame of (rows, columns), carried to one of another size."""
+    if drawn_for == actual:
+        return boxes
+    scale = np.array([actual[0] / drawn_for[0], actual[1] / drawn_for[1]] * 2)
+    scaled = np.rint(boxes * scale).astype(np.int64)
+    limit = np.array(actual)
+    size = np.clip(scaled[:, 2:], 1, limit)
+    return np.concatenate([np.clip(scaled[:, :2], 0, limit - size), size], axis=1)
+
+
+def box_map(boxes: NDArray[np.int64], side: int) -> NDArray[np.float64]:
+    """Maps ``[..., 2, 3]`` of boxes ``[..., 4]`` scaled to ``side x side``."""
+    top, left, tall, wide = (boxes[..., k] for k in range(4))
+    return crop_resize_map(top, left, tall, wide, side, side)
+
+
+def resize_boxes(
+    frames: Tensor, boxes: NDArray[np.int64], side: int, interpolation: Interpolation
+) -> Tensor:
+    """Cut the boxes out of one item's frames and scale them to ``side x side``.
+
+    Args:
+        frames: ``uint8 [t, 3, h, w]``.
+        boxes: ``int64 [1 or t, 4]``; one box serves all frames.
+        side: side of the crops.
+        interpolation: with antialiasing in either case.
+
+    Returns:
+        ``uint8 [t, 3, side, side]``.
+    """
+    if len(boxes) == 1:
+        top, left, tall, wide = (int(v) for v in boxes[0])
+        return resized(frames[..., top : top + tall, left : left + wide], side, side, interpolation)
+    single = [
+        resize_boxes(frames[k : k + 1], boxes[k : k + 1], side, interpolation)
+        for k in range(len(boxes))
+    ]
+    return torch.cat(single)
+
+
+def resized(frames: Tensor, rows: int, columns: int, interpolation: Interpolation) -> Tensor:
+    """``uint8 [t, 3, h, w]`` scaled to ``rows x columns`` with antialiasing; 8-bit arithmetic."""
+    if frames.shape[-2:] == (rows, columns):
+        return frames
+    return functional.interpolate(
+        frames, size=(rows, columns), mode=interpolation, align_corners=False, antialias=True
+    )
+
+
+def shorter_side(rows: int, columns: int, side: int) -> tuple[int, int]:
+    """Rows and columns after scaling the shorter side to ``side``."""
+    if rows <= columns:
+        return side, max(side, int(side * columns / rows))
+    return max(side, int(side * rows / columns)), side
+
+
+def centre_square(
+    frames: Tensor, resize: int, side: int, interpolation: Interpolation
+) -> tuple[Tensor, NDArray[np.float64]]:
+    """Scale the shorter side to ``resize``, then cut the central square of ``side``.
+
+    Args:
+        frames: ``uint8 [t, 3, h, w]``.
+        resize: shorter side after scaling, at least ``side``.
+        side: side of the square.
+        interpolation: with antialiasing in either case.
+
+    Returns:
+        ``uint8 [t, 3, side, side]`` and the map ``float64 [2, 3]`` from its pixels to the frame's.
+    """
+    rows, columns = int(frames.shape[-2]), int(frames.shape[-1])
+    tall, wide = shorter_side(rows, columns, resize)
+    small = resized(frames, tall, wide, interpolation)
+    top, left = (tall - side) // 2, (wide - side) // 2
+    scale_y, scale_x = rows / tall, columns / wide
+    box = crop_resize_map(top * scale_y, left * scale_x, side * scale_y, side * scale_x, side, side)
+    return small[..., top : top + side, left : left + side], box

@@ -1,0 +1,209 @@
+"""The plan: all draws of a batch together, and the way from 8-bit frames to views."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rhyme.errors import ConfigError, UnknownName, nearest
+from rhyme.views.clips import Clip, FrameDraws, draw_clip, feasible
+from rhyme.views.contrast import ContrastTransform
+from rhyme.views.crops import Frames
+from rhyme.views.facts import Facts
+from rhyme.views.geometry import compose
+from rhyme.views.keys import Keys
+from rhyme.views.shift_crop import ShiftCropTransform
+from rhyme.views.transforms import EvalTransform
+from rhyme.views.view import View
+
+__all__ = ["ClipPixels", "Draws", "Transform", "ViewDraw", "ViewPlan", "ViewSpec", "apply_view"]
+
+Transform = ContrastTransform | ShiftCropTransform | EvalTransform
+"""Any transform of pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewSpec:
+    """A view: a clip seen through a transform.
+
+    Attributes:
+        clip: name of the clip.
+        transform: what becomes of its frames.
+        consistent: ``"frame"`` draws the transform for each frame alone, ``"clip"`` once for all
+            frames of the clip.
+    """
+
+    clip: str
+    transform: Transform
+    consistent: Literal["frame", "clip"] = "frame"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ViewDraw:
+    """What was drawn for one view of ``b`` items.
+
+    Attributes:
+        frames: the frames of its clip.
+        parameters: the transform's parameters, ``[b, t, ...]`` or ``[b, 1, ...]``.
+        sizes: ``int64 [b, 2]`` rows and columns of the frames that it was drawn for.
+    """
+
+    frames: FrameDraws
+    parameters: Mapping[str, NDArray[Any]]
+    sizes: NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Draws:
+    """Everything drawn for a batch.
+
+    Attributes:
+        clips: frames of each clip, by name.
+        views: draws of each view, by name.
+        targets: what a system may want to know beside the pixels: ``<clip>/coincides``, ``bool
+            [b]``, for every clip that excludes another.
+    """
+
+    clips: Mapping[str, FrameDraws]
+    views: Mapping[str, ViewDraw]
+    targets: Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClipPixels:
+    """The decoded frames of one clip of ``b`` items.
+
+    Attributes:
+        frames: ``uint8 [b, t, 3, h, w]``, or for each item ``[t, 3, h_i, w_i]``.
+        times: ``float64 [b, t]`` seconds at which they are shown; None takes the nominal ones.
+        maps: ``float64 [b, 2, 3]`` from their pixels to original display pixels; None for the
+            identity.
+    """
+
+    frames: Frames
+    times: NDArray[np.float64] | None = None
+    maps: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewPlan:
+    """Named clips, and the views made of them.
+
+    A draw is a pure function of an item's facts and key: it is the same in any batch, on any rank,
+    in any worker.
+
+    Attributes:
+        clips: clips by name; one may refer to those before it.
+        views: views by name.
+    """
+
+    clips: Mapping[str, Clip] = field(default_factory=dict)
+    views: Mapping[str, ViewSpec] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.views:
+            raise ConfigError("a view plan needs at least one view", stage="views")
+        for name, spec in self.views.items():
+            _known(spec.clip, self.clips, f"view '{name}' takes unknown clip '{spec.clip}'")
+        earlier: list[str] = []
+        for name, clip in self.clips.items():
+            for other in (clip.same_as, clip.exclude):
+                if other is not None:
+                    _known(other, earlier, f"clip '{name}' refers to '{other}', no earlier clip")
+            if clip.exclude is not None and self.frames(clip.exclude) != 1:
+                raise ConfigError(
+                    f"clip '{name}' excludes '{clip.exclude}', which has several frames",
+                    remedy="exclude a clip of one frame",
+                )
+            earlier.append(name)
+
+    def frames(self, clip: str) -> int:
+        """Number of frames of a clip."""
+        rule = self.clips[clip]
+        return rule.frames if rule.same_as is None else self.frames(rule.same_as)
+
+    def feasible(self, facts: Facts) -> NDArray[np.bool_]:
+        """``bool [b]``: items that no clip with ``short="drop"`` finds too short."""
+        fits = np.ones(len(facts.id), dtype=bool)
+        for clip in self.clips.values():
+            fits &= feasible(clip, facts)
+        return fits
+
+    def draw(self, facts: Facts, keys: Keys) -> Draws:
+        """Draw all clips and views of ``b`` items.
+
+        Args:
+            facts: facts of the items.
+            keys: their keys, in the same order.
+        """
+        if len(keys) != len(facts.id):
+            raise ConfigError(f"{len(keys)} keys for {len(facts.id)} items", stage="views")
+        clips: dict[str, FrameDraws] = {}
+        targets: dict[str, NDArray[Any]] = {}
+        for name, clip in self.clips.items():
+            if clip.same_as is not None:
+                clips[name] = clips[clip.same_as]
+                continue
+            excluded = None if clip.exclude is None else clips[clip.exclude].index[:, 0]
+            clips[name] = draw_clip(clip, facts, keys.within(f"clip/{name}"), excluded)
+            if excluded is not None:
+                targets[f"{name}/coincides"] = clips[name].coincides
+        width = np.asarray(facts.width, dtype=np.int64)
+        height = np.asarray(facts.height, dtype=np.int64)
+        sizes = np.stack([height, width], axis=1)
+        views: dict[str, ViewDraw] = {}
+        for name, spec in self.views.items():
+            count = 1 if spec.consistent == "clip" else self.frames(spec.clip)
+            scope = keys.within(f"view/{name}")
+            views[name] = ViewDraw(
+                frames=clips[spec.clip],
+                parameters=spec.transform.draw(scope, count, width, height),
+                sizes=sizes,
+            )
+        return Draws(clips=clips, views=views, targets=targets)
+
+    def apply(self, pixels: Mapping[str, ClipPixels], draws: Draws) -> dict[str, View]:
+        """All views, from the decoded frames of each clip."""
+        return {
+            name: apply_view(spec, pixels[spec.clip], draws.views[name])
+            for name, spec in self.views.items()
+        }
+
+
+def apply_view(spec: ViewSpec, pixels: ClipPixels | Frames, draw: ViewDraw) -> View:
+    """Make one view.
+
+    Args:
+        spec: clip and transform.
+        pixels: decoded frames, with times and maps where those are known.
+        draw: what was drawn for this view.
+
+    Returns:
+        The view: ``data`` float32 ``[b, t, 3, size, size]``, ``times``, ``map`` to original display
+        pixels, ``valid``. Frames that are not valid are 0.
+    """
+    if not isinstance(pixels, ClipPixels):
+        pixels = ClipPixels(frames=pixels)
+    data, maps = spec.transform.apply(pixels.frames, draw.parameters, draw.sizes)
+    if pixels.maps is not None:
+        maps = compose(pixels.maps[:, None], maps)
+    valid = torch.from_numpy(draw.frames.valid)
+    if not draw.frames.valid.all():
+        data[~valid] = 0.0
+    times = draw.frames.times if pixels.times is None else pixels.times
+    return View(
+        data=data,
+        times=torch.from_numpy(np.ascontiguousarray(times)),
+        map=torch.from_numpy(maps.astype(np.float32)),
+        valid=valid,
+    )
+
+
+def _known(name: str, known: Any, message: str) -> None:
+    if name not in known:
+        raise UnknownName(message, stage="views", remedy=nearest(name, known))
