@@ -1,0 +1,26 @@
+"""Objectives: features in, one value for each anchor out. Pure functions without state.
+
+They take *local* anchors and the keys of all ranks, unit rows as the caller normalised them, and
+return an :class:`ObjectiveOutput`. The loss is then ``distributed.mean(out.values, out.valid)``.
+Momentum keys and queues come detached from the caller; the objectives pass gradients to whatever
+requires one.
+"""
+
+from __future__ import annotations
+
+from rhyme.kernels import neighbour_weights
+from rhyme.objectives.contrast import info_nce, info_nce_in_batch, nt_xent
+from rhyme.objectives.neighbour import SoftNeighbour, cycle, soft_nearest_neighbour
+from rhyme.objectives.output import ObjectiveOutput, masked_mean
+
+__all__ = [
+    "ObjectiveOutput",
+    "SoftNeighbour",
+    "cycle",
+    "info_nce",
+    "info_nce_in_batch",
+    "masked_mean",
+    "neighbour_weights",
+    "nt_xent",
+    "soft_nearest_neighbour",
+]
