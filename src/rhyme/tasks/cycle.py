@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rhyme.errors import ConfigError, DataError
+from rhyme.kernels import neighbour_weights
 from rhyme.tasks.table import Integer, normalise
 
 __all__ = ["CycleReturn", "Rhyme", "cycle_return", "rhymes", "split_groups"]
@@ -208,7 +209,7 @@ def cycle_return(
     labelled = 0
     for rows in asking.split(_BLOCK):
         query = sides.query[rows]
-        weights = torch.softmax(query @ sides.support.T / temperature, dim=1)
+        weights = neighbour_weights(query, sides.support, temperature=temperature)
         soft = _unit(weights @ sides.support)
         starts = {"soft": soft, "query": query, "uniform": uniform.expand(len(rows), -1)}
         for name, anchors in starts.items():
@@ -300,7 +301,7 @@ def rhymes(
                 )
     rows = torch.tensor([place[row] for row in chosen], dtype=torch.int64)
     query = sides.query[rows]
-    weights = torch.softmax(query @ sides.support.T / temperature, dim=1)
+    weights = neighbour_weights(query, sides.support, temperature=temperature)
     soft = _unit(weights @ sides.support)
     back = soft @ sides.query.T
     back.scatter_(1, rows[:, None], -torch.inf)

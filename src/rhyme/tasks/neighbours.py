@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rhyme.errors import ConfigError, DataError
+from rhyme.kernels import top_k
 from rhyme.tasks.table import Float, Integer, normalise
 
 __all__ = ["Neighbours", "knn_classify", "nearest_rows"]
-
-_BLOCK = 1024  # queries at a time: bounds the similarity matrix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +44,8 @@ def nearest_rows(
         bank: ``[n, d]``.
         queries: ``[q, d]``.
         k: neighbours a query, at most ``n`` are found.
-        bank_groups: ``[n]``; with ``query_groups``, bank rows of the query's group are left out.
+        bank_groups: ``[n]``; with ``query_groups``, bank rows of the query's group are left out
+            (codes below 0 are nobody's and match nothing).
         query_groups: ``[q]``.
 
     Returns:
@@ -67,42 +67,18 @@ def nearest_rows(
             stage="neighbours",
             value=(bank.shape[1], queries.shape[1]),
         )
-    keys = torch.from_numpy(normalise(bank))
-    anchors = torch.from_numpy(normalise(queries))
-    owners = None if bank_groups is None else torch.from_numpy(np.ascontiguousarray(bank_groups))
-    asking = None if query_groups is None else torch.from_numpy(np.ascontiguousarray(query_groups))
-    width = min(k, len(bank))
-    rows = np.empty((len(queries), width), dtype=np.int64)
-    scores = np.empty((len(queries), width), dtype=np.float32)
-    for start in range(0, len(queries), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        similarity = anchors[block] @ keys.T
-        if owners is not None and asking is not None:
-            similarity.masked_fill_(asking[block][:, None] == owners[None, :], -torch.inf)
-        best, where = _top(similarity, width)
-        rows[block] = where.masked_fill(best == -torch.inf, -1).numpy()
-        scores[block] = best.numpy()
-    return Neighbours(rows=rows, scores=scores)
+    found = top_k(
+        torch.from_numpy(normalise(queries)),
+        torch.from_numpy(normalise(bank)),
+        min(k, len(bank)),
+        query_groups=_codes(query_groups),
+        bank_groups=_codes(bank_groups),
+    )
+    return Neighbours(rows=found.indices.numpy(), scores=found.scores.float().numpy())
 
 
-def _top(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Largest ``k`` a row, equal values by position: the same on every machine.
-
-    ``torch.topk`` promises no order among equal values, so what it takes at the border is redone
-    where the border value occurs more often than it was taken.
-    """
-    best, where = similarity.topk(k, dim=1)
-    border = best[:, -1:]
-    taken = (best == border).sum(dim=1)
-    occurring = (similarity == border).sum(dim=1)
-    for row in torch.nonzero(occurring > taken).flatten().tolist():
-        order = similarity[row].sort(descending=True, stable=True).indices[:k]
-        where[row], best[row] = order, similarity[row, order]
-    # within the row: by score, then by position
-    order = where.argsort(dim=1, stable=True)
-    best, where = best.gather(1, order), where.gather(1, order)
-    order = best.argsort(dim=1, descending=True, stable=True)
-    return best.gather(1, order), where.gather(1, order)
+def _codes(groups: Integer | None) -> Tensor | None:
+    return None if groups is None else torch.from_numpy(np.ascontiguousarray(groups, np.int64))
 
 
 def knn_classify(

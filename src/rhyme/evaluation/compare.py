@@ -1,0 +1,259 @@
+"""Spreads over seeds and paired differences between encoders, from result rows alone."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rhyme.errors import EvaluationError, UnknownName, nearest, printable
+from rhyme.evaluation.result import Result
+
+__all__ = ["Comparison", "ComparisonLine", "Difference", "compare"]
+
+# settings that tell repetitions of one measurement apart
+_REPETITION = ("fold", "seed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """One arm less another.
+
+    Attributes:
+        baseline: the other arm.
+        mean: mean difference.
+        error: standard error of the mean; None where it cannot be told from one repetition.
+        n: pairs, or the smaller number of repetitions when unpaired.
+        paired: whether it is a mean over pairs of equal data, split and seed.
+    """
+
+    baseline: str
+    mean: float
+    error: float | None
+    n: int
+    paired: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonLine:
+    """One arm's figures in one metric.
+
+    Attributes:
+        data: name of the collection.
+        protocol: protocol id.
+        metric: metric id.
+        variant: the settings in which lines of this protocol and metric differ, else empty.
+        arm: the system, with the encoder's name where it is not the trained one.
+        mean: mean over seeds and folds.
+        sd: standard deviation with n - 1; None for a single value.
+        n: repetitions.
+        lost: repetitions whose value is not finite; they are no part of the mean.
+        chance: mean figure of a guess, where known.
+        difference: this arm less the baseline; None for the baseline itself.
+    """
+
+    data: str
+    protocol: str
+    metric: str
+    variant: str
+    arm: str
+    mean: float
+    sd: float | None
+    n: int
+    lost: int
+    chance: float | None
+    difference: Difference | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Lines by data, protocol, metric and arm.
+
+    Attributes:
+        lines: the lines, in the order in which their rows came.
+        notes: what a reader has to know of them.
+    """
+
+    lines: tuple[ComparisonLine, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the cells of :attr:`rows`."""
+        return ["data", "protocol", "metric", "encoder", "mean", "sd", "n", "chance",
+                "difference", "error", "pairs", "against"]  # fmt: skip
+
+    @property
+    def rows(self) -> list[list[Any]]:
+        """The lines as plain cells; None where there is nothing to say."""
+        rows: list[list[Any]] = []
+        for line in self.lines:
+            d = line.difference
+            metric = f"{line.metric} ({line.variant})" if line.variant else line.metric
+            shown: list[Any] = [line.data, line.protocol, metric, line.arm]
+            shown += [line.mean, line.sd, line.n, line.chance]
+            shown += [None] * 4 if d is None else [d.mean, d.error, d.n if d.paired else 0]
+            shown += [] if d is None else [d.baseline]
+            rows.append(shown)
+        return rows
+
+    def text(self, width: int = 140) -> str:
+        """The lines as a table for a terminal.
+
+        Args:
+            width: of the terminal, in characters.
+        """
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False)
+        for name in self.columns:
+            table.add_column(name, justify="left" if name in _WORDS else "right")
+        for row in self.rows:
+            table.add_row(*[_cell(value) for value in row])
+        out = io.StringIO()
+        Console(file=out, width=width, color_system=None, markup=False).print(table)
+        return "\n".join([out.getvalue().rstrip(), *self.notes])
+
+
+_WORDS = ("data", "protocol", "metric", "encoder", "against")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else printable(str(value))
+
+
+def compare(results: Iterable[Result], *, baseline: str | None = None) -> Comparison:
+    """Means, spreads and differences.
+
+    Rows belong together when data, protocol, metric and settings agree. A row measured twice (equal
+    arm, checkpoint, seed and pair) counts once, the later value. Differences are taken over pairs
+    where at least two are shared, else between the means.
+
+    Args:
+        results: rows of any number of runs.
+        baseline: arm that all others are compared with; None compares each system with its own
+            untrained encoder.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        EvaluationError: without rows.
+        UnknownName: no row has the baseline.
+    """
+    groups: dict[tuple[str, str, str, str], dict[str, dict[Any, Result]]] = {}
+    for row in results:
+        key = (row.data_fingerprint, row.protocol, row.metric, _settings(row))
+        arm = groups.setdefault(key, {}).setdefault(row.arm, {})
+        # checkpoints of an untrained encoder differ by the run they stand beside, not in what
+        # was measured: its seed alone tells its weights
+        arm[(row.pair, row.seed)] = row
+    if not groups:
+        raise EvaluationError(
+            "no results to compare", stage="compare", remedy="evaluate first: rhyme evaluate RUN"
+        )
+    arms = {arm for group in groups.values() for arm in group}
+    if baseline is not None and baseline not in arms:
+        raise UnknownName(
+            f"no results of '{baseline}'", stage="compare", remedy=nearest(baseline, arms)
+        )
+    lines: list[ComparisonLine] = []
+    lost = 0
+    for key, group in groups.items():
+        siblings = [json.loads(k[3]) for k in groups if k[:3] == key[:3]]
+        variant = _variant(json.loads(key[3]), siblings)
+        for arm, rows in group.items():
+            first = next(iter(rows.values()))
+            other = baseline if baseline is not None else f"{first.system} untrained"
+            against = group.get(other) if other != arm else None
+            line = _line(arm, [*rows.values()], variant)
+            if against is not None:
+                line = _with_difference(line, rows, other, against)
+            lost += line.lost
+            lines.append(line)
+    notes: list[str] = []
+    if lost:
+        notes.append(f"{lost} values are not finite; they are no part of the means")
+    single = sum(line.n == 1 for line in lines)
+    if single:
+        notes.append(f"{single} lines rest on a single repetition: they have no spread")
+    return Comparison(lines=tuple(lines), notes=tuple(notes))
+
+
+def _settings(row: Result) -> str:
+    kept = {k: v for k, v in row.settings.items() if k not in _REPETITION}
+    return json.dumps({**kept, "export": row.export}, sort_keys=True, default=str)
+
+
+def _variant(own: dict[str, Any], siblings: Sequence[dict[str, Any]]) -> str:
+    differing = sorted(
+        name for name in own if any(other.get(name) != own[name] for other in siblings)
+    )
+    return ", ".join(f"{name} {own[name]}" for name in differing)
+
+
+def _finite(rows: Iterable[Result]) -> list[float]:
+    return [row.value for row in rows if math.isfinite(row.value)]
+
+
+def _line(arm: str, rows: Sequence[Result], variant: str) -> ComparisonLine:
+    values = _finite(rows)
+    chances = [row.chance for row in rows if row.chance is not None]
+    return ComparisonLine(
+        data=rows[0].data,
+        protocol=rows[0].protocol,
+        metric=rows[0].metric,
+        variant=variant,
+        arm=arm,
+        mean=statistics.fmean(values) if values else math.nan,
+        sd=statistics.stdev(values) if len(values) > 1 else None,
+        n=len(values),
+        lost=len(rows) - len(values),
+        chance=statistics.fmean(chances) if chances else None,
+        difference=None,
+    )
+
+
+def _with_difference(
+    line: ComparisonLine, own: dict[Any, Result], baseline: str, other: dict[Any, Result]
+) -> ComparisonLine:
+    a, b = _by_pair(own.values()), _by_pair(other.values())
+    shared = [pair for pair in a if pair in b]
+    difference: Difference | None = None
+    if len(shared) > 1:
+        gains = [a[pair] - b[pair] for pair in shared]
+        difference = Difference(
+            baseline=baseline,
+            mean=statistics.fmean(gains),
+            error=statistics.stdev(gains) / math.sqrt(len(gains)),
+            n=len(gains),
+            paired=True,
+        )
+    else:
+        x, y = _finite(own.values()), _finite(other.values())
+        if x and y:
+            spread = [statistics.variance(v) / len(v) for v in (x, y) if len(v) > 1]
+            difference = Difference(
+                baseline=baseline,
+                mean=statistics.fmean(x) - statistics.fmean(y),
+                error=math.sqrt(sum(spread)) if len(spread) == 2 else None,
+                n=min(len(x), len(y)),
+                paired=False,
+            )
+    return ComparisonLine(**{**line.__dict__, "difference": difference})
+
+
+def _by_pair(rows: Iterable[Result]) -> dict[str, float]:
+    """Mean value by pair key."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        if math.isfinite(row.value):
+            found.setdefault(row.pair, []).append(row.value)
+    return {pair: statistics.fmean(values) for pair, values in found.items()}

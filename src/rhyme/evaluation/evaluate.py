@@ -1,0 +1,324 @@
+"""Judge an encoder beside its untrained self, on groups that it never saw."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+
+from rhyme.config import to_dict
+from rhyme.encoders import EncoderPackage, load_package, untrained
+from rhyme.errors import DataError, EvaluationError
+from rhyme.evaluation.protocol import (
+    PROTOCOLS,
+    Metric,
+    Protocol,
+    SplitData,
+    load_protocol,
+    parse_settings,
+)
+from rhyme.evaluation.result import Result
+from rhyme.evaluation.splits import Classes, Splits, group_hashes, make_splits, usable_classes
+from rhyme.tasks import FeatureTable, extract_many
+from rhyme.tasks.extract import Progress
+
+__all__ = ["Evaluation", "evaluate"]
+
+Seen = Literal["error", "drop", "allow"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What was measured.
+
+    Attributes:
+        results: one row a figure and encoder.
+        skipped: reason by id of a protocol that could not be run.
+        notes: the split, what was left out, what has to be taken on trust.
+        splits: rows of the catalog by split.
+        features: the trained encoder's table of each split, for rhymes and strips.
+    """
+
+    results: tuple[Result, ...]
+    skipped: dict[str, str]
+    notes: tuple[str, ...]
+    splits: Splits
+    features: dict[str, FeatureTable] = field(repr=False)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the cells of :attr:`rows`."""
+        return ["protocol", "metric", "trained", "untrained", "sd", "gain", "chance", "items"]
+
+    @property
+    def rows(self) -> list[list[Any]]:
+        """A line a metric: trained beside untrained (mean and deviation over seeds)."""
+        lines: dict[tuple[str, str], list[Result]] = {}
+        for row in self.results:
+            lines.setdefault((row.protocol, row.metric), []).append(row)
+        shown: list[list[Any]] = []
+        for (protocol, metric), rows in lines.items():
+            trained = next(row for row in rows if row.encoder == "trained")
+            floor = [row.value for row in rows if row.encoder == "untrained"]
+            mean = statistics.fmean(floor) if floor else None
+            shown.append(
+                [
+                    protocol,
+                    metric,
+                    trained.value,
+                    mean,
+                    statistics.stdev(floor) if len(floor) > 1 else None,
+                    None if mean is None else trained.value - mean,
+                    trained.chance,
+                    trained.items,
+                ]
+            )
+        return shown
+
+
+def evaluate(
+    package: EncoderPackage | str,
+    catalog: Any,
+    *,
+    protocols: Sequence[str] = tuple(PROTOCOLS),
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    label_column: str | None = None,
+    seed: int = 0,
+    frames_per_item: int = 4,
+    untrained_seeds: Sequence[int] = (0, 1, 2),
+    seen: Seen = "error",
+    batch_size: int = 128,
+    workers: int = 0,
+    device: str | torch.device = "cpu",
+    command: str = "",
+    commit: str = "",
+    data: str | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Run protocols on the split of a catalog, for the encoder and for untrained copies of it.
+
+    The split is the catalog's own, else 60/20/20 by group. Frames are decoded once for all
+    encoders. A protocol that the data cannot serve is skipped with its reason.
+
+    Args:
+        package: an encoder package, or its folder.
+        catalog: the items.
+        protocols: ids of :data:`~rhyme.evaluation.PROTOCOLS`.
+        settings: changed settings by protocol.
+        label_column: column to judge by; the catalog's main label by default. Without any,
+            protocols that need labels are skipped.
+        seed: of split, of queries against support, and nothing else.
+        frames_per_item: equally spaced frames an item.
+        untrained_seeds: seeds of the fresh weights to stand beside the encoder.
+        seen: what to do with test groups that the package says it was trained on: refuse, leave
+            them out, or measure all the same (the settings then say so).
+        batch_size: frames a forward pass.
+        workers: decoding processes.
+        device: where the encoders run.
+        command: command line, for the record.
+        commit: revision of the code, for the record.
+        data: name of the collection, for the record; its folder's name by default.
+        progress: called with (done, total) frames.
+
+    Returns:
+        The rows, and everything one has to know to read them.
+
+    Raises:
+        UnknownName: an unknown protocol, setting or label column.
+        EvaluationError: no usable split, or test groups that the encoder was trained on.
+        DataError: no item can be read.
+    """
+    chosen = [load_protocol(name) for name in dict.fromkeys(protocols)]
+    for name in settings or {}:
+        load_protocol(name)
+    parsed = {p.id: parse_settings(p, (settings or {}).get(p.id, {})) for p in chosen}
+    if isinstance(package, str) or not isinstance(package, EncoderPackage):
+        package = load_package(package, device)
+    splits = make_splits(catalog, seed=seed)
+    notes = [str(splits), *splits.notes]
+    splits = _unseen(package, catalog, splits, seen, notes)
+    classes = _classes(catalog, label_column, splits, notes)
+
+    modules = {"trained": package.module} | {
+        f"untrained/{s}": untrained(package, s) for s in untrained_seeds
+    }
+    part = catalog.select(indices=splits.rows)
+    tables = extract_many(
+        modules,
+        package.plan,
+        part,
+        frames_per_item=frames_per_item,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        progress=progress,
+    )
+    first = next(iter(tables.values()))
+    if first.left_out:
+        notes.append(f"{len(first.left_out)} items could not be read and are left out")
+
+    record = _Record(
+        package=package,
+        base={
+            "data": data if data is not None else str(getattr(catalog.root, "name", catalog.root)),
+            "data_fingerprint": catalog.fingerprint,
+            "command": command,
+            "commit": commit,
+            "system": str(package.card.get("system", "unknown")),
+            "checkpoint": package.hash,
+            "export": package.kind,
+        },
+        common={
+            "frames_per_item": frames_per_item,
+            "label_column": None if classes is None else label_column or catalog.label_column,
+            "split": splits.origin,
+            "split_seed": seed,
+            "seen": seen,
+        },
+        details={
+            "plan": to_dict(package.plan),
+            "train_items": len(splits.train),
+            "val_items": len(splits.val),
+            "test_items": len(splits.test),
+            "classes": 0 if classes is None else len(classes.used),
+            "classes_left_out": {} if classes is None else dict(classes.left_out),
+        },
+        pair=f"{catalog.fingerprint[:12]}/{splits.key}/{seed}",
+    )
+    skipped: dict[str, str] = {}
+    results: list[Result] = []
+    ready = {name: _split(t, splits, classes, seed) for name, t in tables.items()}
+    for protocol in chosen:
+        if protocol.needs_labels and classes is None:
+            skipped[protocol.id] = "no labels: give a label column (scan with --labels)"
+            continue
+        try:
+            measured = {name: protocol.run(d, parsed[protocol.id]) for name, d in ready.items()}
+        except (DataError, EvaluationError) as error:
+            skipped[protocol.id] = error.cause + (f"; {error.remedy}" if error.remedy else "")
+            continue
+        # figure by figure, so that the rows of one metric stand together
+        for place in range(len(measured["trained"])):
+            for name, metrics in measured.items():
+                results.append(record.row(protocol, parsed[protocol.id], name, metrics[place]))
+    features = {name: getattr(ready["trained"], name) for name in ("train", "val", "test")}
+    return Evaluation(
+        results=tuple(results),
+        skipped=skipped,
+        notes=tuple(notes),
+        splits=splits,
+        features=features,
+    )
+
+
+def _unseen(
+    package: EncoderPackage, catalog: Any, splits: Splits, seen: Seen, notes: list[str]
+) -> Splits:
+    """Hold the test groups against the groups that the package says it was trained on."""
+    known = package.extra.get("train_groups", package.card.get("train_groups"))
+    if not isinstance(known, list | tuple):
+        notes.append(
+            "the package does not say which groups it was trained on: that the test groups were "
+            "unseen has to be taken on trust"
+        )
+        return splits
+    trained_on = set(cast(Sequence[str], known))
+    names = {int(row): str(catalog.item(int(row)).group) for row in splits.test}
+    bad = {row for row, name in names.items() if group_hashes([name])[0] in trained_on}
+    if not bad:
+        return splits
+    overlap = sorted({names[row] for row in bad})
+    if seen == "allow":
+        notes.append(
+            f"the encoder was trained on {len(overlap)} of the test groups; they are measured all "
+            "the same, as asked"
+        )
+        return splits
+    kept = np.array([row for row in splits.test if int(row) not in bad], dtype=np.int64)
+    if seen == "error" or len(kept) == 0:
+        raise EvaluationError(
+            f"the encoder was trained on {len(overlap)} of the test groups",
+            file=catalog.root,
+            stage="evaluate",
+            value=overlap[:5],
+            remedy="give the split it was trained with, or data it never saw; to leave these "
+            "groups out: seen='drop'; for other files of the same names: seen='allow'",
+        )
+    notes.append(
+        f"{len(overlap)} test groups that the encoder was trained on are left out "
+        f"({len(bad)} items)"
+    )
+    return Splits(
+        train=splits.train, val=splits.val, test=kept, origin=splits.origin, notes=splits.notes
+    )
+
+
+def _classes(catalog: Any, column: str | None, splits: Splits, notes: list[str]) -> Classes | None:
+    if column is None and catalog.label_column is None:
+        if catalog.label_columns:
+            notes.append(
+                "no label column was chosen, so nothing is measured by labels; there are: "
+                + ", ".join(catalog.label_columns)
+            )
+        return None
+    codes, names = catalog.labels(column)
+    found = usable_classes(codes, names, np.asarray(catalog.group_codes), splits)
+    if found.left_out:
+        listed = ", ".join(f"{name} ({why})" for name, why in list(found.left_out.items())[:20])
+        more = len(found.left_out) - 20
+        notes.append("classes left out: " + listed + (f" and {more} more" if more > 0 else ""))
+    if len(found.used) < 2:
+        notes.append("fewer than two classes are left: nothing is measured by labels")
+        return None
+    return found
+
+
+def _split(table: FeatureTable, splits: Splits, classes: Classes | None, seed: int) -> SplitData:
+    """One encoder's features by split; the table's rows count among ``splits.rows``."""
+    origin = splits.rows[table.index]
+    parts: dict[str, FeatureTable] = {}
+    labels: dict[str, np.ndarray] = {}
+    for name in ("train", "val", "test"):
+        rows = np.flatnonzero(np.isin(origin, getattr(splits, name)))
+        parts[name] = table.select(rows)
+        if classes is not None:
+            labels[name] = classes.codes[origin[rows]]
+    return SplitData(
+        **parts,
+        labels=None if classes is None else labels,
+        classes=() if classes is None else classes.names,
+        seed=seed,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Record:
+    """What all rows of an evaluation share."""
+
+    package: EncoderPackage
+    base: dict[str, Any]
+    common: dict[str, Any]
+    details: dict[str, Any]
+    pair: str
+
+    def row(self, protocol: Protocol, settings: Any, name: str, metric: Metric) -> Result:
+        """A figure of one encoder; ``name`` is ``trained`` or ``untrained/<seed>``."""
+        encoder, _, of = name.partition("/")
+        seed = int(of) if of else int(self.package.card.get("seed", self.common["split_seed"]))
+        return Result(
+            **self.base,
+            protocol=protocol.id,
+            settings={**cast(dict[str, Any], to_dict(settings)), **self.common},
+            metric=metric.name,
+            value=metric.value,
+            seed=seed,
+            pair=f"{self.pair}/seed{seed}",
+            items=metric.items,
+            encoder=encoder,
+            chance=metric.chance,
+            details={**self.details, **cast(dict[str, Any], to_dict(metric.details))},
+        )

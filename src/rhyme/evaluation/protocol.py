@@ -1,0 +1,142 @@
+"""What a protocol is, and which ones there are."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+
+from rhyme.config import override
+from rhyme.errors import EvaluationError, UnknownName, nearest
+from rhyme.tasks import FeatureTable
+from rhyme.tasks.table import Integer
+
+__all__ = ["PROTOCOLS", "Metric", "Protocol", "SplitData", "load_protocol", "parse_settings"]
+
+PROTOCOLS: dict[str, str] = {
+    "knn": "rhyme.evaluation.knn:PROTOCOL",
+    "linear": "rhyme.evaluation.linear:PROTOCOL",
+    "retrieval": "rhyme.evaluation.retrieval:PROTOCOL",
+    "cycle": "rhyme.evaluation.cycle:PROTOCOL",
+}
+"""Protocols by id, each as ``"module:attribute"``; imported when one is run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitData:
+    """Features of the three splits under one encoder, with labels where there are any.
+
+    Attributes:
+        train: the bank: what probes are fitted on.
+        val: what choices are made on.
+        test: what is measured; its groups are held out.
+        labels: class code an item by split name, -1 where it has none; None without labels.
+        classes: names of the classes by code.
+        seed: seed of the evaluation.
+    """
+
+    train: FeatureTable
+    val: FeatureTable
+    test: FeatureTable
+    labels: Mapping[str, Integer] | None = None
+    classes: tuple[str, ...] = ()
+    seed: int = 0
+
+    def labelled(self, split: str) -> tuple[FeatureTable, Integer]:
+        """The labelled items of a split, and their codes.
+
+        Args:
+            split: ``"train"``, ``"val"`` or ``"test"``.
+
+        Raises:
+            EvaluationError: without labels, or without a labelled item in the split.
+        """
+        if self.labels is None:
+            raise EvaluationError(
+                "the protocol needs labels",
+                stage="evaluate",
+                remedy="give a label column (scan with labels.csv)",
+            )
+        codes = self.labels[split]
+        known = codes >= 0
+        if not known.any():
+            raise EvaluationError(
+                f"no labelled item in the split '{split}'",
+                stage="evaluate",
+                remedy="give more groups, or another label column or split",
+            )
+        table: FeatureTable = getattr(self, split)
+        return table.select(np.flatnonzero(known)), codes[known]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A figure of a protocol.
+
+    Attributes:
+        name: metric id; higher is better.
+        value: the figure.
+        items: rows it is a mean over.
+        chance: the figure of a guess on the same rows, where it is known.
+        details: what else was found: choices made, sizes, parts.
+    """
+
+    name: str
+    value: float
+    items: int
+    chance: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """A way to measure an encoder.
+
+    Attributes:
+        id: its key in :data:`PROTOCOLS`.
+        title: one line on it.
+        settings: a frozen dataclass whose defaults are the protocol.
+        run: ``(data, settings) -> metrics``, raising a :class:`~rhyme.errors.RhymeError` where
+            the data cannot serve it.
+        needs_labels: whether it is skipped without labels.
+    """
+
+    id: str
+    title: str
+    settings: type[Any]
+    run: Callable[[SplitData, Any], list[Metric]]
+    needs_labels: bool
+
+
+def load_protocol(name: str) -> Protocol:
+    """A protocol by id.
+
+    Args:
+        name: the id.
+
+    Raises:
+        UnknownName: there is none of that id, with the nearest one that exists.
+    """
+    if name not in PROTOCOLS:
+        raise UnknownName(
+            f"unknown protocol '{name}'", stage="evaluate", remedy=nearest(name, PROTOCOLS)
+        )
+    module, _, attribute = PROTOCOLS[name].partition(":")
+    return cast(Protocol, getattr(importlib.import_module(module), attribute))
+
+
+def parse_settings(protocol: Protocol, changes: Mapping[str, Any]) -> Any:
+    """The protocol's settings with some changed.
+
+    Args:
+        protocol: the protocol.
+        changes: new values by name.
+
+    Raises:
+        UnknownName: a name that it does not have.
+        ConfigError: a value of another type.
+    """
+    return override(protocol.settings(), changes)

@@ -1,0 +1,256 @@
+"""Who is trained on and who is judged: splits by group, folds, classes, groups already seen."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rhyme.errors import EvaluationError, UnknownName, nearest
+from rhyme.tasks.table import Integer
+
+__all__ = [
+    "SPLIT_NAMES",
+    "Classes",
+    "Splits",
+    "fold_splits",
+    "group_hashes",
+    "make_splits",
+    "usable_classes",
+]
+
+SPLIT_NAMES = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """Catalog rows of each split.
+
+    Attributes:
+        train: ``int64``, ascending.
+        val: ``int64``.
+        test: ``int64``.
+        origin: where the split comes from, one line.
+        notes: what had to be done to make it usable.
+    """
+
+    train: Integer
+    val: Integer
+    test: Integer
+    origin: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> Integer:
+        """All rows in use, ascending."""
+        return np.sort(np.concatenate([self.train, self.val, self.test]))
+
+    @property
+    def key(self) -> str:
+        """A short name of this very split, for pair keys."""
+        digest = hashlib.sha256()
+        for rows in (self.train, self.val, self.test):
+            digest.update(np.ascontiguousarray(rows, dtype="<i8").tobytes() + b"|")
+        return digest.hexdigest()[:8]
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{name} {len(getattr(self, name))}" for name in SPLIT_NAMES)
+        return f"{self.origin}: {counts} items"
+
+
+def make_splits(catalog: Any, *, seed: int = 0) -> Splits:
+    """The split that a catalog brings, or 60/20/20 by group.
+
+    Items whose split is neither train, val nor test are left out and counted in a note. A given
+    split without validation items has a fifth of its training groups set aside, by seed.
+
+    Args:
+        catalog: the items.
+        seed: of the split where none is given.
+
+    Returns:
+        The rows.
+
+    Raises:
+        EvaluationError: a group stands in two splits, or train or test is empty.
+        DataError: too few groups to make a split of.
+    """
+    names = list(catalog.splits)
+    notes: list[str] = []
+    if any(name is not None for name in names):
+        origin = "split given with the data"
+    else:
+        from rhyme.catalog import assign_splits
+
+        origin = f"60/20/20 by group, seed {seed}"
+        names = list(assign_splits(catalog, seed=seed).splits)
+    found = np.array([name if name in SPLIT_NAMES else "" for name in names], dtype=object)
+    unused = int((found == "").sum())
+    if unused:
+        notes.append(f"{unused} items are in no split and left out")
+    groups = np.asarray(catalog.group_codes)
+    if not (found == "val").any() and (found == "train").any():
+        found = _set_aside(found, groups, seed)
+        notes.append(
+            "the split has no validation items: a fifth of the training groups was set aside, "
+            f"seed {seed}"
+        )
+    _check(catalog, found, groups)
+    rows = {name: np.flatnonzero(found == name).astype(np.int64) for name in SPLIT_NAMES}
+    return Splits(**rows, origin=origin, notes=tuple(notes))
+
+
+def _set_aside(found: NDArray[np.object_], groups: Integer, seed: int) -> NDArray[np.object_]:
+    codes = np.unique(groups[found == "train"])
+    drawn = np.random.default_rng([seed, 2]).permutation(codes)[: len(codes) // 5]
+    out = found.copy()
+    out[(found == "train") & np.isin(groups, drawn)] = "val"
+    return out
+
+
+def _check(catalog: Any, found: NDArray[np.object_], groups: Integer) -> None:
+    for name in ("train", "test"):
+        if not (found == name).any():
+            raise EvaluationError(
+                f"the split '{name}' has no items",
+                file=catalog.root,
+                stage="evaluate",
+                remedy="give more groups, or a split column with train and test",
+            )
+    first: dict[int, tuple[str, int]] = {}
+    for row in np.flatnonzero(found != "").tolist():
+        group, name = int(groups[row]), str(found[row])
+        before = first.setdefault(group, (name, row))
+        if before[0] != name:
+            raise EvaluationError(
+                f"a group stands in two splits, {before[0]} and {name}",
+                file=catalog.root,
+                stage="evaluate",
+                value=catalog.item(row).group,
+                remedy="split by group, so that no source is trained on and judged on",
+            )
+
+
+def fold_splits(
+    catalog: Any, column: str, test_fold: str | int, val_fold: str | int | None = None
+) -> Any:
+    """A catalog split by folds: one fold tests, one validates, the rest trains.
+
+    Args:
+        catalog: items with a column of folds, a label column or the split column it was read with.
+        column: name of the column.
+        test_fold: value that tests.
+        val_fold: value that validates; None takes the value after ``test_fold``, in the order of
+            the values, the first after the last.
+
+    Returns:
+        The catalog with ``train``, ``val`` and ``test`` as splits; items without a fold train not
+        and test not.
+
+    Raises:
+        UnknownName: a fold that does not occur.
+        EvaluationError: fewer than three folds, twice the same fold, or a group in two folds.
+    """
+    if column in catalog.label_columns:
+        codes, names = catalog.labels(column)
+        values = [names[code] if code >= 0 else None for code in codes.tolist()]
+    else:
+        values = list(catalog.splits)
+    known = sorted({v for v in values if v is not None}, key=_fold_order)
+    if not known:
+        raise UnknownName(
+            f"no column '{column}' with folds",
+            stage="evaluate",
+            remedy=nearest(column, catalog.label_columns),
+        )
+    if len(known) < 3:
+        raise EvaluationError(
+            "folds need three values: to train, to validate, to test",
+            stage="evaluate",
+            value=known,
+        )
+    test = _fold(str(test_fold), known)
+    after = known[(known.index(test) + 1) % len(known)]
+    val = after if val_fold is None else _fold(str(val_fold), known)
+    if val == test:
+        raise EvaluationError("one fold cannot validate and test", stage="evaluate", value=test)
+    part = {test: "test", val: "val"}
+    return catalog.with_splits([None if v is None else part.get(v, "train") for v in values])
+
+
+def _fold(name: str, known: Sequence[str]) -> str:
+    if name not in known:
+        raise UnknownName(f"no fold '{name}'", stage="evaluate", remedy=nearest(name, known))
+    return name
+
+
+def _fold_order(name: str) -> tuple[float, str]:
+    try:
+        return float(name), name
+    except ValueError:
+        return float("inf"), name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classes:
+    """Labels fit to be measured by.
+
+    Attributes:
+        codes: ``int64 [n]`` class of each catalog row, -1 where it has none or is left out.
+        names: class names by code.
+        used: names of the classes that are measured.
+        left_out: reason by name of a class that is not.
+    """
+
+    codes: Integer
+    names: tuple[str, ...]
+    used: tuple[str, ...]
+    left_out: dict[str, str]
+
+
+def usable_classes(
+    codes: Integer, names: Sequence[str], groups: Integer, splits: Splits
+) -> Classes:
+    """Leave out classes of fewer than two groups, and those missing from train or test.
+
+    Args:
+        codes: ``int64 [n]`` class of each catalog row, -1 without.
+        names: class names by code.
+        groups: ``int64 [n]`` group of each row.
+        splits: the split.
+
+    Returns:
+        The labels with those classes taken out, and each reason.
+    """
+    used: list[str] = []
+    left_out: dict[str, str] = {}
+    kept = np.asarray(codes, dtype=np.int64).copy()
+    rows = splits.rows
+    for code, name in enumerate(names):
+        members = rows[codes[rows] == code]
+        if len(members) == 0:
+            continue
+        count = len(np.unique(groups[members]))
+        missing = [s for s in ("train", "test") if not (codes[getattr(splits, s)] == code).any()]
+        if count < 2:
+            left_out[name] = "fewer than two groups"
+        elif missing:
+            left_out[name] = f"no item in {' and '.join(missing)}"
+        else:
+            used.append(name)
+            continue
+        kept[codes == code] = -1
+    return Classes(codes=kept, names=tuple(names), used=tuple(used), left_out=left_out)
+
+
+def group_hashes(names: Iterable[str]) -> list[str]:
+    """Short hashes of group names, sorted: what a package keeps of the groups it was trained on.
+
+    Args:
+        names: group names, repeats allowed.
+    """
+    return sorted({hashlib.sha256(name.encode()).hexdigest()[:16] for name in set(names)})
