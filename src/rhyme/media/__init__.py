@@ -9,7 +9,7 @@ from __future__ import annotations
 from rhyme.media.container import AUDIO_CODECS, VIDEO_CODECS
 from rhyme.media.info import AudioInfo, Depth, Kind, MediaInfo
 from rhyme.media.limits import DEFAULT_LIMITS, Limits
-from rhyme.media.picture import FrameFolder, Picture, frame_times, load_picture
+from rhyme.media.picture import R2V2_SPACING, FrameFolder, Picture, frame_times, load_picture
 from rhyme.media.reader import FrameReader, Sound, open_reader, probe
 from rhyme.media.sniff import Sniffed, identify, sniff
 from rhyme.media.table import FrameTable
@@ -18,6 +18,7 @@ from rhyme.media.video import Video
 __all__ = [
     "AUDIO_CODECS",
     "DEFAULT_LIMITS",
+    "R2V2_SPACING",
     "VIDEO_CODECS",
     "AudioInfo",
     "Depth",

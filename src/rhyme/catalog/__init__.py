@@ -1,0 +1,25 @@
+"""A collection becomes a table of items: scan, quarantine, labels, groups, splits."""
+
+from __future__ import annotations
+
+from rhyme.catalog.catalog import Catalog
+from rhyme.catalog.data import cache_folder, open_data
+from rhyme.catalog.scan import scan, segments
+from rhyme.catalog.schema import Item, ItemFacts, stable_id
+from rhyme.catalog.splits import Fold, assign_splits, folds
+from rhyme.catalog.storage import FILE_NAME
+
+__all__ = [
+    "FILE_NAME",
+    "Catalog",
+    "Fold",
+    "Item",
+    "ItemFacts",
+    "assign_splits",
+    "cache_folder",
+    "folds",
+    "open_data",
+    "scan",
+    "segments",
+    "stable_id",
+]

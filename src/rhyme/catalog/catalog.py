@@ -1,0 +1,429 @@
+"""A collection as a table of items, memory-mapped from an Arrow file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import numpy as np
+
+from rhyme.catalog import storage
+from rhyme.catalog.schema import (
+    ASSET,
+    LABEL,
+    VERSION,
+    Item,
+    ItemFacts,
+    encode_words,
+    with_meta,
+)
+from rhyme.errors import CatalogError, DataError, UnknownName, nearest
+from rhyme.media import DEFAULT_LIMITS, FrameReader, Limits, open_reader
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Columns that say what the items are; where the files lie and when they were written is left out.
+_CONTENT = (
+    *("id", "path", "kind", "start", "stop", "fps", "frames"),
+    *("width", "height", "audio", "group", "split", "bytes"),
+)
+
+
+class Catalog:
+    """Items of one collection; open one with `open`, make one with `rhyme.catalog.scan`.
+
+    Args:
+        table: rows as `rhyme.catalog.schema.arrow_schema` says, metadata included.
+        path: the file the table is mapped from, if any.
+        rows: row numbers of that file, where the table is a selection of it.
+        root: folder that item paths are relative to; the table's own by default.
+    """
+
+    def __init__(
+        self,
+        table: pa.Table,
+        *,
+        path: Path | None = None,
+        rows: np.ndarray | None = None,
+        root: Path | None = None,
+    ) -> None:
+        self.table = table
+        self.path = path
+        self._rows = rows
+        self._root = root
+        self._cache: dict[str, np.ndarray] = {}
+        self._fingerprint: str | None = None
+        raw = (table.schema.metadata or {}).get(b"rhyme")
+        if raw is None:
+            raise CatalogError("not a catalog: the table says nothing of rhyme", file=path)
+        self.meta: dict[str, Any] = json.loads(raw)
+        if self.meta.get("version") != VERSION:
+            raise CatalogError(
+                "the catalog was written by another version of rhyme",
+                file=path,
+                value=self.meta.get("version"),
+                remedy="scan the folder again",
+            )
+
+    @classmethod
+    def open(cls, path: str | Path, *, root: str | Path | None = None) -> Self:
+        """Map a catalog file into memory.
+
+        Args:
+            path: the file, or a folder that holds ``catalog.arrow``.
+            root: folder of the data, where it has moved since the scan.
+
+        Raises:
+            CatalogError: missing, damaged, or of another version.
+        """
+        file = storage.file_of(path)
+        catalog = cls(storage.read_arrow(file), path=file)
+        found = storage.find_root(catalog.meta, file)
+        catalog._root = found if root is None else Path(root)
+        return catalog
+
+    @classmethod
+    def from_parquet(cls, path: str | Path, *, root: str | Path | None = None) -> Self:
+        """Read a catalog from Parquet.
+
+        Args:
+            path: the file.
+            root: folder of the data, where it has moved.
+
+        Raises:
+            CatalogError: missing, damaged, or not a catalog.
+        """
+        return cls(storage.read_parquet(Path(path)), root=None if root is None else Path(root))
+
+    def save(self, path: str | Path) -> Catalog:
+        """Write the catalog, whole or not at all, and map the written file.
+
+        Args:
+            path: a file, or an existing folder, which gets ``catalog.arrow``.
+
+        Returns:
+            The catalog as opened from there.
+
+        Raises:
+            CatalogError: it cannot be written.
+        """
+        file = storage.file_of(path)
+        relative = storage.relative_root(self.root, file)
+        storage.write_arrow(with_meta(self.table, self._facts_for_file(relative)), file)
+        return Catalog.open(file, root=self.root)
+
+    def to_parquet(self, path: str | Path) -> None:
+        """Write the catalog as Parquet.
+
+        Args:
+            path: the file.
+
+        Raises:
+            CatalogError: it cannot be written.
+        """
+        storage.write_parquet(with_meta(self.table, self._facts_for_file(None)), Path(path))
+
+    def _facts_for_file(self, relative: str | None) -> dict[str, object]:
+        root = str(self.root.absolute())
+        facts = {"root": root, "root_relative": relative, "fingerprint": self.fingerprint}
+        return {**self.meta, **facts}
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def __getstate__(self) -> dict[str, object]:
+        if self.path is not None:
+            return {"path": self.path, "rows": self._rows, "root": self._root}
+        return {"table": self.table, "root": self._root}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "table" in state:
+            self.__init__(state["table"], root=state["root"])
+            return
+        whole = Catalog.open(state["path"], root=state["root"])
+        rows = state["rows"]
+        table = whole.table if rows is None else whole.table.take(rows)
+        self.__init__(table, path=whole.path, rows=rows, root=state["root"])
+
+    @property
+    def root(self) -> Path:
+        """Folder that item paths are relative to."""
+        return self._root if self._root is not None else Path(str(self.meta["root"]))
+
+    @property
+    def label_column(self) -> str | None:
+        """Name of the label column that tasks use unless told otherwise."""
+        name = self.meta.get("label_column")
+        return None if name is None else str(name)
+
+    @property
+    def label_columns(self) -> list[str]:
+        """Names of all label columns."""
+        return [n.removeprefix(LABEL) for n in self.table.column_names if n.startswith(LABEL)]
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over what the items are, in order; the same wherever the folder lies."""
+        if self._fingerprint is None:
+            digest = hashlib.sha256()
+            labels = [LABEL + name for name in self.label_columns]
+            for name in (*_CONTENT, *labels):
+                digest.update(f"{name}\n".encode())
+                digest.update(json.dumps(self.table.column(name).to_pylist()).encode())
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+    @property
+    def quarantine(self) -> pa.Table:
+        """Files left out: path, reason, remedy, versions, sha256 of the first megabyte."""
+        import pyarrow as pa
+
+        names = ("path", "reason", "remedy", "versions", "sha256")
+        rows = cast("list[dict[str, str]]", self.meta.get("quarantine", []))
+        return pa.table({n: pa.array([row[n] for row in rows], type=pa.string()) for n in names})
+
+    def item(self, index: int) -> Item:
+        """One row.
+
+        Args:
+            index: row number; negative numbers count from the end.
+
+        Raises:
+            IndexError: no such row.
+        """
+        n = len(self)
+        if not -n <= index < n:
+            raise IndexError(f"item {index} of a catalog of {n}")
+        index %= n
+        row = cast("dict[str, Any]", self.table.slice(index, 1).to_pylist()[0])
+        labels = {k.removeprefix(LABEL): v for k, v in row.items() if k.startswith(LABEL)}
+        assets = {
+            k.removeprefix(ASSET): v
+            for k, v in row.items()
+            if k.startswith(ASSET) and v is not None
+        }
+        plain = ("id", "path", "kind", "start", "stop", "fps", "frames", "width", "height")
+        return Item(
+            index=index,
+            **{name: row[name] for name in (*plain, "audio", "group", "split", "status")},
+            labels=labels,
+            assets=assets,
+            files=tuple(row["files"] or ()),
+        )
+
+    def facts(self, indices: Sequence[int] | np.ndarray | None = None) -> ItemFacts:
+        """Facts of items as arrays.
+
+        Args:
+            indices: row numbers, ``[b]``; all rows by default.
+        """
+        pick = slice(None) if indices is None else np.asarray(indices, dtype=np.int64)
+        names = ("start", "stop", "fps", "frames", "width", "height")
+        return ItemFacts(
+            id=self._numbers("id").astype(np.uint64)[pick],
+            group=self.group_codes[pick],
+            **{name: self._numbers(name)[pick] for name in names},
+        )
+
+    @property
+    def group_codes(self) -> np.ndarray:
+        """int64 ``[n]``: dense group numbers in order of first appearance."""
+        if "group" not in self._cache:
+            codes = self.table.column("group").combine_chunks().dictionary_encode().indices
+            self._cache["group"] = codes.to_numpy(zero_copy_only=False).astype(np.int64)
+        return self._cache["group"]
+
+    def labels(self, column: str | None = None) -> tuple[np.ndarray, list[str]]:
+        """One label column.
+
+        Args:
+            column: its name; the catalog's main label by default.
+
+        Returns:
+            int64 codes ``[n]``, -1 where missing, and the names they index; selections of one
+            catalog share names.
+
+        Raises:
+            UnknownName: no such column.
+            DataError: none is given and the catalog has no main label.
+        """
+        name = self.label_column if column is None else column
+        if name is None:
+            raise DataError(
+                "the catalog has no labels",
+                file=self.path,
+                remedy="scan with --labels folder or --labels FILE.csv --label-column NAME",
+            )
+        if name not in self.label_columns:
+            raise UnknownName(
+                "no such label column",
+                file=self.path,
+                value=name,
+                remedy=nearest(name, self.label_columns),
+            )
+        column_data = self.table.column(LABEL + name).unify_dictionaries().combine_chunks()
+        codes = column_data.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+        return codes, cast("list[str]", column_data.dictionary.to_pylist())
+
+    def select(
+        self,
+        which: np.ndarray | Sequence[int] | None = None,
+        *,
+        split: str | None = None,
+        indices: np.ndarray | Sequence[int] | None = None,
+        mask: np.ndarray | None = None,
+    ) -> Catalog:
+        """Some of the items, as a catalog of its own.
+
+        Args:
+            which: row numbers, or a boolean mask ``[n]``.
+            split: name of a split; combined with the others.
+            indices: row numbers, in the order wanted.
+            mask: boolean, ``[n]``.
+
+        Raises:
+            DataError: no item is left, or there are no splits.
+            CatalogError: a mask of the wrong length, or a row number out of range.
+        """
+        rows = np.arange(len(self))
+        for given in (which, indices, mask):
+            if given is not None:
+                rows = _pick(rows, np.asarray(given), len(self))
+        if split is not None:
+            names = np.array(self.table.column("split").to_pylist(), dtype=object)
+            rows = rows[np.array([names[r] == split for r in rows], dtype=bool)]
+            if len(rows) == 0:
+                known = sorted({str(n) for n in names if n is not None})
+                raise DataError(
+                    f"no item is in the split {split!r}",
+                    file=self.path,
+                    remedy=f"splits here: {', '.join(known) or 'none; see assign_splits'}",
+                )
+        rows = rows.astype(np.int64)
+        within = rows if self._rows is None else self._rows[rows]
+        return Catalog(
+            self.table.take(rows),
+            path=self.path,
+            rows=within if self.path is not None else None,
+            root=self._root,
+        )
+
+    def reader(self, index: int, *, limits: Limits = DEFAULT_LIMITS) -> FrameReader:
+        """A reader of an item's file; times are those of the file, not of the item.
+
+        Args:
+            index: row number.
+            limits: bounds for the file.
+
+        Raises:
+            CatalogError: the file has changed or gone since the scan.
+        """
+        item = self.item(index)
+        files = [self.root / name for name in item.files or (item.path,)]
+        row = self.table.slice(index % len(self), 1)
+        try:
+            facts = files[0].stat()
+        except OSError as error:
+            raise CatalogError(
+                "the file is gone since the scan",
+                file=files[0],
+                stage="open",
+                remedy="scan again, or give the folder of the data: --root FOLDER",
+            ) from error
+        moved = str(self.root.absolute()) != str(self.meta.get("root"))
+        changed = not moved and facts.st_mtime_ns != row.column("mtime_ns")[0].as_py()
+        size = row.column("bytes")[0].as_py()
+        if changed or (not item.files and facts.st_size != size):
+            raise CatalogError(
+                "the file has changed since the scan",
+                file=files[0],
+                stage="open",
+                remedy="scan again",
+            )
+        spacing = row.column("spacing")[0].as_py()
+        return open_reader(
+            item.kind,
+            files if item.kind == "frames" else files[0],
+            spacing=1.0 if spacing is None else float(spacing),
+            limits=limits,
+        )
+
+    def with_column(self, name: str, values: Sequence[str | None]) -> Catalog:
+        """The catalog with a column of words replaced; it is not written.
+
+        Args:
+            name: ``"split"``, or ``"label:NAME"``.
+            values: one a row.
+        """
+        words = encode_words(list(values))
+        names = self.table.column_names
+        if name in names:
+            table = self.table.set_column(names.index(name), name, words)
+        else:
+            table = self.table.append_column(name, words)
+        return Catalog(table, root=self._root)
+
+    def with_meta(self, **changes: object) -> Catalog:
+        """The catalog with metadata changed; it is not written.
+
+        Args:
+            changes: new values by key.
+        """
+        meta: Mapping[str, object] = {**self.meta, **changes}
+        return Catalog(with_meta(self.table, meta), root=self._root)
+
+    def summary(self) -> dict[str, object]:
+        """Counts and sums for people: items, files, groups, hours, kinds, splits, labels."""
+        counts = {
+            name: _counts(self.table.column(name).to_pylist())
+            for name in ("kind", "split", "status")
+        }
+        seconds = float((self._numbers("stop") - self._numbers("start")).sum())
+        return {
+            "root": str(self.root),
+            "items": len(self),
+            "files": len(set(self.table.column("path").to_pylist())),
+            "groups": int(self.group_codes.max(initial=-1)) + 1,
+            "hours": seconds / 3600,
+            "frames": int(self._numbers("frames").sum()),
+            "with_sound": int(self._numbers("audio").sum()),
+            "kinds": counts["kind"],
+            "splits": counts["split"],
+            "status": counts["status"],
+            "label_column": self.label_column,
+            "labels": {name: len(self.labels(name)[1]) for name in self.label_columns},
+            "quarantined": len(cast("list[object]", self.meta.get("quarantine", []))),
+            "ignored": self.meta.get("ignored", {}),
+            "fingerprint": self.fingerprint,
+        }
+
+    def _numbers(self, name: str) -> np.ndarray:
+        if name not in self._cache:
+            column = self.table.column(name).combine_chunks()
+            self._cache[name] = column.to_numpy(zero_copy_only=False)
+        return self._cache[name]
+
+
+def _pick(rows: np.ndarray, given: np.ndarray, total: int) -> np.ndarray:
+    if given.dtype == np.bool_:
+        if given.shape != (total,):
+            raise CatalogError(
+                f"a mask must have one value an item, {total}", stage="select", value=given.shape
+            )
+        return rows[given[rows]]
+    picked = given.astype(np.int64)
+    if len(picked) and (picked.min() < -total or picked.max() >= total):
+        raise CatalogError(f"a row number is not below {total}", stage="select")
+    picked = picked % max(total, 1)
+    return picked if len(rows) == total else picked[np.isin(picked, rows)]
+
+
+def _counts(values: list[str | None]) -> dict[str, int]:
+    out: dict[str, int] = {}
+    for value in values:
+        out[str(value)] = out.get(str(value), 0) + 1
+    return dict(sorted(out.items()))

@@ -1,0 +1,221 @@
+"""Which files of a folder are items, before any of them is opened."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rhyme.errors import DataError
+from rhyme.media import R2V2_SPACING, Kind, identify
+
+VIDEO = frozenset(
+    (
+        *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg"),
+        *(".mpeg", ".vob", ".flv", ".ogv", ".3gp", ".3g2", ".gif", ".wmv", ".asf", ".rm", ".rmvb"),
+    )
+)
+PLAYLIST = frozenset((".m3u8", ".m3u", ".mpd", ".ffconcat", ".sdp", ".pls", ".asx", ".smil"))
+IMAGE = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))
+AUDIO = frozenset((".wav", ".mp3", ".flac", ".ogg", ".oga", ".m4a", ".aac", ".opus"))
+ACCEPTED = "mp4 mov mkv webm avi ts mpg flv ogv gif; jpg png webp bmp tif; wav mp3 flac ogg m4a"
+
+_SKIPPED_FOLDERS = frozenset(("truth", "Annotations", "__pycache__", "__MACOSX"))
+_KNOWN_OTHER = frozenset(
+    (
+        *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".md", ".arrow", ".parquet", ".npz", ".npy"),
+        *(".yaml", ".yml", ".xml", ".html", ".htm", ".py", ".pkl", ".pt", ".mat", ".log", ".pdf"),
+        *(".srt", ".vtt", ".ass", ".zip", ".tar", ".gz", ".journal", ".h5", ".safetensors"),
+    )
+)
+_R2V2 = re.compile(r"([\w-]{11})_(\d{6})\.jpe?g", re.IGNORECASE | re.ASCII)
+_NUMBERED = re.compile(r"(\d+)\.\w+", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A file, or a run of pictures, that may become items.
+
+    Args:
+        path: relative to the root, with ``/``.
+        kind: what it looks like; a file that looks like video may turn out to be sound.
+        files: the pictures of a frame folder in order, relative to the root; else empty.
+        size: bytes (the sum over a frame folder).
+        mtime_ns: time of the last change, nanoseconds (of the first picture of a frame folder).
+        spacing: seconds between the frames of a frame folder unless told otherwise.
+        r2v2: the frame folder follows R2V2's naming.
+    """
+
+    path: str
+    kind: Kind
+    files: tuple[str, ...] = ()
+    size: int = 0
+    mtime_ns: int = 0
+    spacing: float = 0.04
+    r2v2: bool = False
+
+
+@dataclass(kw_only=True)
+class Found:
+    """What a folder holds.
+
+    Args:
+        candidates: in order of path.
+        unreadable: names that cannot be written down, with the reason.
+        ignored: number of files left out, by kind.
+        seen: number of files met.
+    """
+
+    candidates: list[Candidate] = field(default_factory=list[Candidate])
+    unreadable: list[tuple[str, str]] = field(default_factory=list["tuple[str, str]"])
+    ignored: dict[str, int] = field(default_factory=dict[str, int])
+    seen: int = 0
+
+
+def discover(root: Path, *, kinds: Iterable[Kind] | None = None) -> Found:
+    """List the candidates of a folder.
+
+    Hidden files and folders, folders called ``truth`` or ``Annotations``, tables and texts are
+    passed over. Pictures named
+    ``<id>_<frame>.jpg`` in a folder named after the first two letters of the id (R2V2) are one
+    frame folder an id; two or more pictures of a folder whose names are all numbers are one frame
+    folder; other pictures are items of their own.
+
+    Args:
+        root: the folder.
+        kinds: what to list; by default video and frame folders, else (where there are none)
+            pictures, else sound.
+
+    Raises:
+        DataError: no such folder.
+    """
+    if not root.is_dir():
+        raise DataError("no such folder", file=root, stage="scan", remedy="check the path")
+    found = Found()
+    by_kind: dict[Kind, list[Candidate]] = {"video": [], "frames": [], "image": [], "audio": []}
+    wanted = None if kinds is None else set(kinds)
+    for folder, names in _walk(root):
+        relative = folder.relative_to(root).as_posix()
+        prefix = "" if relative == "." else relative + "/"
+        pictures: list[tuple[str, os.stat_result]] = []
+        for name in names:
+            found.seen += 1
+            kind = _kind(folder / name)
+            if kind is None:
+                continue
+            try:
+                (prefix + name).encode()
+                facts = (folder / name).stat()
+            except UnicodeEncodeError:
+                escaped = (prefix + name).encode(errors="backslashreplace").decode()
+                found.unreadable.append((escaped, "DataError: the file name is not valid UTF-8"))
+                continue
+            except OSError as error:
+                found.unreadable.append((prefix + name, f"FileMissing: {error.strerror}"))
+                continue
+            if kind == "image":
+                pictures.append((name, facts))
+            else:
+                by_kind[kind].append(
+                    Candidate(
+                        path=prefix + name,
+                        kind=kind,
+                        size=facts.st_size,
+                        mtime_ns=facts.st_mtime_ns,
+                    )
+                )
+        runs = wanted is None or "frames" in wanted
+        frames, single = _frame_runs(prefix, folder.name, pictures if runs else [])
+        by_kind["frames"] += frames
+        by_kind["image"] += single if runs else [_picture(prefix, n, s) for n, s in pictures]
+    if wanted is None:
+        moving = by_kind["video"] or by_kind["frames"]
+        wanted = {"video", "frames"} if moving else {"image"} if by_kind["image"] else {"audio"}
+    for kind, listed in by_kind.items():
+        if kind in wanted:
+            found.candidates += listed
+        elif listed:
+            found.ignored[kind] = len(listed)
+    found.candidates.sort(key=lambda c: c.path)
+    return found
+
+
+def _walk(root: Path) -> Iterable[tuple[Path, list[str]]]:
+    """Folders and their visible files; linked folders are entered once."""
+    entered: set[tuple[int, int]] = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        facts = Path(folder).stat()
+        if (facts.st_dev, facts.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((facts.st_dev, facts.st_ino))
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and name not in _SKIPPED_FOLDERS
+        )
+        yield Path(folder), sorted(name for name in files if not name.startswith("."))
+
+
+def _kind(file: Path) -> Kind | None:
+    suffix = file.suffix.lower()
+    if suffix in VIDEO or suffix in PLAYLIST:
+        return "video"
+    if suffix in IMAGE:
+        return "image"
+    if suffix in AUDIO:
+        return "audio"
+    if suffix in _KNOWN_OTHER:
+        return None
+    try:
+        with file.open("rb") as opened:
+            magic = identify(opened.read(1024))
+    except OSError:
+        return None
+    if magic is None:
+        return None
+    return {"pillow": "image", "wav": "audio", "mp3": "audio", "flac": "audio"}.get(  # pyright: ignore[reportReturnType]
+        magic, "video"
+    )
+
+
+def _frame_runs(
+    prefix: str, folder: str, pictures: list[tuple[str, os.stat_result]]
+) -> tuple[list[Candidate], list[Candidate]]:
+    """Frame folders among the pictures of one folder, and the pictures left over."""
+    by_id: dict[str, list[tuple[str, os.stat_result]]] = defaultdict(list)
+    rest: list[tuple[str, os.stat_result]] = []
+    for name, facts in pictures:
+        match = _R2V2.fullmatch(name)
+        if match and match[1][:2] == folder:
+            by_id[match[1]].append((name, facts))
+        else:
+            rest.append((name, facts))
+    frames = [_run(prefix + id_, prefix, run, r2v2=True) for id_, run in sorted(by_id.items())]
+    numbers = [_NUMBERED.fullmatch(name) for name, _ in rest]
+    if len(rest) >= 2 and all(numbers):
+        rest.sort(key=lambda pair: (int(pair[0].split(".")[0]), pair[0]))
+        frames.append(_run(prefix.rstrip("/") or ".", prefix, rest))
+        rest = []
+    return frames, [_picture(prefix, name, facts) for name, facts in rest]
+
+
+def _run(
+    path: str, prefix: str, run: list[tuple[str, os.stat_result]], *, r2v2: bool = False
+) -> Candidate:
+    return Candidate(
+        path=path,
+        kind="frames",
+        files=tuple(prefix + name for name, _ in run),
+        size=sum(facts.st_size for _, facts in run),
+        mtime_ns=run[0][1].st_mtime_ns,
+        spacing=R2V2_SPACING if r2v2 else 0.04,
+        r2v2=r2v2,
+    )
+
+
+def _picture(prefix: str, name: str, facts: os.stat_result) -> Candidate:
+    return Candidate(
+        path=prefix + name, kind="image", size=facts.st_size, mtime_ns=facts.st_mtime_ns
+    )

@@ -1,0 +1,94 @@
+"""What a scan has already learnt, so that a scan that was stopped goes on from there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+
+from rhyme.catalog.discover import Candidate
+from rhyme.errors import CatalogError
+
+
+class Journal:
+    """A file of JSON lines, one a finished candidate, keyed by path, size, time and settings.
+
+    A torn last line, left by a kill, is passed over.
+
+    Args:
+        path: the file; None keeps nothing.
+        settings: anything else the facts depend on; entries of other settings are not used.
+    """
+
+    def __init__(self, path: Path | None, settings: str) -> None:
+        self._path = path
+        self._settings = settings
+        self._known: dict[tuple[str, int, int], dict[str, Any]] = {}
+        self._file = None
+        if path is not None:
+            self._read(path)
+
+    def _read(self, path: Path) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            text = path.read_bytes() if path.exists() else b""
+            self._file = path.open("ab")
+            if text and not text.endswith(b"\n"):
+                self._file.write(b"\n")
+        except OSError as error:
+            raise CatalogError(
+                f"the scan's journal cannot be written: {error.strerror}", file=path, stage="scan"
+            ) from error
+        for line in text.splitlines():
+            try:
+                row = cast("dict[str, Any]", json.loads(line))
+                if row["settings"] == self._settings:
+                    path_, size, mtime = row["key"]
+                    self._known[(str(path_), int(size), int(mtime))] = row["result"]
+            except (ValueError, KeyError, TypeError):
+                continue
+
+    def get(self, candidate: Candidate) -> dict[str, Any] | None:
+        """What was learnt about a candidate, if it has not changed since."""
+        return self._known.get((candidate.path, candidate.size, candidate.mtime_ns))
+
+    def add(self, candidate: Candidate, result: Mapping[str, Any]) -> None:
+        """Keep what was learnt about a candidate."""
+        if self._file is None:
+            return
+        key = [candidate.path, candidate.size, candidate.mtime_ns]
+        row = {"settings": self._settings, "key": key, "result": dict(result)}
+        try:
+            self._file.write(json.dumps(row).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise CatalogError(
+                f"the scan's journal cannot be written: {error.strerror}",
+                file=self._path,
+                stage="scan",
+            ) from error
+
+    def remove(self) -> None:
+        """Delete the file: the catalog itself now holds everything."""
+        self.close()
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close the file and keep it."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,298 @@
+"""Labels, groups and splits from a CSV file or from folder names."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from rhyme.errors import CatalogError, UnknownName, nearest
+
+PATH_NAMES = ("path", "file", "filename", "file_name", "video", "clip", "image", "video_path")
+GROUP_NAMES = ("group",)
+SPLIT_NAMES = ("split",)
+LABEL_NAMES = ("label", "class", "category", "target", "appearance")
+ASSET_PREFIX = "asset_"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Which columns of a CSV file mean what; None looks for the usual names.
+
+    Args:
+        path: the file's path.
+        label: the main label.
+        group: the source that splits and masks go by.
+        split: the split.
+    """
+
+    path: str | None = None
+    label: str | None = None
+    group: str | None = None
+    split: str | None = None
+
+
+@dataclass(kw_only=True)
+class Labels:
+    """Labels of a collection, by path relative to its root.
+
+    Args:
+        names: the label columns.
+        main: the main label column.
+        values: labels by path.
+        groups: group by path.
+        splits: split by path.
+        assets: assets by path.
+        asset_names: the asset columns, without prefix.
+        lines: line in the CSV file by path, as written there.
+        source: the CSV file.
+    """
+
+    names: list[str] = field(default_factory=list[str])
+    main: str | None = None
+    values: dict[str, dict[str, str | None]] = field(
+        default_factory=dict[str, "dict[str, str | None]"]
+    )
+    groups: dict[str, str] = field(default_factory=dict[str, str])
+    splits: dict[str, str] = field(default_factory=dict[str, str])
+    assets: dict[str, dict[str, str]] = field(default_factory=dict[str, "dict[str, str]"])
+    asset_names: list[str] = field(default_factory=list[str])
+    lines: dict[str, int] = field(default_factory=dict[str, int])
+    source: Path | None = None
+
+
+def find_path_column(header: list[str]) -> str | None:
+    """The column of a CSV file that names files, by the usual names; None without one."""
+    lowered = {name.lower(): name for name in header}
+    return next((lowered[name] for name in PATH_NAMES if name in lowered), None)
+
+
+def read_header(file: Path) -> list[str]:
+    """The column names of a CSV file.
+
+    Args:
+        file: the CSV file.
+
+    Raises:
+        CatalogError: it cannot be read as CSV, or names a column twice.
+    """
+    for _, row in _rows(file):
+        header = [name.strip() for name in row]
+        twice = [name for name, count in Counter(header).items() if count > 1]
+        if twice or "" in header:
+            raise CatalogError(
+                "line 1: a column has no name" if not twice else "line 1: a column is named twice",
+                file=file,
+                stage="labels",
+                value=twice or header,
+            )
+        return header
+    raise CatalogError("the file has no line", file=file, stage="labels")
+
+
+def read_csv(file: Path, columns: Columns) -> Labels:
+    """Labels from a CSV file, by path as written there (``./`` removed, one kind of slash).
+
+    Args:
+        file: the CSV file: a header line, then one line a file.
+        columns: which columns mean what.
+
+    Raises:
+        CatalogError: damage, with its line number; a path given twice or missing.
+        UnknownName: a column that is not there.
+    """
+    header = read_header(file)
+    path_at = _column(header, columns.path, PATH_NAMES, file, "path")
+    if path_at is None:
+        raise CatalogError(
+            "no column names the files",
+            file=file,
+            stage="labels",
+            value=header,
+            remedy=f"name it with --path-column, or call it one of {', '.join(PATH_NAMES)}",
+        )
+    group_at = _column(header, columns.group, GROUP_NAMES, file, "group")
+    split_at = _column(header, columns.split, SPLIT_NAMES, file, "split")
+    label_at = _column(header, columns.label, LABEL_NAMES, file, "label")
+    # A column may be a group or a split and a label too, when the reader named it as one.
+    structural = {path_at, *(at for at in (group_at, split_at) if at != label_at)}
+    assets = [i for i, name in enumerate(header) if name.startswith(ASSET_PREFIX)]
+    plain = [i for i in range(len(header)) if i not in structural and i not in assets]
+    named = [header[i] for i in plain]
+    for column in (columns.group, columns.split):
+        if column is not None and column not in named:
+            plain.append(header.index(column))
+            named.append(column)
+    out = Labels(source=file, names=named, asset_names=[header[i][6:] for i in assets])
+    if label_at is not None:
+        out.main = header[label_at]
+    elif len(named) == 1:
+        out.main = named[0]
+    for line, row in _rows(file):
+        if line == 1 or not any(row):
+            continue
+        if len(row) != len(header):
+            raise CatalogError(
+                f"line {line}: {len(row)} values for {len(header)} columns",
+                file=file,
+                stage="labels",
+                value=row[:8],
+                remedy='put values that hold a comma in double quotes: "a, b"',
+            )
+        path = _normal(row[path_at])
+        if not path:
+            raise CatalogError(f"line {line}: the path is empty", file=file, stage="labels")
+        if path in out.lines:
+            raise CatalogError(
+                f"line {line}: the file is named a second time, first on line {out.lines[path]}",
+                file=file,
+                stage="labels",
+                value=path,
+                remedy="keep one line a file",
+            )
+        out.lines[path] = line
+        out.values[path] = {
+            name: row[i].strip() or None for name, i in zip(named, plain, strict=True)
+        }
+        if group_at is not None and row[group_at].strip():
+            out.groups[path] = row[group_at].strip()
+        if split_at is not None and row[split_at].strip():
+            out.splits[path] = row[split_at].strip()
+        given = {header[i][6:]: row[i].strip() for i in assets if row[i].strip()}
+        if given:
+            out.assets[path] = given
+    return out
+
+
+def resolve(labels: Labels, paths: list[str], root: Path, *, strict: bool) -> dict[str, str]:
+    """Match the paths of a CSV file with the items of a collection.
+
+    A path is relative to the collection's root, else to the CSV file's folder; a path without
+    suffix also matches the one file that differs by its suffix only.
+
+    Args:
+        labels: as read.
+        paths: relative paths of everything found, usable or not.
+        root: the collection's root.
+        strict: a path that matches nothing is an error; else it is left out.
+
+    Returns:
+        The path in the CSV file by the collection's path.
+
+    Raises:
+        CatalogError: paths that match nothing, with their line numbers.
+    """
+    known = set(paths)
+    stems: dict[str, list[str]] = {}
+    for path in paths:
+        stems.setdefault(str(PurePosixPath(path).with_suffix("")), []).append(path)
+    prefix = ""
+    if labels.source is not None:
+        folder = labels.source.absolute().parent
+        if folder.is_relative_to(root.absolute()):
+            prefix = folder.relative_to(root.absolute()).as_posix() + "/"
+    matched: dict[str, str] = {}
+    lost: list[str] = []
+    for written in labels.lines:
+        beside = _normal(prefix + written)
+        inside = _normal(str(Path(written).relative_to(root))) if _within(written, root) else ""
+        options = [p for p in (written, beside, inside) if p in known]
+        if not options:
+            options = [p[0] for c in (written, beside) if len(p := stems.get(c, [])) == 1]
+        if options:
+            matched[options[0]] = written
+        else:
+            lost.append(written)
+    if lost and strict:
+        shown = "; ".join(f"line {labels.lines[p]}: {p}" for p in lost[:5])
+        raise CatalogError(
+            f"{len(lost)} of {len(labels.lines)} files named in the CSV file are not in the "
+            f"folder: {shown}{'; ...' if len(lost) > 5 else ''}",
+            file=labels.source,
+            stage="labels",
+            remedy="paths are relative to the scanned folder or to the CSV file; "
+            "mend them, or delete these lines",
+        )
+    return matched
+
+
+def from_folders(paths: list[str], *, force: bool) -> Labels | None:
+    """Class names from folder names.
+
+    Args:
+        paths: relative paths of the items.
+        force: take the first folder of each path; items at the top get no label. Otherwise
+            labels are given only where every path has exactly one folder, there are two classes
+            or more, and each has two items or more.
+
+    Returns:
+        Labels in the column ``label``, or None where the folder has no such form.
+    """
+    parts = {path: PurePosixPath(path).parts for path in paths}
+    counts = Counter(p[0] for p in parts.values() if len(p) > 1)
+    if not force:
+        flat = all(len(p) == 2 for p in parts.values())
+        if not flat or len(counts) < 2 or min(counts.values()) < 2:
+            return None
+    out = Labels(names=["label"], main="label")
+    for path, pieces in parts.items():
+        out.values[path] = {"label": pieces[0] if len(pieces) > 1 else None}
+    return out
+
+
+def _rows(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """Rows with the number of the line they begin on."""
+    line = 0
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as text:
+            first = text.readline()
+            text.seek(0)
+            tab = file.suffix.lower() == ".tsv" or ("\t" in first and "," not in first)
+            semicolon = ";" in first and "," not in first
+            reader = csv.reader(
+                text, delimiter="\t" if tab else ";" if semicolon else ",", strict=True
+            )
+            for row in reader:
+                yield line + 1, row
+                line = reader.line_num
+    except csv.Error as error:
+        raise CatalogError(f"line {line + 1}: {error}", file=file, stage="labels") from error
+    except UnicodeDecodeError as error:
+        raise CatalogError(
+            f"after line {line}: not UTF-8 text",
+            file=file,
+            stage="labels",
+            remedy="save the file as UTF-8",
+        ) from error
+    except OSError as error:
+        raise CatalogError(
+            f"the CSV file cannot be read: {error.strerror}", file=file, stage="labels"
+        ) from error
+
+
+def _column(
+    header: list[str], asked: str | None, usual: tuple[str, ...], file: Path, role: str
+) -> int | None:
+    if asked is not None:
+        if asked not in header:
+            raise UnknownName(
+                f"no such {role} column",
+                file=file,
+                stage="labels",
+                value=asked,
+                remedy=nearest(asked, header),
+            )
+        return header.index(asked)
+    lowered = [name.lower() for name in header]
+    return next((lowered.index(name) for name in usual if name in lowered), None)
+
+
+def _normal(path: str) -> str:
+    text = path.strip().replace("\\", "/")
+    return str(PurePosixPath(text)) if text else ""
+
+
+def _within(path: str, root: Path) -> bool:
+    return Path(path).is_absolute() and Path(path).is_relative_to(root)

@@ -1,0 +1,366 @@
+"""A folder becomes a catalog; bad files go to quarantine and never stop the scan."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from rhyme.catalog.catalog import Catalog
+from rhyme.catalog.discover import ACCEPTED, Candidate, Found, discover
+from rhyme.catalog.examine import Task, examine, head_hash, quarantined, refusal, tool_versions
+from rhyme.catalog.journal import Journal
+from rhyme.catalog.labels import (
+    Columns,
+    Labels,
+    find_path_column,
+    from_folders,
+    read_csv,
+    read_header,
+    resolve,
+)
+from rhyme.catalog.schema import ASSET, LABEL, VERSION, build_table, stable_id
+from rhyme.catalog.storage import FILE_NAME
+from rhyme.errors import CatalogError, ConfigError, DataError
+from rhyme.media import DEFAULT_LIMITS, Depth, Kind, Limits
+from rhyme.workers import map_ordered
+
+Progress = Callable[[int, int], None]
+"""Called with the number of finished candidates and of all."""
+
+_DEADLINE = 300.0
+
+
+def scan(
+    folder: str | Path,
+    *,
+    out: str | Path | None = None,
+    depth: Depth = "header",
+    labels: str | Path | Literal["auto", "none", "folder"] = "auto",
+    label_column: str | None = None,
+    group_column: str | None = None,
+    split_column: str | None = None,
+    path_column: str | None = None,
+    segment: float | None = 10.0,
+    spacing: float | None = None,
+    kinds: Iterable[Kind] | None = None,
+    workers: int = 0,
+    limits: Limits = DEFAULT_LIMITS,
+    progress: Progress | None = None,
+    journal: str | Path | None = None,
+) -> Catalog:
+    """Look at every file of a folder and make a catalog of what can be used.
+
+    A scan with ``out`` that is stopped half way goes on from there when it is started again.
+
+    Args:
+        folder: the data.
+        out: where to write the catalog, a file or an existing folder; None keeps it in memory.
+        depth: ``"header"``, ``"packets"`` or ``"frames"``; see `rhyme.media.probe`.
+        labels: a CSV file; ``"folder"`` for the first folder of each path; ``"none"``; or
+            ``"auto"``: ``labels.csv`` in the folder, else class folders where there clearly are
+            such, else none.
+        label_column: the main label column of the CSV file.
+        group_column: the CSV column that names the source; splits and masks go by it.
+        split_column: the CSV column that names the split.
+        path_column: the CSV column that names the file.
+        segment: seconds; longer files become several items of one group, and a last piece below
+            half of this joins the one before; None never cuts.
+        spacing: seconds between the frames of frame folders; by default 5 s for R2V2 names and
+            1/25 s for others.
+        kinds: what to take; see `rhyme.catalog.discover.discover`.
+        workers: processes that look at files; with 1 or more a decoder that crashes or hangs
+            costs its file only.
+        limits: bounds for one file.
+        progress: called after each candidate.
+        journal: file that remembers what was found, kept after the scan; by default it lies
+            beside ``out`` and goes when the catalog is written.
+
+    Returns:
+        The catalog, opened from ``out`` where given.
+
+    Raises:
+        DataError: no such folder, or no usable file in it.
+        CatalogError: the CSV file is damaged, or the catalog cannot be written.
+        ConfigError: an option is out of range.
+    """
+    if segment is not None and not (math.isfinite(segment) and segment > 0):
+        raise ConfigError("segment must be above 0 seconds", value=segment, stage="scan")
+    if spacing is not None and not (math.isfinite(spacing) and spacing > 0):
+        raise ConfigError("spacing must be above 0 seconds", value=spacing, stage="scan")
+    root = Path(folder)
+    listed = None if kinds is None else tuple(kinds)
+    found = discover(root, kinds=listed)
+    columns = Columns(path=path_column, label=label_column, group=group_column, split=split_column)
+    table = _read_labels(root, labels, columns)
+    target = None if out is None else Path(out)
+    if target is not None and target.is_dir():
+        target = target / FILE_NAME
+    own = journal is None and target is not None
+    note = target.with_name(target.name + ".journal") if own and target is not None else journal
+    digest = _digest(depth, spacing, limits)
+    with Journal(None if note is None else Path(note), digest) as log:
+        results, reused = _examine_all(root, found, log, depth, spacing, workers, limits, progress)
+        catalog = _assemble(
+            root,
+            found,
+            results,
+            _labels_for(root, found, results, table, labels),
+            segment=segment,
+            settings={
+                "depth": depth,
+                "labels": str(labels),
+                "segment": segment,
+                "spacing": spacing,
+                "kinds": listed,
+            },
+            extra={"reused": reused, "listing": listing(found)},
+        )
+        if target is not None:
+            catalog = catalog.save(target)
+        if own:
+            log.remove()
+    return catalog
+
+
+def listing(found: Found) -> str:
+    """A hash over path, size and time of everything found; it changes when the folder does."""
+    rows = [(c.path, c.size, c.mtime_ns, len(c.files)) for c in found.candidates]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _digest(depth: Depth, spacing: float | None, limits: Limits) -> str:
+    facts = json.dumps([VERSION, depth, spacing, asdict(limits), tool_versions()])
+    return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+
+def _read_labels(root: Path, labels: str | Path, columns: Columns) -> Labels | None:
+    """Labels from a CSV file, before any media file is opened."""
+    if str(labels) in ("none", "folder"):
+        if columns != Columns():
+            raise ConfigError(
+                "columns are named but there is no CSV file",
+                stage="labels",
+                value=str(labels),
+                remedy="give the CSV file: --labels FILE.csv",
+            )
+        return None
+    if str(labels) != "auto":
+        return read_csv(Path(labels), columns)
+    beside = root / "labels.csv"
+    if not beside.is_file():
+        if columns != Columns():
+            raise CatalogError(
+                "columns are named but the folder holds no labels.csv",
+                file=root,
+                stage="labels",
+                remedy="give the CSV file: --labels FILE.csv",
+            )
+        return None
+    if columns.path is None and find_path_column(read_header(beside)) is None:
+        return None
+    return read_csv(beside, columns)
+
+
+def _examine_all(
+    root: Path,
+    found: Found,
+    log: Journal,
+    depth: Depth,
+    spacing: float | None,
+    workers: int,
+    limits: Limits,
+    progress: Progress | None,
+) -> tuple[list[dict[str, Any]], int]:
+    """What is known of each candidate, in order, and how many were known before."""
+    results = [log.get(candidate) for candidate in found.candidates]
+    missing = [i for i, result in enumerate(results) if result is None]
+    done = reused = len(results) - len(missing)
+    tasks = (
+        Task(
+            root=str(root),
+            candidate=found.candidates[i],
+            depth=depth,
+            spacing=spacing if spacing is not None else found.candidates[i].spacing,
+            limits=limits,
+        )
+        for i in missing
+    )
+    deadline = _DEADLINE if workers > 0 else None
+    answers = map_ordered(examine, tasks, workers=workers, deadline=deadline, errors="return")
+    for i, answer in zip(missing, answers, strict=True):
+        candidate = found.candidates[i]
+        # A worker that died or hung answers with an error: that file is to blame.
+        result = refusal(root, candidate, answer) if isinstance(answer, Exception) else answer
+        results[i] = result
+        log.add(candidate, result)
+        done += 1
+        if progress is not None:
+            progress(done, len(results))
+    return cast("list[dict[str, Any]]", results), reused
+
+
+def _labels_for(
+    root: Path,
+    found: Found,
+    results: list[dict[str, Any]],
+    table: Labels | None,
+    labels: str | Path,
+) -> Labels:
+    """Labels keyed by the collection's own paths."""
+    paths = [candidate.path for candidate in found.candidates]
+    if table is not None:
+        matched = resolve(table, paths, root, strict=str(labels) != "auto")
+        return Labels(
+            source=table.source,
+            names=table.names,
+            main=table.main,
+            asset_names=table.asset_names,
+            values={path: table.values[w] for path, w in matched.items()},
+            groups={path: table.groups[w] for path, w in matched.items() if w in table.groups},
+            splits={path: table.splits[w] for path, w in matched.items() if w in table.splits},
+            assets={path: table.assets[w] for path, w in matched.items() if w in table.assets},
+            lines={p: table.lines[p] for p in table.lines if p not in set(matched.values())},
+        )
+    if str(labels) == "none":
+        return Labels()
+    usable = [p for p, result in zip(paths, results, strict=True) if "facts" in result]
+    force = str(labels) == "folder"
+    if not force and any(candidate.r2v2 for candidate in found.candidates):
+        return Labels()
+    return from_folders(usable, force=force) or Labels()
+
+
+def _assemble(
+    root: Path,
+    found: Found,
+    results: list[dict[str, Any]],
+    labels: Labels,
+    *,
+    segment: float | None,
+    settings: dict[str, object],
+    extra: dict[str, object],
+) -> Catalog:
+    """Rows, quarantine and metadata."""
+    rows: list[dict[str, object]] = []
+    bad = [
+        {
+            "path": path,
+            "reason": reason,
+            "remedy": "rename the file, or check its permissions",
+            "versions": tool_versions(),
+            "sha256": "",
+        }
+        for path, reason in found.unreadable
+    ]
+    for written, line in labels.lines.items():
+        # Only in "auto" are named files that are not there tolerated this far.
+        bad.append(
+            quarantined(
+                written,
+                {
+                    "reason": f"FileMissing: named on line {line} of {labels.source}, not there",
+                    "remedy": "add the file, or delete the line",
+                    "versions": tool_versions(),
+                    "sha256": head_hash(root / written),
+                },
+            )
+        )
+    for candidate, result in zip(found.candidates, results, strict=True):
+        if "refused" in result:
+            bad.append(quarantined(candidate.path, result["refused"]))
+        else:
+            rows += _rows(candidate, result["facts"], labels, segment)
+    if not rows:
+        raise _nothing(root, found, bad)
+    meta = {
+        "version": VERSION,
+        "root": str(root.absolute()),
+        "settings": settings,
+        "label_column": labels.main,
+        "quarantine": bad,
+        "ignored": found.ignored,
+        **extra,
+    }
+    return Catalog(build_table(rows, labels.names, labels.asset_names, meta), root=root)
+
+
+def _rows(
+    candidate: Candidate, facts: dict[str, Any], labels: Labels, segment: float | None
+) -> list[dict[str, object]]:
+    """The items of one file."""
+    path = candidate.path
+    kind = facts["kind"]
+    duration, fps = float(facts["duration"]), float(facts["fps"])
+    # At least sixteen frames an item, so that frames seconds apart are not torn asunder.
+    length = max(segment, 16 * float(facts["spacing"])) if segment and kind == "frames" else segment
+    values = labels.values.get(path, {})
+    shared: dict[str, object] = {
+        "path": path,
+        "kind": kind,
+        "fps": fps,
+        "width": int(facts["width"]),
+        "height": int(facts["height"]),
+        "audio": bool(facts["sound"]),
+        "group": labels.groups.get(path, path),
+        "split": labels.splits.get(path),
+        "status": "partial" if facts["partial"] else "ok",
+        "bytes": candidate.size,
+        "mtime_ns": candidate.mtime_ns,
+        "spacing": float(facts["spacing"]) if kind == "frames" else None,
+        "files": list(candidate.files) or None,
+        **{LABEL + name: values.get(name) for name in labels.names},
+        **{ASSET + name: value for name, value in labels.assets.get(path, {}).items()},
+    }
+    total = facts["frames"] if facts["frames"] is not None else max(1, round(duration * fps))
+    cuts = segments(duration, length)
+    edges = [round(total * start / duration) if duration > 0 else 0 for start, _ in cuts]
+    edges.append(int(total))
+    return [
+        {
+            **shared,
+            "id": stable_id(path, start),
+            "start": start,
+            "stop": stop,
+            "frames": edges[i + 1] - edges[i],
+        }
+        for i, (start, stop) in enumerate(cuts)
+    ]
+
+
+def segments(duration: float, length: float | None) -> list[tuple[float, float]]:
+    """Cut a file into pieces.
+
+    Args:
+        duration: seconds.
+        length: seconds a piece; None never cuts.
+
+    Returns:
+        ``(start, stop)`` in seconds; a last piece below half the length joins the one before.
+    """
+    if length is None or duration < 1.5 * length:
+        return [(0.0, duration)]
+    whole = int(duration // length)
+    count = whole + (duration - whole * length >= length / 2)
+    starts = [i * length for i in range(count)]
+    return list(zip(starts, [*starts[1:], duration], strict=True))
+
+
+def _nothing(root: Path, found: Found, bad: list[dict[str, str]]) -> DataError:
+    shown = "; ".join(f"{row['path']}: {row['reason']}" for row in bad[:3])
+    if bad:
+        cause = f"none of {len(bad)} media files can be used: {shown}"
+    elif found.ignored:
+        cause = f"no file of the kinds asked for; there are others: {found.ignored}"
+    else:
+        cause = f"no media among {found.seen} files"
+    return DataError(
+        cause + ("; ..." if len(bad) > 3 else ""),
+        file=root,
+        stage="scan",
+        remedy=f"accepted: {ACCEPTED}",
+    )

@@ -1,0 +1,149 @@
+"""Catalog tables on disk: Arrow IPC files that are mapped into memory, and Parquet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rhyme.catalog.schema import LABEL, encode_words
+from rhyme.errors import CatalogError
+from rhyme.run import fsync_directory
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FILE_NAME = "catalog.arrow"
+"""Name of the catalog file in a folder."""
+
+
+def file_of(path: str | Path) -> Path:
+    """The catalog file that a path means: itself, or ``catalog.arrow`` in a folder."""
+    file = Path(path)
+    return file / FILE_NAME if file.is_dir() else file
+
+
+def read_arrow(file: Path) -> pa.Table:
+    """Map a table into memory.
+
+    Args:
+        file: an Arrow IPC file.
+
+    Raises:
+        CatalogError: missing or damaged.
+    """
+    import pyarrow as pa
+
+    if not file.is_file():
+        raise CatalogError(
+            "no such catalog", file=file, remedy="make one: rhyme scan FOLDER --out FILE"
+        )
+    try:
+        with pa.memory_map(str(file)) as source:
+            return pa.ipc.open_file(source).read_all()
+    except (pa.ArrowException, OSError, EOFError) as error:
+        raise CatalogError(
+            f"the catalog is damaged: {error}", file=file, remedy="scan the folder again"
+        ) from error
+
+
+def write_arrow(table: pa.Table, file: Path) -> None:
+    """Write a table, whole or not at all, and make it durable.
+
+    Args:
+        table: the table.
+        file: where to; an existing file is replaced.
+
+    Raises:
+        CatalogError: it cannot be written.
+    """
+    import pyarrow as pa
+
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as sink:
+            with pa.ipc.new_file(sink, table.schema) as writer:
+                writer.write_table(table.combine_chunks())
+            sink.flush()
+            os.fsync(sink.fileno())
+        partial.replace(file)
+        fsync_directory(file.parent)
+    except OSError as error:
+        raise CatalogError(
+            f"the catalog cannot be written: {error.strerror or error}",
+            file=file,
+            remedy="check free space and permissions, or give another --out",
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_parquet(file: Path) -> pa.Table:
+    """Read a table from Parquet, its words encoded anew.
+
+    Args:
+        file: the Parquet file.
+
+    Raises:
+        CatalogError: missing or damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(file)
+    except (pa.ArrowException, OSError) as error:
+        raise CatalogError(f"cannot be read as Parquet: {error}", file=file) from error
+    for place, column in enumerate(table.schema):
+        if pa.types.is_dictionary(column.type) or column.name.startswith(LABEL):
+            words = encode_words(table.column(place).to_pylist())
+            table = table.set_column(place, column.name, words)
+    return table
+
+
+def write_parquet(table: pa.Table, file: Path) -> None:
+    """Write a table as Parquet.
+
+    Args:
+        table: the table.
+        file: where to.
+
+    Raises:
+        CatalogError: it cannot be written.
+    """
+    import pyarrow.parquet as pq
+
+    try:
+        pq.write_table(table, file)
+    except OSError as error:
+        raise CatalogError(f"cannot be written: {error}", file=file) from error
+
+
+def relative_root(root: Path, file: Path) -> str | None:
+    """The data's folder relative to the catalog file, where both can move together.
+
+    That is so where the catalog lies in the data's folder or the data below the catalog's.
+
+    Args:
+        root: the data's folder.
+        file: the catalog file.
+    """
+    home, data = file.absolute().parent, root.absolute()
+    if home.is_relative_to(data) or data.is_relative_to(home):
+        return os.path.relpath(data, home)
+    return None
+
+
+def find_root(meta: Mapping[str, Any], file: Path) -> Path:
+    """The data's folder: relative to the catalog where that is known, else as recorded.
+
+    Args:
+        meta: the catalog's metadata.
+        file: the catalog file.
+    """
+    relative = meta.get("root_relative")
+    if relative is not None:
+        return Path(os.path.normpath(file.absolute().parent / str(relative)))
+    return Path(str(meta["root"]))
