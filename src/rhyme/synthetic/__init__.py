@@ -25,6 +25,7 @@ from rhyme.synthetic.draw import (
     caption,
     draw_video,
 )
+from rhyme.synthetic.members import Entry, plan
 from rhyme.synthetic.motion import Poses, keyframe_weights, onsets, phases, poses
 from rhyme.synthetic.names import (
     APPEARANCES,
@@ -37,8 +38,7 @@ from rhyme.synthetic.names import (
     SOUNDS,
     SPLITS,
 )
-from rhyme.synthetic.plan import Entry, plan
-from rhyme.synthetic.render import Rendered, render
+from rhyme.synthetic.pictures import Rendered, render
 from rhyme.synthetic.sound import synthesise_sound
 from rhyme.synthetic.truth import LabelRow, Truth, read_labels, read_truth
 from rhyme.synthetic.world import (

@@ -219,8 +219,11 @@ def draw_video(
     scenes: list[Scene] = []
     lights: list[Light] = []
     for _ in range(KEYFRAMES):
-        palettes.append(palette if rng.random() < palette_keep else _palette(rng, y))
-        scenes.append(scene if rng.random() < scene_keep else _scene(rng, y, background))
+        # New ones are drawn whether they are used or not, so that worlds of different PK and VB
+        # show the same videos otherwise and can be compared in pairs.
+        fresh_palette, fresh_scene = _palette(rng, y), _scene(rng, y, background)
+        palettes.append(palette if rng.random() < palette_keep else fresh_palette)
+        scenes.append(scene if rng.random() < scene_keep else fresh_scene)
         lights.append(_light(rng))
     return VideoSpec(
         key=(seed, stream, index),

@@ -15,6 +15,9 @@ BURST_HZ = (1500.0, 3000.0)
 """Lowest and highest pitch of a burst; it glides up or down between the two."""
 
 
+_RAMP_SECONDS = 0.01
+
+
 def synthesise_sound(spec: VideoSpec, rate: int = 16000) -> NDArray[np.float32]:
     """Synthesise the mono sound of a video.
 
@@ -51,5 +54,6 @@ def _add_burst(signal: NDArray[np.float64], start: int, rate: int, *, rising: bo
     s = np.arange(n) / rate
     low, high = BURST_HZ if rising else BURST_HZ[::-1]
     cycles = low * s + (high - low) / (2 * BURST_SECONDS) * s**2
-    window = np.sin(np.pi * s / BURST_SECONDS) ** 2
+    ramp = np.clip(np.minimum(s, BURST_SECONDS - s) / _RAMP_SECONDS, 0, 1)
+    window = np.sin(np.pi / 2 * ramp) ** 2
     signal[start : start + n] += BURST_PEAK * window * np.sin(2 * np.pi * cycles)

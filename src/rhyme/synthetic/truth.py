@@ -139,7 +139,8 @@ def read_truth(world: str | Path, video_id: str) -> Truth:
             remedy="check the folder, and the id against labels.csv",
         )
     try:
-        with np.load(path, allow_pickle=False) as data:
+        # Opened here, because numpy leaves the file open when it meets a damaged one.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             arrays: dict[str, NDArray[Any]] = {name: data[name] for name in data.files}
         masks = None
         if "mask_bits" in arrays:

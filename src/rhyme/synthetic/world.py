@@ -19,6 +19,7 @@ from rhyme.run import atomic_write, fsync_directory
 from rhyme.synthetic.config import WorldConfig
 from rhyme.synthetic.draw import VideoSpec, caption, colour
 from rhyme.synthetic.encode import encode
+from rhyme.synthetic.members import Entry, plan
 from rhyme.synthetic.motion import onsets, phases
 from rhyme.synthetic.names import (
     APPEARANCES,
@@ -30,8 +31,7 @@ from rhyme.synthetic.names import (
     SOUNDS,
     SPLITS,
 )
-from rhyme.synthetic.plan import Entry, plan
-from rhyme.synthetic.render import Rendered, render
+from rhyme.synthetic.pictures import Rendered, render
 from rhyme.synthetic.sound import synthesise_sound
 from rhyme.synthetic.truth import (
     FORMAT,
@@ -43,7 +43,7 @@ from rhyme.synthetic.truth import (
     write_labels,
     write_truth,
 )
-from rhyme.workers import map_ordered
+from rhyme.workers import Pool
 
 Progress = Callable[[int, int], None]
 """Called with the number of videos done and of all videos."""
@@ -134,10 +134,12 @@ def write_world(
             (partial / "videos" / split).mkdir(parents=True)
         rows: list[LabelRow] = []
         make = functools.partial(_write_video, config, partial)
-        for row in map_ordered(make, entries, workers=config.workers):
-            rows.append(row)
-            if progress is not None:
-                progress(len(rows), len(entries))
+        # The pool ends before the folder is renamed or removed: nobody writes into it any more.
+        with Pool(make, workers=config.workers) as pool:
+            for row in pool.map(entries):
+                rows.append(row)
+                if progress is not None:
+                    progress(len(rows), len(entries))
         write_labels(partial / "labels.csv", rows)
         atomic_write(partial / "world.json", _describe(config, rows))
         partial.replace(root.absolute())
@@ -180,10 +182,11 @@ def render_arrays(
     shape = (len(entries), len(numbers), config.size, config.size, 3)
     frames = np.empty(shape, np.uint8)
     make = functools.partial(_render_entry, config, numbers)
-    for i, pixels in enumerate(map_ordered(make, entries, workers=config.workers)):
-        frames[i] = pixels
-        if progress is not None:
-            progress(i + 1, len(entries))
+    with Pool(make, workers=config.workers) as pool:
+        for i, pixels in enumerate(pool.map(entries)):
+            frames[i] = pixels
+            if progress is not None:
+                progress(i + 1, len(entries))
     specs = [entry.spec(config) for entry in entries]
     return WorldArrays(
         frames=frames,
