@@ -1,0 +1,258 @@
+"""Checkpoints: written whole or not at all, verified when read.
+
+A checkpoint is a folder ``checkpoints/step-00000123/`` of three files::
+
+    state.safetensors   every tensor, by a flat name
+    state.json          everything else, with references to the tensors by name
+    manifest.json       size and SHA-256 of the two, written last
+
+The folder is filled under a temporary name; its files and the folder are synced before the rename
+that makes it visible, and the parent folder after it. Whatever moment a process is killed at, the
+newest folder with a matching manifest is a complete checkpoint. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from rhyme.errors import CheckpointError
+from rhyme.run import RunFolder, fsync_directory, sha256_file
+
+FORMAT = 1
+TENSORS, STATE, MANIFEST = "state.safetensors", "state.json", "manifest.json"
+_NAME = re.compile(r"step-(\d{8,})")
+_TEMPORARY = ".writing-"
+_DROPPED = ".dropped-"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was read and verified.
+
+    Attributes:
+        path: its folder.
+        step: steps done.
+        tensors: tensors by flat name.
+        state: everything else.
+    """
+
+    path: Path
+    step: int
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+# The four operations that touch the disk, one function each: tests stop the world around them.
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a new file."""
+    with path.open("xb") as file:
+        file.write(data)
+
+
+def sync_file(path: Path) -> None:
+    """Make a file's bytes durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """Make a folder's entries durable."""
+    fsync_directory(path)
+
+
+def rename(old: Path, new: Path) -> None:
+    """Give a folder its name."""
+    old.rename(new)
+
+
+def folder_name(step: int) -> str:
+    """Name of a step's folder."""
+    return f"step-{step:08d}"
+
+
+def steps_on_disk(folder: Path) -> list[int]:
+    """Steps whose folder exists, complete or not, rising."""
+    if not folder.is_dir():
+        return []
+    found = (_NAME.fullmatch(entry.name) for entry in folder.iterdir())
+    return sorted(int(match[1]) for match in found if match)
+
+
+def save(
+    folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], *, keep: int
+) -> Path:
+    """Write a checkpoint and drop the oldest ones beyond ``keep``.
+
+    Args:
+        folder: the run's ``checkpoints``.
+        step: steps done.
+        tensors: tensors by flat name, on any device; copied before this returns.
+        state: JSON data.
+        keep: checkpoints that stay, this one included.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        CheckpointError: the disk refuses; earlier checkpoints are as they were.
+    """
+    final = folder / folder_name(step)
+    copies = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
+    files = {
+        TENSORS: safetensors.torch.save(copies),
+        STATE: json.dumps(state, allow_nan=False, ensure_ascii=True).encode(),
+    }
+    listed = {
+        n: {"bytes": len(b), "sha256": hashlib.sha256(b).hexdigest()} for n, b in files.items()
+    }
+    manifest = {"format": FORMAT, "step": step, "files": listed}
+    files[MANIFEST] = json.dumps(manifest, indent=1).encode()
+    temporary = folder / f"{_TEMPORARY}{final.name}-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+        temporary.mkdir()
+        for name, data in files.items():
+            write_bytes(temporary / name, data)
+            sync_file(temporary / name)
+        sync_folder(temporary)
+        if final.exists():
+            drop(final)
+        rename(temporary, final)
+        sync_folder(folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(
+            f"the checkpoint could not be written: {error.strerror or error}",
+            file=final,
+            stage="save checkpoint",
+            remedy="make room or give a writable --out; earlier checkpoints are intact",
+        ) from error
+    for old in [s for s in steps_on_disk(folder) if s < step][: -(keep - 1) or None]:
+        drop(folder / folder_name(old))
+    return final
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed save or removal left behind."""
+    for entry in folder.iterdir():
+        if entry.name.startswith((_TEMPORARY, _DROPPED)):
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def drop(path: Path) -> None:
+    """Remove a checkpoint so that no half of it is ever found under its name."""
+    aside = path.with_name(f"{_DROPPED}{path.name}-{os.getpid()}")
+    shutil.rmtree(aside, ignore_errors=True)
+    rename(path, aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def problem(path: Path) -> str | None:
+    """What is wrong with a checkpoint's files, or None."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        listed = cast(dict[str, Any], manifest["files"])
+        if manifest["format"] != FORMAT:
+            return f"format {manifest['format']!r} is not {FORMAT}"
+        if set(listed) != {TENSORS, STATE}:
+            return "the manifest lists other files"
+        if folder_name(manifest["step"]) != path.name:
+            return "the manifest is of another step"
+        for name, facts in listed.items():
+            if (path / name).stat().st_size != facts["bytes"]:
+                return f"{name} has another size than the manifest says"
+            if sha256_file(path / name) != facts["sha256"]:
+                return f"{name} has another checksum than the manifest says"
+    except FileNotFoundError as error:
+        return f"{Path(str(error.filename)).name} is missing"
+    except OSError as error:
+        return f"unreadable: {error.strerror or error}"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{MANIFEST} is damaged"
+    return None
+
+
+def newest(folder: Path, damaged: Callable[[Path, str], None] | None = None) -> Path | None:
+    """The newest complete checkpoint whose checksums match.
+
+    Args:
+        folder: the run's ``checkpoints``.
+        damaged: told of each newer one that is passed over, and why.
+    """
+    for step in reversed(steps_on_disk(folder)):
+        path = folder / folder_name(step)
+        cause = problem(path)
+        if cause is None:
+            return path
+        if damaged is not None:
+            damaged(path, cause)
+    return None
+
+
+def latest(run: RunFolder) -> Path | None:
+    """The checkpoint to resume a run from; None where the run has none.
+
+    A damaged one is entered into the events, and the one before is taken.
+
+    Raises:
+        CheckpointError: there are checkpoints, and all are damaged.
+    """
+    causes: list[str] = []
+
+    def note(path: Path, cause: str) -> None:
+        causes.append(f"{path.name}: {cause}")
+        run.event("checkpoint_damaged", checkpoint=path.name, cause=cause)
+
+    found = newest(run.checkpoints, note)
+    if found is None and causes:
+        raise CheckpointError(
+            "no checkpoint of the run is whole",
+            file=run.checkpoints,
+            stage="resume",
+            value=causes,
+            remedy="start a new run, or restore the folder from a copy",
+        )
+    return found
+
+
+def read(path: Path) -> Checkpoint:
+    """Read and verify a checkpoint.
+
+    Raises:
+        CheckpointError: it is missing, incomplete or damaged.
+    """
+    cause = problem(path)
+    if cause is not None:
+        raise CheckpointError(
+            f"the checkpoint is damaged: {cause}",
+            file=path,
+            stage="read checkpoint",
+            remedy="resume from an earlier one",
+        )
+    try:
+        tensors = safetensors.torch.load((path / TENSORS).read_bytes())
+        state = json.loads((path / STATE).read_bytes())
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(
+            "the checkpoint cannot be read", file=path, stage="read checkpoint", value=str(error)
+        ) from error
+    if not isinstance(state, dict):
+        raise CheckpointError("the checkpoint holds no table", file=path, stage="read checkpoint")
+    match = _NAME.fullmatch(path.name)
+    return Checkpoint(path, int(match[1]) if match else -1, tensors, cast(dict[str, Any], state))

@@ -1,0 +1,280 @@
+"""Options of the training loop: how long, with which optimiser and schedule, and what to keep."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rhyme.errors import ConfigError
+
+OptimizerName = Literal["sgd", "adamw", "lars"]
+ScheduleName = Literal["cosine", "step", "constant"]
+
+
+def _check(good: bool, cause: str, value: Any, remedy: str) -> None:
+    """Raise :class:`ConfigError` unless ``good``."""
+    if not good:
+        raise ConfigError(cause, stage="train config", value=value, remedy=remedy)
+
+
+def _number(value: Any) -> bool:
+    """Whether a value is a finite number and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(value: Any, least: int) -> bool:
+    """Whether a value is a whole number of at least ``least``."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Which optimiser trains the parameters.
+
+    Attributes:
+        name: ``"sgd"``, ``"adamw"`` or ``"lars"`` (arXiv 1708.03888, in SimCLR's form).
+        lr: base learning rate, the peak of the schedule.
+        momentum: μ of SGD and LARS, in [0, 1).
+        nesterov: Nesterov's form of the momentum, SGD only.
+        weight_decay: L2 term of SGD and LARS, decoupled decay of AdamW.
+        betas: decay rates of AdamW's two moments.
+        eps: AdamW's ε.
+        eta: η of LARS' trust ratio.
+        decay_norm_and_bias: whether parameters of fewer than two dimensions (biases, normalisation)
+            are treated like the others. None is True for SGD (as in MoCo's recipe) and False for
+            AdamW and LARS; under LARS it turns off their trust ratio along with the decay.
+        plain_groups: parameter groups that take neither decay nor trust ratio, such as a classifier
+            that is trained beside the encoder.
+    """
+
+    name: OptimizerName = "sgd"
+    lr: float = 0.03
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    eta: float = 1e-3
+    decay_norm_and_bias: bool | None = None
+    plain_groups: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        known = ("sgd", "adamw", "lars")
+        _check(self.name in known, "unknown optimizer", self.name, f"choose one of {known}")
+        _check(_number(self.lr) and self.lr > 0, "lr must be positive", self.lr, "try 0.03")
+        _check(
+            _number(self.momentum) and 0 <= self.momentum < 1,
+            "momentum must lie in [0, 1)",
+            self.momentum,
+            "try 0.9",
+        )
+        _check(
+            not self.nesterov or (self.name == "sgd" and self.momentum > 0),
+            "nesterov needs SGD with momentum",
+            self.name,
+            "set nesterov to false",
+        )
+        _check(
+            _number(self.weight_decay) and self.weight_decay >= 0,
+            "weight_decay must not be negative",
+            self.weight_decay,
+            "try 1e-4",
+        )
+        _check(
+            len(self.betas) == 2 and all(_number(b) and 0 <= b < 1 for b in self.betas),
+            "both betas must lie in [0, 1)",
+            self.betas,
+            "try 0.9 and 0.999",
+        )
+        _check(_number(self.eps) and self.eps > 0, "eps must be positive", self.eps, "try 1e-8")
+        _check(_number(self.eta) and self.eta > 0, "eta must be positive", self.eta, "try 0.001")
+
+    @property
+    def decays_all(self) -> bool:
+        """:attr:`decay_norm_and_bias` with None resolved."""
+        return self.name == "sgd" if self.decay_norm_and_bias is None else self.decay_norm_and_bias
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """How the learning rate moves over the run.
+
+    Attributes:
+        name: ``"cosine"``, ``"step"`` or ``"constant"``.
+        warmup_steps: steps of linear warm-up; give this or ``warmup_epochs``.
+        warmup_epochs: the same in epochs.
+        warmup_lr: learning rate at which the warm-up starts.
+        milestones: for ``"step"``: where the rate is multiplied by ``gamma``, in units of ``per``.
+        gamma: that factor.
+        per: ``"step"`` moves the rate at every step, ``"epoch"`` only at the start of an epoch.
+        final_lr: where the cosine ends.
+    """
+
+    name: ScheduleName = "cosine"
+    warmup_steps: int = 0
+    warmup_epochs: float = 0.0
+    warmup_lr: float = 0.0
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+    per: Literal["step", "epoch"] = "step"
+    final_lr: float = 0.0
+
+    def __post_init__(self) -> None:
+        known = ("cosine", "step", "constant")
+        _check(self.name in known, "unknown schedule", self.name, f"choose one of {known}")
+        _check(
+            self.per in ("step", "epoch"),
+            "unknown schedule unit",
+            self.per,
+            "choose per=step or per=epoch",
+        )
+        _check(
+            _whole(self.warmup_steps, 0),
+            "warmup_steps must be a whole number from 0",
+            self.warmup_steps,
+            "try 0",
+        )
+        _check(
+            _number(self.warmup_epochs) and self.warmup_epochs >= 0,
+            "warmup_epochs must not be negative",
+            self.warmup_epochs,
+            "try 10",
+        )
+        _check(
+            not (self.warmup_steps and self.warmup_epochs),
+            "the warm-up is given twice",
+            (self.warmup_steps, self.warmup_epochs),
+            "give warmup_steps or warmup_epochs",
+        )
+        ordered = all(a < b for a, b in zip(self.milestones, self.milestones[1:], strict=False))
+        _check(
+            ordered and all(_whole(m, 1) for m in self.milestones),
+            "milestones must be positive and rise",
+            self.milestones,
+            "e.g. 120 160",
+        )
+        _check(
+            (self.name == "step") == bool(self.milestones),
+            "milestones belong to the step schedule",
+            self.milestones,
+            "give name=step and milestones together",
+        )
+        for name in ("warmup_lr", "final_lr", "gamma"):
+            value = getattr(self, name)
+            _check(
+                _number(value) and value >= 0, f"{name} must not be negative", value, "try 0 or 0.1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Options of a training run.
+
+    Attributes:
+        steps: steps of the loop.
+        epochs: passes over the data. Where both are given, the earlier end counts.
+        batch_size: items of a global batch.
+        optimizer: see :class:`OptimizerConfig`.
+        schedule: see :class:`ScheduleConfig`.
+        clip_norm: largest L2 norm of a phase's gradient; None for no clipping.
+        device: ``"auto"`` (a GPU where there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+        deterministic: ask torch for deterministic operations, and warn where it has none.
+        seed: run seed.
+        workers: processes that make batches.
+        log_every: steps between rows of ``metrics.jsonl``.
+        checkpoint_every: steps between checkpoints; None saves only at the end or on a signal.
+        keep: newest checkpoints that are kept.
+        nan: on a loss or gradient that is not finite, ``"stop"`` or ``"skip"`` the step.
+        nan_limit: skipped steps in a row after which ``"skip"`` stops too.
+        probe_every: steps between probes; None probes only after the last step.
+        collapse: the alarm's limit for ``std · √d`` of the embeddings; about 1 is healthy.
+        collapse_logs: log rows in a row below that limit that raise the alarm.
+    """
+
+    steps: int | None = None
+    epochs: float | None = None
+    batch_size: int = 64
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    clip_norm: float | None = None
+    device: str = "auto"
+    deterministic: bool = False
+    seed: int = 0
+    workers: int = 0
+    log_every: int = 10
+    checkpoint_every: int | None = 500
+    keep: int = 2
+    nan: Literal["stop", "skip"] = "stop"
+    nan_limit: int = 3
+    probe_every: int | None = None
+    collapse: float = 0.1
+    collapse_logs: int = 5
+
+    def __post_init__(self) -> None:
+        _check(
+            self.steps is not None or self.epochs is not None,
+            "the length of the run is missing: give steps or epochs",
+            None,
+            "e.g. --train.steps 1000",
+        )
+        _check(
+            self.steps is None or _whole(self.steps, 1),
+            "steps must be a whole number from 1",
+            self.steps,
+            "e.g. 1000",
+        )
+        _check(
+            self.epochs is None or (_number(self.epochs) and self.epochs > 0),
+            "epochs must be positive",
+            self.epochs,
+            "e.g. 10",
+        )
+        for name in ("batch_size", "log_every", "keep", "nan_limit", "collapse_logs"):
+            value = getattr(self, name)
+            _check(_whole(value, 1), f"{name} must be a whole number from 1", value, "e.g. 1")
+        for name in ("checkpoint_every", "probe_every"):
+            value = getattr(self, name)
+            _check(
+                value is None or _whole(value, 1),
+                f"{name} must be a whole number from 1, or none",
+                value,
+                "e.g. 100",
+            )
+        _check(_whole(self.workers, 0), "workers must not be negative", self.workers, "e.g. 0")
+        _check(_whole(self.seed, 0), "seed must be a whole number from 0", self.seed, "e.g. 0")
+        _check(
+            self.clip_norm is None or (_number(self.clip_norm) and self.clip_norm > 0),
+            "clip_norm must be positive, or none",
+            self.clip_norm,
+            "e.g. 1.0",
+        )
+        _check(
+            _number(self.collapse) and self.collapse >= 0,
+            "collapse must not be negative",
+            self.collapse,
+            "0 turns the alarm off",
+        )
+        _check(self.nan in ("stop", "skip"), "unknown nan policy", self.nan, "choose stop or skip")
+        kind, _, number = self.device.partition(":")
+        _check(
+            kind in ("auto", "cpu", "cuda")
+            and (not number or (kind == "cuda" and number.isdigit())),
+            "unknown device",
+            self.device,
+            "choose auto, cpu, cuda or cuda:0",
+        )
+
+    @property
+    def operational(self) -> tuple[str, ...]:
+        """Options that may change between two parts of a run: they do not touch its numbers."""
+        return (
+            "device",
+            "workers",
+            "log_every",
+            "checkpoint_every",
+            "keep",
+            "probe_every",
+            "collapse",
+            "collapse_logs",
+        )

@@ -1,0 +1,72 @@
+"""Where a run computes: its device, its versions, and whether its operations are deterministic."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+import rhyme
+from rhyme import distributed
+from rhyme.errors import ConfigError
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of a name.
+
+    Args:
+        name: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+
+    Raises:
+        ConfigError: the device is not here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{distributed.local_rank()}"
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise ConfigError(
+                "the device is not available",
+                stage="train",
+                value=name,
+                remedy=f"{count} CUDA device(s) found; use --device cpu or --device auto",
+            )
+    return device
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions and settings that may change the last bits of a result."""
+    return {
+        "rhyme": rhyme.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "threads": torch.get_num_threads(),
+        "ranks": distributed.world_size(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+    }
+
+
+@contextmanager
+def deterministic(on: bool) -> Generator[None]:
+    """Within it torch chooses deterministic operations and warns where there is none."""
+    if not on:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warned)
+        torch.backends.cudnn.benchmark = benchmark

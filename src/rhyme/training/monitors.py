@@ -1,0 +1,93 @@
+"""What shows that an embedding is alive: its spread, its rank, and an alarm for its collapse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def embedding_std(embeddings: Tensor) -> Tensor:
+    """Mean over dimensions of the standard deviation of the normalised embeddings.
+
+    Embeddings spread evenly over the sphere have ``1/√d``; collapsed ones have 0 (arXiv 2011.10566,
+    section 4.1).
+
+    Args:
+        embeddings: ``[b, d]``, ``b ≥ 2``; fewer rows have no spread and give 0.
+
+    Returns:
+        A scalar in float32.
+    """
+    rows = torch.nn.functional.normalize(embeddings.detach().float(), dim=1)
+    return rows.std(dim=0, correction=0).mean()
+
+
+@torch.no_grad()
+def effective_rank(embeddings: Tensor) -> Tensor:
+    """Exponential of the entropy of the normalised singular values (Roy and Vetterli, 2007).
+
+    Args:
+        embeddings: ``[b, d]``; they are normalised and not centred, so that a collapse to one
+            direction gives 1.
+
+    Returns:
+        A scalar in ``[1, min(b, d)]``; not a number where the embeddings are not finite.
+    """
+    rows = torch.nn.functional.normalize(embeddings.detach().float(), dim=1)
+    if not bool(torch.isfinite(rows).all()):
+        return torch.tensor(float("nan"))
+    values = torch.linalg.svdvals(rows)
+    share = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny)
+    return torch.exp(torch.special.entr(share).sum())
+
+
+def watch(embeddings: Mapping[str, Tensor]) -> dict[str, float]:
+    """Monitors of all embeddings of a step, as a row's entries.
+
+    Returns:
+        ``std/<name>`` times ``√d`` (1 is an even spread) and ``rank/<name>``.
+    """
+    row: dict[str, float] = {}
+    for name, value in embeddings.items():
+        rows = value.flatten(0, -2)
+        row[f"std/{name}"] = float(embedding_std(rows)) * rows.shape[-1] ** 0.5
+        row[f"rank/{name}"] = float(effective_rank(rows))
+    return row
+
+
+class CollapseAlarm:
+    """Counts rows in which an embedding's ``std · √d`` lies below a limit.
+
+    Args:
+        limit: the limit; 0 turns the alarm off.
+        rows: rows in a row below it that raise the alarm, once until the spread recovers.
+    """
+
+    def __init__(self, limit: float, rows: int) -> None:
+        self.limit = limit
+        self.rows = rows
+        self.below: dict[str, int] = {}
+
+    def see(self, monitors: Mapping[str, float]) -> list[str]:
+        """Take the monitors of a row; returns the names whose alarm rings now."""
+        ringing: list[str] = []
+        for key, value in monitors.items():
+            kind, _, name = key.partition("/")
+            if kind != "std":
+                continue
+            self.below[name] = self.below.get(name, 0) + 1 if value < self.limit else 0
+            if self.below[name] == self.rows:
+                ringing.append(name)
+        return ringing
+
+    def state_dict(self) -> dict[str, Any]:
+        """Rows counted so far."""
+        return {"below": dict(self.below)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue counting."""
+        self.below = {str(name): int(count) for name, count in state["below"].items()}

@@ -1,0 +1,183 @@
+"""What a run tells while it goes: rows of metrics, alarms, probes, the time that is left."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rhyme.errors import RhymeError
+from rhyme.run import RunFolder, append_jsonl
+from rhyme.systems.base import StepOutput, System
+from rhyme.training.config import TrainConfig
+from rhyme.training.metrics import Window
+from rhyme.training.monitors import CollapseAlarm, watch
+from rhyme.training.progress import Progress, duration
+
+Probe = Callable[[System], Mapping[str, float]]
+ESTIMATE_AFTER = 4  # steps; the first is left out of the estimate, since it warms caches up
+
+
+class Recorder:
+    """Counts, times and writes for the loop.
+
+    Args:
+        run: the run folder.
+        config: options of the training.
+        steps: steps of the run.
+        leader: whether this rank writes.
+        shown: whether this rank shows progress.
+    """
+
+    def __init__(
+        self, run: RunFolder, config: TrainConfig, steps: int, *, leader: bool, shown: bool
+    ) -> None:
+        self.run, self.config, self.steps = run, config, steps
+        self.leader, self.shown = leader, shown
+        self.window = Window()
+        self.alarm = CollapseAlarm(config.collapse, config.collapse_logs)
+        self.final_loss = float("nan")
+        self.items, self.wait = 0, 0.0
+        self._seconds = 0.0
+        self.start(0)
+
+    def start(self, step: int) -> None:
+        """Begin to measure, at the first step of this part of the run."""
+        self.first = step
+        self._began = time.perf_counter()
+        self._paused = 0.0
+        self._mark = (self._began, 0, 0.0)  # of the window: when, items and wait until then
+        self._clock: deque[float] = deque(maxlen=101)
+        self.progress = Progress(self.steps, done=step, shown=False)
+
+    def open(self, device: torch.device) -> None:
+        """Show progress from here on."""
+        self.progress = Progress(self.steps, done=self.first, shown=self.shown)
+        if self.steps - self.first > ESTIMATE_AFTER:
+            self.progress.say(f"training on {device}: measuring {ESTIMATE_AFTER} steps ...")
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, over all parts of the run."""
+        return self._seconds + time.perf_counter() - self._began
+
+    @contextmanager
+    def paused(self) -> Generator[None]:
+        """Time within does not count for the rates (probes, checkpoints)."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._paused += time.perf_counter() - began
+
+    def waited(self, seconds: float, items: int) -> None:
+        """A batch of ``items`` came after ``seconds``."""
+        self.wait += seconds
+        self.items += items
+
+    def count(self, output: StepOutput, norm: Tensor, prefix: str) -> None:
+        """Take what a step said into the row's means."""
+        self.window.add("loss", output.loss)
+        self.window.add("grad_norm", norm)
+        if prefix:
+            self.window.add(f"parts/{prefix}loss", output.loss)
+        for kind, table in (("parts", output.parts), ("diagnostics", output.diagnostics)):
+            for name, value in table.items():
+                self.window.add(f"{kind}/{prefix}{name}", value)
+
+    def tick(self, step: int) -> None:
+        """A step is done: move the bar, and estimate the whole time after the first few."""
+        self._clock.append(time.perf_counter())
+        self.progress.advance(step)
+        if step - self.first == ESTIMATE_AFTER and step < self.steps:
+            left = self.left(step)
+            self.progress.say(f"about {duration(left)} for {self.steps - step} more steps")
+            if self.leader:
+                self.run.event("estimate", step=step, seconds_left=round(left, 1))
+
+    def left(self, step: int) -> float:
+        """Seconds to the last step, by the pace of up to a hundred steps."""
+        if len(self._clock) < 2:
+            pace = self._clock[0] - self._began if self._clock else 0.0
+        else:
+            pace = (self._clock[-1] - self._clock[0]) / (len(self._clock) - 1)
+        return pace * (self.steps - step)
+
+    def rates(self) -> tuple[float, float]:
+        """Items a second and share of data wait, over this part of the run."""
+        return self._rates(self._began, self.items, self.wait)
+
+    def _rates(self, since: float, items: int, wait: float) -> tuple[float, float]:
+        spent = max(time.perf_counter() - since - self._paused, 1e-9)
+        return items / spent, min(wait / spent, 1.0)
+
+    def log(self, step: int, epoch: int, rates: Mapping[str, float], output: StepOutput) -> None:
+        """Write a row of means over the window, and begin the next window."""
+        means = self.window.means()
+        when, items, wait = self._mark
+        items_per_s, wait_share = self._rates(when, self.items - items, self.wait - wait)
+        monitors = watch(output.embeddings)
+        self.final_loss = means.get("loss", float("nan"))
+        tables = {
+            kind: {n[len(kind) + 1 :]: v for n, v in means.items() if n.startswith(f"{kind}/")}
+            for kind in ("parts", "diagnostics")
+        }
+        row: dict[str, Any] = {
+            "step": step,
+            "epoch": epoch,
+            "loss": self.final_loss,
+            **tables,
+            "monitors": monitors,
+            "lr": max(rates.values()),
+            "lrs": dict(rates),
+            "grad_norm": means.get("grad_norm", float("nan")),
+            "items_per_s": items_per_s,
+            "wait_share": wait_share,
+            "seconds": self.seconds,
+            "eta": self.left(step),
+        }
+        if self.leader:
+            append_jsonl(self.run.metrics, row)
+        self.progress.row(row)
+        for name in self.alarm.see(monitors):
+            self.progress.say(f"warning: the embedding '{name}' has collapsed, see events.jsonl")
+            if self.leader:
+                self.run.event("collapse", step=step, embedding=name, monitors=monitors)
+        self.window.clear()
+        # Pauses after this moment shift the window's start, those before it do not.
+        self._mark = (time.perf_counter() - self._paused, self.items, self.wait)
+
+    def probe(self, probes: Mapping[str, Probe], system: System, step: int, epoch: int) -> None:
+        """Make all probes and write their row; one that fails is an event, not the end."""
+        figures: dict[str, dict[str, float]] = {}
+        for name, probe in probes.items():
+            try:
+                with torch.no_grad():
+                    figures[name] = {k: float(v) for k, v in probe(system).items()}
+            except RhymeError as error:
+                if self.leader:
+                    self.run.event("probe_failed", step=step, probe=name, reason=error.reason)
+        if self.leader and figures:
+            row = {"step": step, "epoch": epoch, "probes": figures, "seconds": self.seconds}
+            append_jsonl(self.run.metrics, row)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to write the rows of an undisturbed one."""
+        return {
+            "window": self.window.state_dict(),
+            "alarm": self.alarm.state_dict(),
+            "final_loss": self.final_loss,
+            "seconds": self.seconds,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.window.load_state_dict(state["window"])
+        self.alarm.load_state_dict(state["alarm"])
+        self.final_loss = float(state["final_loss"])
+        self._seconds = float(state["seconds"])

@@ -1,0 +1,60 @@
+"""Sequences of arrays beside tokens of any length, matched like pictures with captions."""
+
+from __future__ import annotations
+
+import torch
+from contract_support import RowSource, noise
+from torch import nn
+from torch.nn import functional as F
+
+from rhyme.systems.base import Export, ParameterGroup, StepOutput, System
+from rhyme.training import OptimizerConfig, TrainConfig
+from rhyme.views.view import View
+
+CONFIG = TrainConfig(steps=6, batch_size=4, optimizer=OptimizerConfig(name="adamw", lr=0.01))
+
+
+class Captioned(RowSource):
+    def __init__(self, seed):
+        super().__init__(12, CONFIG.batch_size, seed)
+        self.arrays, self.words = noise(10, 12, 7, 4), (noise(11, 12, 5).sigmoid() * 20).long()
+        self.valid = torch.arange(5) < 1 + torch.arange(12)[:, None] % 5
+
+    def fill(self, ids):
+        words = View(data=self.words[ids], kind="tokens", valid=self.valid[ids])
+        return {"views": {"array": View(data=self.arrays[ids], kind="array"), "words": words}}
+
+
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(20, 8)
+
+    def forward(self, words, valid):
+        return F.normalize((self.table(words) * valid[..., None]).sum(1), dim=1)
+
+
+class Match(System):
+    def __init__(self):
+        super().__init__()
+        self.arrays, self.words = nn.GRU(4, 8, batch_first=True), Words()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def parameter_groups(self):
+        named = dict(self.named_parameters())
+        scale = (("scale", named.pop("scale")),)
+        slow = ParameterGroup(name="scale", parameters=scale, schedule="constant")
+        return (ParameterGroup(name="all", parameters=tuple(named.items())), slow)
+
+    def training_step(self, batch, context):
+        told = self.words(batch.views["words"].data, batch.views["words"].valid)
+        seen = F.normalize(self.arrays(batch.views["array"].data)[1][0], dim=1)
+        logits = self.scale.exp() * seen @ told.T
+        return StepOutput(loss=F.cross_entropy(logits, torch.arange(len(batch))))
+
+    def exports(self):
+        return {"words": Export(kind="encoder", module=self.words)}
+
+
+SYSTEM, SOURCE, EXPORT, MODULE = Match, Captioned, "words", Words
+EXAMPLE = (torch.arange(6).reshape(2, 3), torch.ones(2, 3))
