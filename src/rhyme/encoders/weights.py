@@ -77,24 +77,25 @@ def read_safetensors(data: bytes, file: Path) -> dict[str, Tensor]:
 
 
 def check_fit(
-    module: nn.Module,
+    wanted: Mapping[str, Tensor],
     tensors: Mapping[str, Tensor],
     file: str | Path,
+    what: str,
     *,
     counters_optional: bool = False,
 ) -> None:
-    """Make sure that ``tensors`` are the state of ``module``: names, shapes, kinds.
+    """Make sure that ``tensors`` are the wanted state: names, shapes, kinds.
 
     Args:
-        module: the module.
-        tensors: state by name.
+        wanted: the state of the module.
+        tensors: the state in the file.
         file: where it comes from, for messages.
+        what: name of the module, for messages.
         counters_optional: let batch norm's counters of seen batches be missing.
 
     Raises:
         PackageError: something is missing, left over, or of another shape or kind; all named.
     """
-    wanted = cast(dict[str, Tensor], module.state_dict())
     problems: list[str] = []
     absent = [name for name in wanted if name not in tensors]
     if counters_optional:
@@ -112,7 +113,7 @@ def check_fit(
         problems.append(f"of another kind of number {listed(kinds)}")
     if problems:
         raise PackageError(
-            f"the weights do not fit a {type(module).__name__}: " + "; ".join(problems),
+            f"the weights do not fit '{what}': " + "; ".join(problems),
             file=file,
             stage="load weights",
             remedy="check that the backbone's name and options are those it was trained with",
@@ -138,13 +139,13 @@ def load_state_file(module: nn.Module, path: str | Path) -> LoadReport:
     """
     path = Path(path)
     state = _read_state(path)
-    wanted = set(cast(dict[str, Tensor], module.state_dict()))
+    wanted = cast(dict[str, Tensor], module.state_dict())
     prefix = _find_prefix(state, wanted)
     inside = {n[len(prefix) :]: t for n, t in state.items() if n.startswith(prefix)}
     beside = {name for name in inside if name not in wanted and name.startswith(_BESIDE)}
     chosen = {name: tensor for name, tensor in inside.items() if name not in beside}
     # Files from before the counters came to batch norm lack them, and inference needs none.
-    check_fit(module, chosen, path, counters_optional=True)
+    check_fit(wanted, chosen, path, type(module).__name__, counters_optional=True)
     module.load_state_dict(chosen, strict=False)
     ignored = [prefix + name for name in beside] + [n for n in state if not n.startswith(prefix)]
     return LoadReport(loaded=len(chosen), prefix=prefix, ignored=tuple(sorted(ignored)))
@@ -192,7 +193,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _find_prefix(state: Mapping[str, Tensor], wanted: set[str]) -> str:
+def _find_prefix(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
     """The chain of wrappers under which most of the wanted names are found."""
     counts: dict[str, int] = {"": 0}
     for name in state:

@@ -1,0 +1,168 @@
+"""The files of a package: names, checksums, and folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from rhyme.encoders.weights import refuse_pickle
+from rhyme.errors import PackageError
+from rhyme.run import atomic_write, fsync_directory, to_json
+
+FORMAT_VERSION = 1
+WEIGHTS, CONFIG, PLAN, CARD = "weights.safetensors", "config.json", "inference.json", "README.md"
+_HASHED = (WEIGHTS, CONFIG, PLAN)
+_COPY_AGAIN = "copy or download the package again"
+
+
+def check_target(target: Path, overwrite: bool) -> None:
+    """Make sure that a package may be written to ``target``.
+
+    Raises:
+        PackageError: something stands there that may not be replaced.
+    """
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not overwrite:
+        raise PackageError(
+            "the folder exists and is not empty",
+            file=target,
+            remedy="choose another folder, or pass overwrite=True to replace the package",
+        )
+    if not (target / CONFIG).is_file() or not (target / WEIGHTS).is_file():
+        raise PackageError(
+            "the folder is no encoder package, so it is not replaced",
+            file=target,
+            remedy="choose another folder",
+        )
+
+
+def write_folder(target: Path, files: Mapping[str, bytes], *, overwrite: bool = False) -> None:
+    """Write a folder of files that appears under its name complete or not at all.
+
+    Args:
+        target: the folder.
+        files: contents by file name.
+        overwrite: replace what is there; the old folder is moved aside first and deleted last.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    token = uuid.uuid4().hex[:8]
+    fresh, aside = (target.with_name(f".{target.name}.{word}-{token}") for word in ("new", "old"))
+    fresh.mkdir()
+    try:
+        for name, data in files.items():
+            atomic_write(fresh / name, data)
+        if overwrite and target.exists():
+            target.rename(aside)
+        fresh.rename(target)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if aside.exists() and not target.exists():
+            aside.rename(target)
+        raise
+    fsync_directory(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    """The bytes of the three files that make a package.
+
+    Raises:
+        PackageError: the folder or one of the files is missing, or it is a pickled checkpoint.
+    """
+    if folder.is_file():
+        refuse_pickle(folder)
+    if not folder.is_dir():
+        raise PackageError(
+            "no such encoder package", file=folder, remedy="give the folder that save_package made"
+        )
+    files: dict[str, bytes] = {}
+    for name in _HASHED:
+        path = folder / name
+        if not path.is_file():
+            for other in sorted(folder.iterdir()):
+                if name == WEIGHTS:
+                    refuse_pickle(other)
+            raise PackageError(f"the package has no {name}", file=folder, remedy=_COPY_AGAIN)
+        files[name] = path.read_bytes()
+    return files
+
+
+def checked_config(files: Mapping[str, bytes], folder: Path) -> dict[str, Any]:
+    """Parse ``config.json`` and hold all files against the checksums in it.
+
+    Raises:
+        PackageError: a file differs from what was written, or has another format.
+    """
+
+    def damaged(name: str) -> PackageError:
+        return PackageError(
+            f"{name} is damaged or was changed after it was written",
+            file=folder / name,
+            stage="load package",
+            remedy=_COPY_AGAIN,
+        )
+
+    try:
+        parsed = json.loads(files[CONFIG])
+        whole = files[CONFIG] == dump_json(parsed)
+    except (ValueError, RecursionError) as error:
+        raise damaged(CONFIG) from error
+    if not isinstance(parsed, dict) or parsed.get("format") != "rhyme-encoder":
+        raise PackageError(
+            "config.json describes no rhyme encoder",
+            file=folder / CONFIG,
+            stage="load package",
+            remedy="give the folder that save_package made",
+        )
+    config = cast(dict[str, Any], parsed)
+    if config.get("format_version") != FORMAT_VERSION:
+        raise PackageError(
+            f"the package has format {config.get('format_version')!r}, not {FORMAT_VERSION}",
+            file=folder / CONFIG,
+            stage="load package",
+            remedy="update rhyme",
+        )
+    sums = cast(Any, config.get("sha256"))
+    if not isinstance(sums, dict) or not whole:
+        raise damaged(CONFIG)
+    kept = {name: value for name, value in cast(dict[str, Any], sums).items() if name != "config"}
+    if sha256(dump_json({**config, "sha256": kept})) != sums.get("config"):
+        raise damaged(CONFIG)
+    for name in (WEIGHTS, PLAN):
+        if sha256(files[name]) != sums.get(name):
+            raise damaged(name)
+    return config
+
+
+def dump_json(value: Any) -> bytes:
+    """JSON that depends on the content alone."""
+    text = json.dumps(json.loads(to_json(value)), indent=2, sort_keys=True, allow_nan=False)
+    return text.encode("ascii") + b"\n"
+
+
+def sha256(data: bytes) -> str:
+    """SHA-256 in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def identity(files: Mapping[str, bytes]) -> str:
+    """SHA-256 over the three files, their names and lengths."""
+    digest = hashlib.sha256()
+    for name in _HASHED:
+        digest.update(f"{name} {len(files[name])}\n".encode())
+        digest.update(files[name])
+    return digest.hexdigest()
+
+
+def seal(files: dict[str, bytes], config: Mapping[str, Any]) -> None:
+    """Add ``config.json`` to the other files, with the checksums of all and of itself."""
+    sums = {name: sha256(files[name]) for name in (WEIGHTS, PLAN)}
+    sealed = {**config, "sha256": sums}
+    sums["config"] = sha256(dump_json(sealed))
+    files[CONFIG] = dump_json(sealed)

@@ -1,0 +1,130 @@
+"""An encoder as a ``torch.export`` program: one file that runs without rhyme's code."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from rhyme.config import from_dict, to_dict
+from rhyme.encoders import Backbone, EncoderPackage, Features, InferencePlan
+from rhyme.errors import ConfigError, PackageError
+from rhyme.run import atomic_write
+
+_FACTS = "rhyme.json"
+
+
+class _Program(nn.Module):
+    """What is traced: pixels to a tuple, with the normalisation inside if asked for."""
+
+    def __init__(self, backbone: Backbone, plan: InferencePlan, normalise: bool) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.normalise = normalise
+        shape = (1, -1, 1, 1)
+        self.register_buffer("mean", torch.tensor(plan.mean).view(shape), persistent=normalise)
+        self.register_buffer("std", torch.tensor(plan.std).view(shape), persistent=normalise)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        if self.normalise:
+            pixels = (pixels - cast(Tensor, self.mean)) / cast(Tensor, self.std)
+        features: Features = self.backbone(pixels)
+        assert features.map is not None
+        return features.pooled, features.map
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportedEncoder:
+    """A program that was read back.
+
+    Attributes:
+        module: ``[b, c, h, w] -> ([b, d], [b, d, h', w'])``: pooled feature and map.
+        plan: how it wants its input.
+        normalised: it wants pixels on [0, 1] and normalises them itself.
+        source: hash of the package it was made from.
+    """
+
+    module: nn.Module
+    plan: InferencePlan
+    normalised: bool
+    source: str
+
+
+def to_torch_export(package: EncoderPackage, path: str | Path, *, normalise: bool = False) -> Path:
+    """Write a package's backbone as a ``.pt2`` program for any batch size.
+
+    The size of the views is that of the inference plan; ``torch.export.load`` reads the file, in
+    C++ too. The program returns (pooled feature, map).
+
+    Args:
+        package: the package.
+        path: the file to write; its ending must be ``.pt2``.
+        normalise: build mean and standard deviation in; the program then takes pixels on [0, 1].
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigError: another ending, or a normalisation that does not fit the input's channels.
+    """
+    path = Path(path)
+    if path.suffix != ".pt2":
+        raise ConfigError("an exported program ends in .pt2", file=path, remedy="rename it")
+    channels, plan = package.config.in_channels, package.plan
+    if normalise and channels != len(plan.mean):
+        raise ConfigError(
+            f"the plan normalises {len(plan.mean)} channels, the encoder reads {channels}",
+            remedy="export without normalise",
+        )
+    program = _Program(package.module, plan, normalise).eval()
+    device = next(package.module.parameters()).device
+    # Two rows: a batch of one would be taken for a constant.
+    example = torch.zeros(2, channels, plan.size, plan.size, device=device)
+    batch = torch.export.Dim("batch", min=1)
+    with torch.no_grad():
+        exported = torch.export.export(
+            program.to(device), (example,), dynamic_shapes={"pixels": {0: batch}}
+        )
+    facts = {"plan": to_dict(plan), "normalised": normalise, "source": package.hash}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / path.name
+        torch.export.save(exported, file, extra_files={_FACTS: json.dumps(facts)})
+        atomic_write(path, file.read_bytes())
+    return path
+
+
+def load_torch_export(path: str | Path) -> ExportedEncoder:
+    """Read a program back.
+
+    Only for files of your own: PyTorch's reader of programs is made for trusted files. Take
+    packages from others.
+
+    Raises:
+        PackageError: the file is missing, damaged, or no program of an encoder.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise PackageError("no such exported program", file=path, remedy="check the path")
+    extra: dict[str, Any] = {_FACTS: ""}
+    try:
+        module = torch.export.load(path, extra_files=extra).module()
+        facts = json.loads(extra[_FACTS])
+        return ExportedEncoder(
+            module=module,
+            plan=from_dict(InferencePlan, facts["plan"]),
+            normalised=bool(facts["normalised"]),
+            source=str(facts["source"]),
+        )
+    except Exception as error:  # PyTorch's reader raises whatever it meets
+        raise PackageError(
+            "not a program that to_torch_export wrote",
+            file=path,
+            stage="load program",
+            value=str(error)[:200],
+            remedy="export it again from the package",
+        ) from error

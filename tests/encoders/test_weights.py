@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+
+from rhyme.encoders import (
+    EncoderWithHeads,
+    InferencePlan,
+    build_backbone,
+    load_state_file,
+    save_package,
+)
+from rhyme.errors import PackageError
+
+Make = Callable[..., EncoderWithHeads]
+WIDTHS = (4, 6, 8, 10)
+
+
+def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    theirs = b.state_dict()
+    return all(torch.equal(value, theirs[name]) for name, value in a.state_dict().items())
+
+
+def test_a_torchvision_file_with_classifier(tmp_path: Path) -> None:
+    model = torchvision.models.resnet18(weights=None)
+    torch.save(model.state_dict(), tmp_path / "r.pth")
+    net = build_backbone("resnet18")
+    report = load_state_file(net, tmp_path / "r.pth")
+    assert report.ignored == ("fc.bias", "fc.weight")
+    assert report.prefix == ""
+    assert report.loaded == len(net.state_dict())
+    assert torch.equal(net.layer4[1].conv2.weight, model.layer4[1].conv2.weight)
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["", "module.", "backbone.", "encoder_q.", "module.encoder_q.", "_orig_mod.module.backbone."],
+)
+@pytest.mark.parametrize("ending", ["safetensors", "pt"])
+def test_wrappers_are_taken_off(tmp_path: Path, prefix: str, ending: str) -> None:
+    source, target = (build_backbone("small", seed=s, widths=WIDTHS) for s in (0, 1))
+    state = {prefix + name: value for name, value in source.state_dict().items()}
+    if ending == "pt":
+        torch.save({"epoch": 3, "state_dict": state}, tmp_path / "w.pt")
+    else:
+        safetensors.torch.save_file(state, tmp_path / "w.safetensors")
+    assert load_state_file(target, tmp_path / f"w.{ending}").prefix == prefix
+    assert same(target, source)
+
+
+def test_a_moco_checkpoint_gives_the_query_encoder(tmp_path: Path) -> None:
+    query, key, net = (build_backbone("small", seed=s, widths=WIDTHS) for s in range(3))
+    state = {f"module.encoder_k.{n}": v for n, v in key.state_dict().items()}
+    state |= {f"module.encoder_q.{n}": v for n, v in query.state_dict().items()}
+    state |= {"module.encoder_q.fc.0.weight": torch.zeros(2, 2), "module.queue": torch.zeros(4, 4)}
+    torch.save({"state_dict": state, "arch": "small"}, tmp_path / "moco.pth.tar")
+    report = load_state_file(net, tmp_path / "moco.pth.tar")
+    assert same(net, query)
+    assert report.loaded == len(net.state_dict())
+    assert "module.queue" in report.ignored
+    assert "module.encoder_q.fc.0.weight" in report.ignored
+    assert len(report.ignored) == 2 + len(key.state_dict())
+
+
+def test_a_packages_own_file_gives_the_backbone(
+    tmp_path: Path, make_encoder: Make, plan: InferencePlan
+) -> None:
+    encoder = make_encoder()
+    save_package(tmp_path / "p", encoder, plan)
+    net = build_backbone("small", widths=WIDTHS)
+    report = load_state_file(net, tmp_path / "p" / "weights.safetensors")
+    assert same(net, encoder.backbone)
+    assert all(name.startswith("heads.m.") for name in report.ignored)
+    assert report.ignored
+
+
+def test_an_encoder_with_heads_keeps_its_own_names(tmp_path: Path, make_encoder: Make) -> None:
+    source, target = make_encoder(0), make_encoder(1)
+    torch.save(source.state_dict(), tmp_path / "w.pt")
+    assert load_state_file(target, tmp_path / "w.pt").prefix == ""
+    assert same(target, source)
+
+
+def test_old_files_without_counters_load(tmp_path: Path) -> None:
+    source, target = (build_backbone("small", seed=s, widths=WIDTHS) for s in (0, 1))
+    state = {n: v for n, v in source.state_dict().items() if "num_batches" not in n}
+    torch.save(state, tmp_path / "old.pt")
+    load_state_file(target, tmp_path / "old.pt")
+    assert same(target, source)
+
+
+def test_what_does_not_fit_is_named_and_changes_nothing(tmp_path: Path) -> None:
+    source, target, twin = (build_backbone("small", seed=s, widths=WIDTHS) for s in (0, 1, 1))
+    state = dict(source.state_dict())
+    del state["layer4.conv.weight"]
+    state["layer5.conv.weight"] = torch.zeros(1)
+    state["layer1.bn.bias"] = torch.zeros(9)
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(PackageError) as caught:
+        load_state_file(target, tmp_path / "w.pt")
+    text = str(caught.value)
+    assert "missing layer4.conv.weight" in text
+    assert "unexpected layer5.conv.weight" in text
+    assert "layer1.bn.bias [9] instead of [4]" in text
+    assert same(target, twin)
+
+
+def test_many_missing_names_are_cut_short(tmp_path: Path) -> None:
+    torch.save({"x": torch.zeros(1)}, tmp_path / "w.pt")
+    with pytest.raises(PackageError, match="and 12 more; unexpected x"):
+        load_state_file(build_backbone("small"), tmp_path / "w.pt")
+
+
+def test_other_objects_are_never_run(tmp_path: Path) -> None:
+    net = build_backbone("small")
+    torch.save({"state_dict": {}, "args": argparse.Namespace(lr=1)}, tmp_path / "a.pt")
+    with pytest.raises(PackageError, match="never run"):
+        load_state_file(net, tmp_path / "a.pt")
+    mark = tmp_path / "owned"
+    (tmp_path / "b.pth").write_bytes(f"cposix\nsystem\n(S'touch {mark}'\ntR.".encode())
+    with pytest.raises(PackageError):
+        load_state_file(net, tmp_path / "b.pth")
+    assert not mark.exists()
+    torch.save([torch.zeros(1)], tmp_path / "c.pt")
+    with pytest.raises(PackageError, match="no table of named tensors"):
+        load_state_file(net, tmp_path / "c.pt")
+    with pytest.raises(PackageError, match="no such file"):
+        load_state_file(net, tmp_path / "d.pt")
+
+
+@pytest.mark.parametrize("ending", ["pt", "safetensors"])
+def test_damaged_files_give_typed_errors(tmp_path: Path, ending: str) -> None:
+    net = build_backbone("small", widths=WIDTHS)
+    path = tmp_path / f"w.{ending}"
+    if ending == "pt":
+        torch.save(net.state_dict(), path)
+    else:
+        safetensors.torch.save_file(net.state_dict(), path)
+    data, chance = path.read_bytes(), random.Random(1)
+    refused = 0
+    for _ in range(60):
+        damaged = bytearray(data[: chance.choice([len(data), chance.randrange(len(data))])])
+        for _ in range(8):
+            if damaged:
+                damaged[chance.randrange(min(len(damaged), 2000))] = chance.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            load_state_file(net, path)
+        except PackageError:
+            refused += 1
+    assert refused > 40
