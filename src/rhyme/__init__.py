@@ -1,3 +1,64 @@
-"""rhyme: contrastive self-supervised learning from video."""
+"""rhyme: contrastive self-supervised learning from video.
+
+The verbs of the command line, in Python::
+
+    import rhyme
+
+    rhyme.train("cycle_contrast", "my_videos", out="runs/mine")
+    rhyme.evaluate("runs/mine")
+    vectors = rhyme.load("runs/mine").embed("my_videos/a.mp4")
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "__version__",
+    "compare",
+    "demo",
+    "doctor",
+    "embed",
+    "evaluate",
+    "export",
+    "load",
+    "recipe",
+    "report",
+    "resume",
+    "runs",
+    "scan",
+    "search",
+    "systems",
+    "train",
+    "world",
+]
+
+if TYPE_CHECKING:
+    from rhyme.api import (
+        compare,
+        demo,
+        doctor,
+        embed,
+        evaluate,
+        export,
+        load,
+        recipe,
+        report,
+        resume,
+        runs,
+        scan,
+        search,
+        systems,
+        train,
+        world,
+    )
+
+
+def __getattr__(name: str) -> Any:
+    """Import the verbs when the first of them is used, so that ``import rhyme`` costs nothing."""
+    if name in __all__:
+        return getattr(importlib.import_module("rhyme.api"), name)
+    raise AttributeError(f"module 'rhyme' has no attribute '{name}'")

@@ -1,0 +1,43 @@
+"""The verbs of rhyme: the same in Python as on the command line."""
+
+from rhyme.api.data import DataOptions, Scanned, read_data, scan, world
+from rhyme.api.demo import Demo, demo
+from rhyme.api.doctor import Finding, doctor
+from rhyme.api.judge import compare, encoder_of, evaluate
+from rhyme.api.overview import as_yaml, recipe, recipe_names, recipe_values, runs, systems
+from rhyme.api.train import Trained, resolve_recipe, resume, train
+from rhyme.api.use import Embedded, Encoder, Found, Moments, embed, export, load, report, search
+
+__all__ = [
+    "DataOptions",
+    "Demo",
+    "Embedded",
+    "Encoder",
+    "Finding",
+    "Found",
+    "Moments",
+    "Scanned",
+    "Trained",
+    "as_yaml",
+    "compare",
+    "demo",
+    "doctor",
+    "embed",
+    "encoder_of",
+    "evaluate",
+    "export",
+    "load",
+    "read_data",
+    "recipe",
+    "recipe_names",
+    "recipe_values",
+    "report",
+    "resolve_recipe",
+    "resume",
+    "runs",
+    "scan",
+    "search",
+    "systems",
+    "train",
+    "world",
+]

@@ -1,0 +1,137 @@
+"""Judging: figures of a run beside an untrained encoder, and runs beside each other."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rhyme.api.data import DataOptions, read_data
+from rhyme.api.progress import progress_bar
+from rhyme.api.train import CATALOG, command_line
+from rhyme.catalog import Catalog
+from rhyme.encoders import EncoderPackage, load_package
+from rhyme.errors import PackageError, RunError
+from rhyme.evaluation import Comparison, Evaluation, append_results, read_results
+from rhyme.evaluation import compare as compare_results
+from rhyme.evaluation import evaluate as run_protocols
+from rhyme.run import RunFolder
+from rhyme.training import resolve_device
+
+PROTOCOLS = ("knn", "linear", "retrieval", "cycle")
+
+
+def encoder_of(path: str | Path, device: str = "cpu") -> EncoderPackage:
+    """The encoder package of a run folder, or of a package's own folder.
+
+    Raises:
+        RunError: there is no such folder, or the run has no encoder yet.
+        PackageError: the package is damaged.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise RunError("no such run or encoder package", file=path, remedy="list runs: rhyme runs")
+    if (folder / "config.yaml").is_file():
+        run = RunFolder.open(folder)
+        if not run.encoder.is_dir():
+            raise RunError(
+                "the run has no encoder yet",
+                file=folder,
+                remedy=f"finish it: rhyme train --resume {folder}",
+            )
+        folder = run.encoder
+    try:
+        return load_package(folder, resolve_device(device))
+    except PackageError as error:
+        error.remedy = error.remedy or "give a run folder or an encoder package"
+        raise
+
+
+def evaluate(
+    run: str | Path,
+    data: str | Path | Catalog | None = None,
+    *,
+    protocols: Sequence[str] = PROTOCOLS,
+    frames_per_item: int = 4,
+    seed: int = 0,
+    device: str = "auto",
+    workers: int = 0,
+    options: DataOptions | None = None,
+    record: bool = True,
+) -> Evaluation:
+    """Judge an encoder on groups that it never saw, beside untrained copies of it.
+
+    Args:
+        run: run folder, or an encoder package.
+        data: folder or catalog; by default the data of the run with its split.
+        protocols: ids of protocols.
+        frames_per_item: equally spaced frames of each item.
+        seed: of splits and queries.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        workers: decoding processes.
+        options: how a folder is read.
+        record: append the rows to the run's ``results.jsonl``.
+
+    Returns:
+        Rows, notes, and what could not be measured with its reason.
+    """
+    package = encoder_of(run, device)
+    folder = Path(run)
+    if data is None:
+        if not (folder / CATALOG).is_file():
+            raise RunError(
+                "an encoder package brings no data", file=run, remedy="say what to judge on: --data"
+            )
+        catalog = Catalog.open(folder / CATALOG)
+        if options is not None and options.label_column is not None:
+            catalog.labels(options.label_column)
+    else:
+        catalog = read_data(data, options, seed=seed)
+    label_column = options.label_column if options is not None else None
+    with progress_bar("evaluate", "frames") as progress:
+        done = run_protocols(
+            package,
+            catalog,
+            protocols=protocols,
+            label_column=label_column,
+            seed=seed,
+            frames_per_item=frames_per_item,
+            workers=workers,
+            device=resolve_device(device),
+            command=command_line(),
+            commit=commit(),
+            progress=progress,
+        )
+    if record and (folder / "config.yaml").is_file():
+        append_results(RunFolder.open(folder).results, done.results)
+    return done
+
+
+def compare(runs: Sequence[str | Path], *, baseline: str | None = None) -> Comparison:
+    """Figures of several runs: mean and spread over seeds, and paired differences.
+
+    Args:
+        runs: run folders that were evaluated, or files of result rows.
+        baseline: arm that the others are compared with; each system's untrained encoder by default.
+    """
+    rows: list[Any] = []
+    for path in map(Path, runs):
+        rows += read_results(path if path.is_file() else RunFolder.open(path).results)
+    return compare_results(rows, baseline=baseline)
+
+
+def commit() -> str:
+    """Revision of the checkout that rhyme runs from; empty for an installed package."""
+    here = Path(__file__).resolve().parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return found.stdout.strip()

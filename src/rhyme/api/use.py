@@ -1,0 +1,268 @@
+"""Using an encoder: vectors of files, stores of collections, search, report, export."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rhyme.api.data import DataOptions, part, quarantined, read_data
+from rhyme.api.judge import encoder_of
+from rhyme.api.pictures import draw_pictures
+from rhyme.api.progress import progress_bar
+from rhyme.api.train import CATALOG
+from rhyme.catalog import Catalog
+from rhyme.encoders import EncoderPackage
+from rhyme.errors import DataError
+from rhyme.report import collect, write_report
+from rhyme.run import RunFolder
+from rhyme.store import Hit, contact_sheet, open_store, parse_query, write_store
+from rhyme.systems import SYSTEMS
+from rhyme.tasks.extract import encode
+from rhyme.training import resolve_device
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Moments:
+    """Embedded moments.
+
+    Attributes:
+        vectors: ``float32 [n, d]`` of length 1.
+        times: ``float64 [n]`` seconds in the file.
+        paths: file of each moment.
+    """
+
+    vectors: NDArray[np.float32]
+    times: NDArray[np.float64]
+    paths: list[str]
+
+
+class Encoder:
+    """A trained encoder.
+
+    Args:
+        package: what it was loaded from.
+        device: where it runs.
+    """
+
+    def __init__(self, package: EncoderPackage, device: str = "cpu") -> None:
+        self.package = package
+        self.device = device
+
+    def embed(self, data: str | Path | Catalog, *, every: float = 1.0) -> Moments:
+        """Vectors of moments of a file or a collection.
+
+        Args:
+            data: a file, a folder, or a catalog.
+            every: seconds from one moment to the next.
+        """
+        import torch
+
+        from rhyme.loading import inference_batches
+
+        catalog = one_file(data) if _is_file(data) else read_items(data)
+        vectors: list[NDArray[np.float32]] = []
+        times: list[NDArray[np.float64]] = []
+        rows: list[int] = []
+        module = self.package.module.eval()
+        with torch.inference_mode():
+            for pixels, index, seconds in inference_batches(
+                catalog, self.package.plan, every=every
+            ):
+                found = encode(module, pixels.to(self.device))
+                unit = torch.nn.functional.normalize(found.float(), dim=1)
+                vectors.append(unit.cpu().numpy())
+                times.append(np.asarray(seconds, dtype=np.float64))
+                rows += [int(i) for i in index]
+        return Moments(
+            vectors=np.concatenate(vectors),
+            times=np.concatenate(times),
+            paths=[catalog.item(row).path for row in rows],
+        )
+
+
+def load(run: str | Path, *, device: str = "auto") -> Encoder:
+    """The encoder of a run, or of an encoder package.
+
+    Args:
+        run: run folder or package.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    """
+    return Encoder(encoder_of(run, device), str(resolve_device(device)))
+
+
+def _is_file(data: str | Path | Catalog) -> bool:
+    return not isinstance(data, Catalog) and Path(data).is_file() and Path(data).suffix != ".arrow"
+
+
+def one_file(path: str | Path | Catalog) -> Catalog:
+    """A catalog of one media file."""
+    from rhyme.catalog import scan
+
+    assert not isinstance(path, Catalog)
+    file = Path(path)
+    return scan(file.parent, files=[file.name], labels="none")
+
+
+def read_items(data: str | Path | Catalog, options: DataOptions | None = None) -> Catalog:
+    """A collection without asking for a split."""
+    return read_data(data, replace(options or DataOptions(), split="all"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """A store that was written.
+
+    Attributes:
+        path: its folder.
+        moments: rows in it.
+        items: items embedded now.
+        dim: length of a vector.
+        quarantined: files that were left out.
+    """
+
+    path: Path
+    moments: int
+    items: int
+    dim: int
+    quarantined: int
+
+
+def embed(
+    run: str | Path,
+    data: str | Path | Catalog,
+    store: str | Path,
+    *,
+    every: float = 1.0,
+    device: str = "auto",
+    workers: int = 0,
+) -> Embedded:
+    """Embed a collection into a store, one row a moment.
+
+    Args:
+        run: run folder or encoder package.
+        data: a folder or catalog.
+        store: folder of the store; one of the same encoder is added to.
+        every: seconds from one moment to the next.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        workers: decoding processes.
+
+    Raises:
+        StoreError: the store belongs to another encoder.
+    """
+    package = encoder_of(run, device)
+    catalog = read_items(data)
+    with progress_bar("embed", "items") as progress:
+        written = write_store(
+            Path(store),
+            package.directory,
+            catalog,
+            every=every,
+            device=str(resolve_device(device)),
+            workers=workers,
+            progress=progress,
+        )
+    return Embedded(
+        path=Path(store),
+        moments=len(written),
+        items=len(catalog),
+        dim=written.dim,
+        quarantined=len(quarantined(catalog)),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        query: file and seconds.
+        hits: moments, best first.
+        sheet: contact sheet.
+    """
+
+    query: str
+    hits: list[Hit]
+    sheet: Path
+
+
+def search(
+    store: str | Path,
+    query: str,
+    *,
+    k: int = 10,
+    exclude_same_group: bool = False,
+    sheet: str | Path | None = None,
+    device: str = "auto",
+) -> Found:
+    """Find the moments of a store that are most like a given one.
+
+    Args:
+        store: folder that :func:`embed` wrote.
+        query: ``FILE@SECONDS``; without ``@`` the middle of the file.
+        k: number of moments.
+        exclude_same_group: leave out moments of the query's own file and group.
+        sheet: PNG of the contact sheet; ``sheet.png`` in the store by default.
+        device: where the query is encoded.
+
+    Raises:
+        StoreError: the store is missing or damaged.
+        MediaError: the query's file cannot be read.
+    """
+    opened = open_store(Path(store), device=str(resolve_device(device)))
+    path, time = parse_query(query)
+    hits = opened.search((path, time), k=k, exclude_same_group=exclude_same_group)
+    target = Path(sheet) if sheet is not None else Path(store) / "sheet.png"
+    contact_sheet(hits, target, query=(path, time))
+    return Found(query=query, hits=hits, sheet=target)
+
+
+def report(
+    run: str | Path, *, out: str | Path | None = None, seed: int = 0, device: str = "auto"
+) -> Path:
+    """Write a run's page of evidence: one HTML file that needs no network.
+
+    Args:
+        run: run folder.
+        out: where the page goes; ``report.html`` in the run by default.
+        seed: picks the queries shown.
+        device: where the encoder runs.
+    """
+    folder = RunFolder.open(run)
+    data = collect(folder.path, titles=lambda s: SYSTEMS[s].title if s in SYSTEMS else s)
+    notes = list(data.notes)
+    if folder.encoder.is_dir() and (folder.path / CATALOG).is_file():
+        package = encoder_of(run, device)
+        catalog = Catalog.open(folder.path / CATALOG)
+        try:
+            drawn = draw_pictures(
+                package, part(catalog, "test"), seed=seed, device=str(resolve_device(device))
+            )
+            notes += drawn.notes
+            data = replace(
+                data, rhymes=drawn.rhymes, strips=drawn.strips, rhymes_measured=drawn.measured
+            )
+        except DataError as error:
+            notes.append(f"no pictures: {error.cause}")
+    else:
+        notes.append("no pictures yet: the run has no encoder")
+    return write_report(replace(data, notes=notes), Path(out) if out else folder.report)
+
+
+def export(run: str | Path, out: str | Path, *, kind: Literal["torch", "hub"] = "torch") -> Path:
+    """Write the encoder for other programs.
+
+    Args:
+        run: run folder or encoder package.
+        out: file (``torch``) or folder (``hub``).
+        kind: ``torch``, a ``torch.export`` program; ``hub``, a folder for a model hub.
+    """
+    from rhyme import export as room
+
+    package: Any = encoder_of(run)
+    if kind == "hub":
+        return Path(room.to_hub_folder(package, out))
+    return Path(room.to_torch_export(package, out))
