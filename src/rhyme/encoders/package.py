@@ -213,9 +213,14 @@ def untrained(source: EncoderPackage | BackboneConfig | str, seed: int) -> Backb
     Args:
         source: a package, a configuration, or an id of a backbone.
         seed: of the weights; the global generator is left as it was.
+
+    Returns:
+        The backbone, on the device of the package, else on the CPU.
     """
-    config = source.config if isinstance(source, EncoderPackage) else source
-    return build_backbone(config, seed=seed).eval()
+    if isinstance(source, EncoderPackage):
+        device = next(source.module.parameters()).device
+        return build_backbone(source.config, seed=seed).eval().to(device)
+    return build_backbone(source, seed=seed).eval()
 
 
 def _file_state(encoder: EncoderWithHeads) -> dict[str, Tensor]:
