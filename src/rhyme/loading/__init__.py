@@ -1,0 +1,30 @@
+"""Batches: in an order that is a function of the run seed, from any position, by any workers.
+
+A :class:`Source` yields :class:`Batch` objects without end and knows its position exactly.
+:class:`CatalogSource` reads videos, :class:`ArraySource` arrays, :class:`ZipSource` pairs sources.
+:class:`FrameCache` holds a small collection decoded; :func:`inference_batches` feeds encoders.
+"""
+
+from __future__ import annotations
+
+from rhyme.loading.arrays import ArraySource, ZipSource
+from rhyme.loading.batch import Batch, Source
+from rhyme.loading.cache import FrameCache
+from rhyme.loading.inference import InferenceBatch, PixelPlan, inference_batches
+from rhyme.loading.maker import Replaced
+from rhyme.loading.order import BatchOrder
+from rhyme.loading.source import CatalogSource
+
+__all__ = [
+    "ArraySource",
+    "Batch",
+    "BatchOrder",
+    "CatalogSource",
+    "FrameCache",
+    "InferenceBatch",
+    "PixelPlan",
+    "Replaced",
+    "Source",
+    "ZipSource",
+    "inference_batches",
+]

@@ -1,0 +1,328 @@
+"""Decoded frames of a small collection, held in memory or in a memory-mapped file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rhyme.catalog import Catalog, ItemFacts
+from rhyme.errors import CatalogError, DataError, MediaError, RhymeError
+from rhyme.loading.decode import Readers
+from rhyme.run import atomic_write, fsync_directory
+from rhyme.views.crops import centre_square, resized, shorter_side
+from rhyme.views.facts import equally_spaced, frame_counts, frame_times
+from rhyme.views.geometry import crop_resize_map
+from rhyme.workers import map_ordered
+
+__all__ = ["FrameCache", "too_many_bad"]
+
+_GIB = 2**30
+_INDEX = "index.json"
+_ARRAYS = ("frames", "times", "maps", "counts", "ids")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """Decodes the frames of one item; travels to the workers."""
+
+    readers: Readers
+    frames: int
+    shape: tuple[int, int]
+    cut: bool
+
+    def __call__(self, row: int) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[Any]]:
+        facts = self.readers.catalog.facts([row])
+        index = _kept(frame_counts(facts), self.frames)
+        frames, times = self.readers.frames(row, frame_times(facts, index)[0])
+        rows, columns = int(frames.shape[-2]), int(frames.shape[-1])
+        if self.cut:
+            small, map_ = centre_square(frames, self.shape[0], self.shape[0], "bilinear")
+        else:
+            small = resized(frames, *self.shape, "bilinear")
+            map_ = crop_resize_map(0, 0, rows, columns, *self.shape)
+        return np.ascontiguousarray(small.numpy()), times, map_
+
+
+class FrameCache:
+    """A few equally spaced frames of every item, decoded and scaled once.
+
+    Frames are kept as ``uint8``; the first and the last frame of an item are among them. If all
+    items have the same size their aspect is kept; otherwise every frame is cut to its central
+    square, and ``cut`` says so. Maps still lead to original display pixels.
+
+    Attributes:
+        frames: ``uint8 [n, f, 3, h, w]``.
+        times: ``float64 [n, f]`` seconds in the file at which they are shown.
+        maps: ``float64 [n, 2, 3]`` from cached to original display pixels.
+        counts: ``int64 [n]`` different frames of the item, at most ``f`` (the last one is repeated
+            beyond); 0 for an item that could not be decoded.
+        ids: ``uint64 [n]`` item ids.
+        fingerprint: of the catalog that it was made from.
+        cut: whether frames were cut to squares.
+        failed: reasons by item row.
+    """
+
+    def __init__(
+        self,
+        arrays: Mapping[str, NDArray[Any]],
+        *,
+        fingerprint: str,
+        cut: bool,
+        failed: Mapping[int, str] | None = None,
+        path: Path | None = None,
+    ) -> None:
+        self.frames: NDArray[np.uint8] = arrays["frames"]
+        self.times: NDArray[np.float64] = arrays["times"]
+        self.maps: NDArray[np.float64] = arrays["maps"]
+        self.counts: NDArray[np.int64] = arrays["counts"]
+        self.ids: NDArray[np.uint64] = arrays["ids"]
+        self.fingerprint = fingerprint
+        self.cut = cut
+        self.failed = dict(failed or {})
+        self.path = path
+        self._order = np.argsort(self.ids, kind="stable")
+
+    @classmethod
+    def build(
+        cls,
+        catalog: Catalog,
+        frames_per_item: int = 4,
+        size: int | None = None,
+        *,
+        budget_bytes: int = 4 * _GIB,
+        workers: int = 0,
+        path: str | Path | None = None,
+        bad_limit: float = 0.01,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Self:
+        """Decode a collection.
+
+        Args:
+            catalog: the items.
+            frames_per_item: frames of each item, equally spaced from the first to the last.
+            size: shorter side in pixels; None keeps the size, which must be the same everywhere.
+            budget_bytes: most bytes that the frames may take.
+            workers: decoding processes; 0 decodes here.
+            path: a folder to keep the frames in, memory-mapped; one that already holds them for
+                this catalog and these options is opened instead.
+            bad_limit: largest share of items that may fail (three always may).
+            progress: called with (items done, items).
+
+        Raises:
+            DataError: over budget, too many damaged items, sizes that differ without ``size``, or a
+                folder that belongs to something else.
+        """
+        facts = catalog.facts()
+        shape, cut = _shape(facts, size)
+        options = {"frames_per_item": frames_per_item, "size": size}
+        folder = None if path is None else Path(path)
+        if folder is not None and (folder / _INDEX).exists():
+            return cls.open(folder, fingerprint=catalog.fingerprint, options=options)
+        n, full = len(catalog), (len(catalog), frames_per_item, 3, *shape)
+        needed = int(np.prod(full, dtype=np.int64))
+        if needed > budget_bytes:
+            raise DataError(
+                f"{n} items of {frames_per_item} frames take {needed / _GIB:.2f} GiB decoded",
+                stage="cache",
+                value=f"budget {budget_bytes / _GIB:.2f} GiB",
+                remedy="fewer or smaller frames, a larger budget, or no cache",
+            )
+        partial = None if folder is None else folder.with_name(f".{folder.name}.partial")
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        frames = _allocate(full, partial)
+        times = np.zeros((n, frames_per_item))
+        maps = np.tile(np.eye(2, 3), (n, 1, 1))
+        counts = np.minimum(frame_counts(facts), frames_per_item)
+        failed: dict[int, str] = {}
+        readers = Readers(catalog)
+        job = _Job(readers=readers, frames=frames_per_item, shape=shape, cut=cut)
+        results = map_ordered(job, range(n), workers=workers, prefetch=4, errors="return")
+        for row, result in enumerate(results):
+            if isinstance(result, BaseException):
+                _note(failed, catalog, row, result, bad_limit)
+                counts[row] = 0
+            else:
+                frames[row], times[row], maps[row] = result
+            if progress is not None:
+                progress(row + 1, n)
+        readers.close()
+        arrays = {"frames": frames, "times": times, "maps": maps, "counts": counts, "ids": facts.id}
+        cache = cls(arrays, fingerprint=catalog.fingerprint, cut=cut, failed=failed)
+        if folder is None or partial is None:
+            return cache
+        cache._save(partial, folder, options)
+        return cls.open(folder)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        fingerprint: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Map a saved cache into memory.
+
+        Args:
+            path: its folder.
+            fingerprint: of the catalog that it must belong to.
+            options: build options that it must have been made with.
+
+        Raises:
+            DataError: missing, damaged, or made of something else.
+        """
+        folder = Path(path)
+        try:
+            index = json.loads((folder / _INDEX).read_text())
+            arrays = {
+                name: np.load(folder / f"{name}.npy", mmap_mode="r" if name == "frames" else None)
+                for name in _ARRAYS
+            }
+            known, made = str(index["fingerprint"]), dict(index["options"])
+            failed = {int(row): str(why) for row, why in index["failed"].items()}
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise DataError(
+                f"the frame cache cannot be read: {error}",
+                file=folder,
+                stage="cache",
+                remedy="delete the folder, it is made anew",
+            ) from error
+        for what, have, want in (("data", known, fingerprint), ("options", made, options)):
+            if want is not None and have != want:
+                raise DataError(
+                    f"the frame cache was made with other {what}",
+                    file=folder,
+                    stage="cache",
+                    value={"cache": have, "now": want},
+                    remedy="delete the folder or give another one",
+                )
+        return cls(arrays, fingerprint=known, cut=bool(index["cut"]), failed=failed, path=folder)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.path is not None:
+            return {"path": self.path}
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        facts = {"fingerprint": self.fingerprint, "cut": self.cut, "failed": self.failed}
+        return {"arrays": arrays, "facts": facts}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "path" in state:
+            self.__dict__.update(FrameCache.open(state["path"]).__dict__)
+        else:
+            self.__init__(state["arrays"], **state["facts"])
+
+    def rows(self, ids: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Rows of the cache that hold these items.
+
+        Raises:
+            DataError: an item is not in it.
+        """
+        wanted = np.asarray(ids, dtype=np.uint64)
+        place = np.searchsorted(self.ids, wanted, sorter=self._order)
+        found = self._order[np.minimum(place, len(self.ids) - 1)]
+        missing = self.ids[found] != wanted
+        if missing.any():
+            raise DataError(
+                f"{int(missing.sum())} items are not in the frame cache",
+                stage="cache",
+                value=int(wanted[missing][0]),
+                remedy="build the cache from the catalog that is trained on",
+            )
+        return found
+
+    def facts(self, facts: ItemFacts) -> ItemFacts:
+        """Facts of items as the cache shows them: few frames, at the cached size."""
+        counts = self.counts[self.rows(facts.id)]
+        length = np.maximum(facts.stop - facts.start, 1e-6)
+        height, width = self.frames.shape[-2:]
+        return replace(
+            facts,
+            frames=counts,
+            fps=np.maximum(counts, 1) / length,
+            width=np.full(len(counts), width, dtype=np.int64),
+            height=np.full(len(counts), height, dtype=np.int64),
+        )
+
+    def _save(self, partial: Path, folder: Path, options: Mapping[str, Any]) -> None:
+        if isinstance(self.frames, np.memmap):
+            self.frames.flush()
+        for name in _ARRAYS[1:]:
+            np.save(partial / f"{name}.npy", getattr(self, name))
+        index = {
+            "fingerprint": self.fingerprint,
+            "options": dict(options),
+            "cut": self.cut,
+            "failed": {str(row): why for row, why in self.failed.items()},
+        }
+        atomic_write(partial / _INDEX, json.dumps(index, indent=2))
+        partial.rename(folder)
+        fsync_directory(folder.parent)
+
+
+def too_many_bad(bad: Mapping[Any, str], items: int, limit: float) -> DataError | None:
+    """The error that ends the work when more items failed than may: ``limit``, at least three."""
+    if len(bad) <= max(3, int(np.ceil(limit * items))):
+        return None
+    listed = "; ".join(f"{name}: {why}" for name, why in list(bad.items())[:10])
+    return DataError(
+        f"{len(bad)} of {items} items cannot be decoded",
+        stage="loading",
+        value=listed,
+        remedy="scan again with --depth frames, which leaves damaged files out",
+    )
+
+
+def _kept(counts: NDArray[np.int64], frames: int) -> NDArray[np.int64]:
+    """Frame numbers that are kept: equally spaced, or all and the last one again."""
+    spaced = equally_spaced(counts, frames)
+    every = np.minimum(np.arange(frames)[None, :], counts[:, None] - 1)
+    return np.where((counts >= frames)[:, None], spaced, every)
+
+
+def _shape(facts: ItemFacts, size: int | None) -> tuple[tuple[int, int], bool]:
+    """Rows and columns of a cached frame, and whether frames are cut to squares."""
+    width, height = np.unique(facts.width), np.unique(facts.height)
+    same = len(width) == 1 and len(height) == 1
+    if same:
+        rows, columns = int(height[0]), int(width[0])
+        return (rows, columns) if size is None else shorter_side(rows, columns, size), False
+    if size is None:
+        raise DataError(
+            "the items have different sizes",
+            stage="cache",
+            value=f"{width[0]}..{width[-1]} x {height[0]}..{height[-1]}",
+            remedy="give the size that all frames are scaled to",
+        )
+    return (size, size), True
+
+
+def _allocate(shape: tuple[int, ...], folder: Path | None) -> NDArray[np.uint8]:
+    if folder is None:
+        return np.zeros(shape, dtype=np.uint8)
+    file = folder / "frames.npy"
+    return np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
+
+
+def _note(
+    failed: dict[int, str], catalog: Catalog, row: int, error: BaseException, limit: float
+) -> None:
+    """Keep the reason of a failed item; raise if it is no fault of the item, or one too many."""
+    if not isinstance(error, MediaError | CatalogError | RhymeError):
+        raise error
+    failed[row] = error.reason
+    named = {catalog.item(r).path: why for r, why in failed.items()}
+    problem = too_many_bad(named, len(catalog), limit)
+    if problem is not None:
+        raise problem

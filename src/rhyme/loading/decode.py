@@ -1,0 +1,98 @@
+"""Frames of items, decoded once for all clips, from files opened where they are read."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rhyme.catalog import Catalog
+from rhyme.media import FrameReader
+from rhyme.views.clips import FrameDraws
+
+__all__ = ["Readers"]
+
+_OPEN = 8
+
+
+class Readers:
+    """The most recently used readers of a catalog, opened lazily and closed when others come.
+
+    A copy that travels to another process starts without open files.
+
+    Args:
+        catalog: the items.
+        limit: files that stay open at most.
+    """
+
+    def __init__(self, catalog: Catalog, limit: int = _OPEN) -> None:
+        self.catalog = catalog
+        self.limit = limit
+        self._open: OrderedDict[tuple[str, ...], FrameReader] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"catalog": self.catalog, "limit": self.limit}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__init__(**state)  # pyright: ignore[reportArgumentType]
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def frames(self, row: int, times: NDArray[np.float64]) -> tuple[Tensor, NDArray[np.float64]]:
+        """Frames ``uint8 [t, 3, h, w]`` of an item at times, and the times at which they are shown.
+
+        Args:
+            row: the item's row in the catalog.
+            times: ``float64 [t]`` seconds in the file, in any order, repeats allowed.
+
+        Raises:
+            MediaError: the file cannot be decoded there.
+            CatalogError: the file has gone or changed since the scan.
+        """
+        wanted, where = np.unique(times, return_inverse=True)
+        frames, shown = self._reader(row).read(wanted)
+        if len(wanted) == len(times) and np.array_equal(where, np.arange(len(times))):
+            return frames, np.asarray(shown)
+        return frames[torch.from_numpy(where.reshape(-1))], np.asarray(shown)[where.reshape(-1)]
+
+    def clips(
+        self, row: int, draws: Mapping[str, FrameDraws], place: int
+    ) -> dict[str, tuple[Tensor, NDArray[np.float64]]]:
+        """Frames and times of every clip of one item, each file position decoded once.
+
+        Args:
+            row: the item's row in the catalog.
+            draws: the drawn clips of a batch.
+            place: the item's place in that batch.
+        """
+        times = {name: draw.times[place] for name, draw in draws.items()}
+        frames, shown = self.frames(row, np.concatenate(list(times.values())))
+        out: dict[str, tuple[Tensor, NDArray[np.float64]]] = {}
+        first = 0
+        for name, asked in times.items():
+            part = slice(first, first + len(asked))
+            out[name] = (frames[part], shown[part])
+            first += len(asked)
+        return out
+
+    def close(self) -> None:
+        """Close all files."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def _reader(self, row: int) -> FrameReader:
+        item = self.catalog.item(row)
+        key = (item.kind, *(item.files or (item.path,)))
+        if key in self._open:
+            self._open.move_to_end(key)
+            return self._open[key]
+        reader = self.catalog.reader(row)
+        self._open[key] = reader
+        if len(self._open) > self.limit:
+            self._open.popitem(last=False)[1].close()
+        return reader

@@ -1,0 +1,201 @@
+"""One batch from item rows: draws, decoding, views. The unit of work that goes to a worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rhyme.catalog import Catalog, ItemFacts
+from rhyme.errors import CatalogError, DataError, MediaError
+from rhyme.loading.batch import Batch
+from rhyme.loading.cache import FrameCache
+from rhyme.loading.decode import Readers
+from rhyme.views import ClipPixels, Draws, Keys, ViewPlan
+
+__all__ = ["BatchMaker", "Made", "Replaced", "Request"]
+
+_ATTEMPTS = 20
+_STAND_IN = 1_000_000  # repeats from here on belong to items that stand in for damaged ones
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Request:
+    """The rows of one batch.
+
+    Attributes:
+        epoch: pass over the data.
+        rows: ``int64 [b]`` item rows, this rank's part.
+        repeats: ``int64 [b]`` how often each came before in the epoch.
+        bad: reasons by row of items known to be unusable.
+    """
+
+    epoch: int
+    rows: NDArray[np.int64]
+    repeats: NDArray[np.int64]
+    bad: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replaced:
+    """A damaged item and the one that took its place in a batch.
+
+    Attributes:
+        id: id of the damaged item.
+        path: its file.
+        epoch: pass over the data.
+        reason: why it could not be used.
+        by: id of the item that stands in.
+    """
+
+    id: int
+    path: str
+    epoch: int
+    reason: str
+    by: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A batch, and what had to be replaced in it."""
+
+    batch: Batch
+    replaced: tuple[Replaced, ...] = ()
+
+
+@dataclass(kw_only=True, eq=False)
+class BatchMaker:
+    """Makes batches of a catalog; picklable, files are opened where it runs.
+
+    Attributes:
+        catalog: the items; rows are its rows.
+        plan: the draws and views.
+        seed: run seed.
+        cache: decoded frames to read instead of the files.
+    """
+
+    catalog: Catalog
+    plan: ViewPlan
+    seed: int
+    cache: FrameCache | None = None
+
+    def __post_init__(self) -> None:
+        self.readers = Readers(self.catalog)
+
+    def __call__(self, request: Request) -> Made:
+        """Make the batch of a request.
+
+        Raises:
+            DataError: an item and all its stand-ins are damaged.
+        """
+        rows, repeats = request.rows.copy(), request.repeats.copy()
+        if self.cache is not None:
+            draws = self._draw(request.epoch, rows, repeats)
+            pixels = self._cached(self.cache, rows, draws)
+            return Made(batch=self._batch(request.epoch, rows, draws, pixels))
+        decoded: list[Any] = [None] * len(rows)
+        replaced: list[Replaced] = []
+        todo = list(range(len(rows)))
+        for attempt in range(_ATTEMPTS):
+            draws = self._draw(request.epoch, rows[todo], repeats[todo])
+            failed: list[int] = []
+            for place, j in enumerate(todo):
+                row = int(rows[j])
+                try:
+                    if row in request.bad:
+                        raise MediaError(request.bad[row])
+                    decoded[j] = self.readers.clips(row, draws.clips, place)
+                except (MediaError, CatalogError) as error:
+                    known = request.bad.get(row)
+                    rows[j], repeats[j] = self._stand_in(request.epoch, row, attempt)
+                    replaced.append(
+                        self._record(request.epoch, row, known or error.reason, int(rows[j]))
+                    )
+                    failed.append(j)
+            if not failed:
+                break
+            todo = failed
+        else:
+            raise DataError(
+                f"an item and {_ATTEMPTS} stand-ins cannot be decoded",
+                stage="loading",
+                value=[f"{r.path}: {r.reason}" for r in replaced[-3:]],
+                remedy="scan again with --depth frames, which leaves damaged files out",
+            )
+        if replaced:
+            draws = self._draw(request.epoch, rows, repeats)
+        pixels = {
+            name: ClipPixels(
+                frames=[item[name][0] for item in decoded],
+                times=np.stack([item[name][1] for item in decoded]),
+            )
+            for name in self.plan.clips
+        }
+        batch = self._batch(request.epoch, rows, draws, pixels)
+        return Made(batch=batch, replaced=tuple(replaced))
+
+    def facts(self, rows: NDArray[np.int64] | None = None) -> ItemFacts:
+        """Facts of items as the draws see them."""
+        facts = self.catalog.facts(rows)
+        return facts if self.cache is None else self.cache.facts(facts)
+
+    def close(self) -> None:
+        """Close all files."""
+        self.readers.close()
+
+    def _draw(self, epoch: int, rows: NDArray[np.int64], repeats: NDArray[np.int64]) -> Draws:
+        facts = self.facts(rows)
+        keys = Keys(self.seed, epoch, np.asarray(facts.id, dtype=np.uint64), repeats)
+        return self.plan.draw(facts, keys)
+
+    def _cached(
+        self, cache: FrameCache, rows: NDArray[np.int64], draws: Draws
+    ) -> dict[str, ClipPixels]:
+        place = cache.rows(self.catalog.facts(rows).id)
+        out: dict[str, ClipPixels] = {}
+        for name, drawn in draws.clips.items():
+            pick = (place[:, None], drawn.index)
+            out[name] = ClipPixels(
+                frames=torch.from_numpy(np.asarray(cache.frames[pick])),
+                times=cache.times[pick],
+                maps=cache.maps[place],
+            )
+        return out
+
+    def _batch(
+        self,
+        epoch: int,
+        rows: NDArray[np.int64],
+        draws: Draws,
+        pixels: dict[str, ClipPixels],
+    ) -> Batch:
+        facts = self.catalog.facts(rows)
+        ids = np.ascontiguousarray(facts.id, dtype=np.uint64)
+        return Batch(
+            ids=torch.from_numpy(ids.view(np.int64).copy()),
+            index=torch.from_numpy(rows.astype(np.int64)),
+            group=torch.from_numpy(np.array(facts.group, dtype=np.int64)),
+            views=self.plan.apply(pixels, draws),
+            targets={name: torch.from_numpy(value) for name, value in draws.targets.items()},
+            epoch=epoch,
+        )
+
+    def _stand_in(self, epoch: int, row: int, attempt: int) -> tuple[int, int]:
+        """Another row, drawn for the damaged item, and a repeat number of its own."""
+        ids = np.asarray(self.catalog.facts([row]).id, dtype=np.uint64)
+        keys = Keys(self.seed, epoch, ids).within(f"replace/{attempt}")
+        other = int(keys.integers("row", max(len(self.catalog) - 1, 1))[0])
+        return min(other + (other >= row), len(self.catalog) - 1), _STAND_IN + row
+
+    def _record(self, epoch: int, row: int, reason: str, by: int) -> Replaced:
+        ids = self.catalog.facts([row, by]).id
+        return Replaced(
+            id=int(ids[0]),
+            path=self.catalog.item(row).path,
+            epoch=epoch,
+            reason=reason,
+            by=int(ids[1]),
+        )

@@ -1,0 +1,260 @@
+"""Batches of a catalog: an exact order, read ahead by workers, damaged items replaced."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rhyme import distributed
+from rhyme.catalog import Catalog
+from rhyme.config import fingerprint as config_fingerprint
+from rhyme.errors import CheckpointError, DataError, WorkerError
+from rhyme.loading.batch import Batch
+from rhyme.loading.cache import FrameCache, too_many_bad
+from rhyme.loading.maker import BatchMaker, Made, Replaced, Request
+from rhyme.loading.order import BatchOrder
+from rhyme.views import ViewPlan
+from rhyme.workers import Pool
+
+__all__ = ["CatalogSource"]
+
+_RETRIES = 2
+
+
+class CatalogSource:
+    """The items of a catalog, seen through a view plan; satisfies ``Source``.
+
+    The same batches, bit for bit, for any number of workers and from any position. An item that
+    cannot be decoded is replaced by another one, chosen by seed, and noted in ``replaced``; an item
+    that crashes or hangs its worker is found and treated alike.
+
+    Args:
+        catalog: the items.
+        plan: the draws and views.
+        batch_size: items of a *global* batch; each rank makes its own rows of it.
+        seed: run seed.
+        workers: processes that make batches ahead; 0 makes them here, when asked.
+        cache: decoded frames to use instead of the files.
+        drop_last: leave out the last batch of an epoch if it is smaller.
+        shuffle: permute the items in each epoch.
+        weights: ``[n]`` sampling weights, see ``set_sampler_weights``.
+        prefetch: batches ahead, for each worker.
+        bad_limit: largest share of items that may prove damaged (three always may).
+        deadline: seconds that a worker may take for a batch.
+
+    Attributes:
+        catalog: the items that are used, after leaving out those in ``left_out``.
+        left_out: rows of the given catalog that are too short for the plan, have no frames, or
+            failed in the cache.
+        replaced: damaged items met so far, with reason and stand-in.
+        wait_seconds: time that the consumer spent waiting for batches.
+
+    Raises:
+        DataError: an epoch would be shorter than one batch.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        plan: ViewPlan,
+        *,
+        batch_size: int,
+        seed: int,
+        workers: int = 0,
+        cache: FrameCache | None = None,
+        drop_last: bool = True,
+        shuffle: bool = True,
+        weights: Tensor | NDArray[Any] | None = None,
+        prefetch: int = 2,
+        bad_limit: float = 0.01,
+        deadline: float | None = 300.0,
+    ) -> None:
+        facts = catalog.facts()
+        usable = (facts.width > 0) & (facts.height > 0)  # sound alone has no frames
+        if cache is not None:
+            usable &= cache.counts[cache.rows(facts.id)] > 0
+            facts = cache.facts(facts)
+        usable &= plan.feasible(facts)
+        self.left_out: tuple[int, ...] = tuple(int(row) for row in np.flatnonzero(~usable))
+        if self.left_out and not usable.any():
+            raise DataError(
+                "every item is too short for the view plan, or damaged",
+                stage="loading",
+                value=len(catalog),
+                remedy='use fewer or closer frames, or another policy than short="drop"',
+            )
+        self.catalog = catalog.select(indices=np.flatnonzero(usable)) if self.left_out else catalog
+        self.plan = plan
+        self.replaced: list[Replaced] = []
+        self.wait_seconds = 0.0
+        self._maker = BatchMaker(catalog=self.catalog, plan=plan, seed=seed, cache=cache)
+        self._workers, self._prefetch, self._deadline = workers, prefetch, deadline
+        self._bad_limit = bad_limit
+        self._bad: dict[int, str] = {}
+        self._pool: Pool[Request, Made] | None = None
+        self._order = BatchOrder(
+            np.asarray(self.catalog.facts().id, dtype=np.uint64),
+            seed=seed,
+            batch_size=batch_size,
+            drop_last=drop_last,
+            shuffle=shuffle,
+            fingerprint=self.catalog.fingerprint,
+        )
+        if weights is not None:
+            self._order.set_weights(weights)
+
+    @property
+    def items(self) -> int:
+        """Number of items of one epoch."""
+        return len(self.catalog)
+
+    @property
+    def groups(self) -> int:
+        """Number of groups among the items."""
+        return len(np.unique(self.catalog.group_codes))
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the items that are used."""
+        return self._order.fingerprint
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of one epoch."""
+        return self._order.batches_per_epoch
+
+    @property
+    def batch_size(self) -> int:
+        """Items of a global batch."""
+        return self._order.batch_size
+
+    def batches(self) -> Iterator[Batch]:
+        """Batches from the current position on, without end.
+
+        Raises:
+            DataError: more items are damaged than may be.
+            WorkerError: a batch fails again and again, and no single item is to blame.
+        """
+        if self._pool is None:
+            self._pool = Pool(
+                self._maker,
+                workers=self._workers,
+                prefetch=self._prefetch,
+                deadline=self._deadline,
+            )
+        waiting: deque[tuple[int, int, Request]] = deque()
+
+        def requests() -> Iterator[Request]:
+            for epoch, batch in self._order.positions():
+                rows, repeats = self._order.rows(epoch, batch)
+                mine = distributed.rank_slice(len(rows))
+                request = Request(
+                    epoch=epoch, rows=rows[mine], repeats=repeats[mine], bad=dict(self._bad)
+                )
+                waiting.append((epoch, batch, request))
+                yield request
+
+        results = self._pool.map(requests(), errors="return")
+        while True:
+            begun = time.perf_counter()
+            made: Made | BaseException = next(results)
+            epoch, batch, request = waiting.popleft()
+            if isinstance(made, WorkerError):
+                made = self._recover(self._pool, request, made)
+            self.wait_seconds += time.perf_counter() - begun
+            if isinstance(made, BaseException):
+                raise made
+            self._note(made.replaced)
+            self._order.handed_out(epoch, batch)
+            yield made.batch
+
+    def observe(self, output: Any) -> None:
+        """Nothing is learnt from the steps."""
+
+    def set_sampler_weights(self, weights: Tensor | NDArray[Any]) -> None:
+        """Sample items by weight, with replacement.
+
+        It holds from the current epoch on if no batch of it was handed out, else from the next one.
+        Iterators that are open must be opened anew: they may have read ahead.
+        """
+        self._order.set_weights(weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position, weights, and what they belong to."""
+        return {**self._order.state_dict(), "plan": config_fingerprint(self.plan)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a saved state; iterators that are open must be opened anew.
+
+        Raises:
+            CheckpointError: it belongs to other data, another plan, seed or batch size.
+        """
+        plan = config_fingerprint(self.plan)
+        if state.get("plan") != plan:
+            raise CheckpointError(
+                "the checkpoint's view plan is another one",
+                stage="resume",
+                value={"checkpoint": state.get("plan"), "now": plan},
+                remedy="resume with the options that the run was started with",
+            )
+        self._order.load_state_dict(state)
+
+    def close(self) -> None:
+        """End the workers and close the files."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+        self._maker.close()
+
+    def _note(self, replaced: tuple[Replaced, ...]) -> None:
+        if not replaced:
+            return
+        self.replaced.extend(replaced)
+        named = {r.path: r.reason for r in self.replaced}
+        problem = too_many_bad(named, self.items, self._bad_limit)
+        if problem is not None:
+            raise problem
+
+    def _recover(
+        self, pool: Pool[Request, Made], request: Request, error: WorkerError
+    ) -> Made | BaseException:
+        """Make a batch whose worker died or hung: once more, then without the item to blame."""
+        for _ in range(_RETRIES):
+            try:
+                return pool.submit(request).result()
+            except WorkerError as again:
+                error = again
+            blamed = self._blame(pool, request)
+            if not blamed:
+                return error
+            self._bad.update(blamed)
+            request = Request(
+                epoch=request.epoch,
+                rows=request.rows,
+                repeats=request.repeats,
+                bad=dict(self._bad),
+            )
+        return error
+
+    def _blame(self, pool: Pool[Request, Made], request: Request) -> dict[int, str]:
+        """Reasons by row of the items that kill or hang a worker on their own."""
+        blamed: dict[int, str] = {}
+        for place in range(len(request.rows)):
+            one = slice(place, place + 1)
+            single = Request(
+                epoch=request.epoch,
+                rows=request.rows[one],
+                repeats=request.repeats[one],
+                bad=request.bad,
+            )
+            try:
+                pool.submit(single).result()
+            except WorkerError as error:
+                blamed[int(request.rows[place])] = error.reason
+        return blamed
