@@ -67,7 +67,11 @@ def _evaluation(rows: Table, settings: Sequence[tuple[str, str]]) -> str:
 
 
 def _cells(line: Line, rows: Table) -> list[str]:
-    cells = [line.protocol, line.metric, line.trained, line.untrained, *line.others]
+    values = [
+        f"{value} ({seeds})" if seeds else value
+        for value, seeds in zip((line.trained, line.untrained), line.seeds, strict=True)
+    ]
+    cells = [line.protocol, line.metric, *values, *line.others]
     cells += [line.chance] * rows.chance
     cells.append(f"{line.gain} ({line.how})" if line.how else line.gain)
     return cells + [line.items] * rows.items
@@ -83,7 +87,7 @@ def _facts(rows: Sequence[tuple[str, str]]) -> str:
 
 def _limits(said: Sequence[str]) -> str:
     own = (
-        "Trained without labels on the data named above; on footage unlike it the figures do not "
-        "hold. What the data shows unevenly, the features know unevenly."
+        "The figures hold for the data named above and say little about footage unlike it. What "
+        "that data shows seldom, the features know poorly."
     )
     return "\n".join(f"- {text}" for text in [own, *(_text(s) for s in said)])

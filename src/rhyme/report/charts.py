@@ -50,12 +50,14 @@ def tick_text(value: float) -> str:
 def line_chart(chart: Chart) -> str:
     """A chart as one ``<svg>`` element with axes, labels and a description.
 
-    A curve of many points is drawn twice: its thinned values faintly and their running median.
+    A curve of many points is drawn twice: its thinned values faintly and their running mean.
 
     Args:
         chart: curves on common axes; values that are not finite leave gaps.
     """
     x_low, x_high = _range([s for c in chart.curves for s in c.steps], pad=0.0)
+    if 0 < x_low < 0.2 * x_high:
+        x_low = 0.0  # a run that logs from its 10th step on still began at 0
     values = [v for c in chart.curves for v in c.values if drawable(v)]
     y_low, y_high = _range(values, pad=0.06)
     if values and min(values) >= 0:

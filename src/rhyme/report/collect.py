@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -88,7 +88,10 @@ def _title(system: str, titles: Callable[[str], str] | Mapping[str, str] | None)
 
 
 def _facts(
-    config: Mapping[str, Any], metrics: list[Row], results: list[Row], events: list[Row]
+    config: Mapping[str, Any],
+    metrics: Sequence[Row],
+    results: Sequence[Row],
+    events: Sequence[Row],
 ) -> dict[str, Any]:
     """Facts from all four files. What the run did (events) outweighs what was asked (config)."""
     facts: dict[str, Any] = {}

@@ -11,7 +11,7 @@ from rhyme.report.data import Frame, ReportData, Rhyme, Strip
 from rhyme.report.pictures import Quality, common_aspect, data_uri
 from rhyme.report.text import clean, count, figure, short_path
 
-RHYMES, NEIGHBOURS, RETURNS = 12, 6, 4
+RHYMES, NEIGHBOURS, RETURNS = 12, 6, 3
 STRIPS, HITS = 12, 8
 
 
@@ -24,8 +24,9 @@ class FrameView:
         width: width of the stored picture in pixels.
         height: its height.
         alt: the picture in words.
-        name: end of the file's path, with the time.
-        path: the whole path.
+        name: end of the file's path.
+        at: the time in it.
+        path: the whole path and the time.
         label: class or caption.
         value: score or weight as printed.
         bar: length of the weight's bar in percent of the longest; None without bar.
@@ -38,6 +39,7 @@ class FrameView:
     height: int
     alt: str
     name: str
+    at: str
     path: str
     label: str
     value: str = ""
@@ -144,12 +146,12 @@ def strip_views(data: ReportData, quality: Quality | None) -> StripsView:
 def _tally(data: ReportData, shown: Sequence[Rhyme]) -> str:
     home = sum(r.returned for r in shown)
     text = f"{home} of the {len(shown)} shown came home"
-    if len(shown) < len(data.rhymes):
-        text += f"; {sum(r.returned for r in data.rhymes)} of the {len(data.rhymes)} given did"
-    if data.rhymes_measured is not None and data.rhymes_measured[1] > 0:
+    came, queries = sum(r.returned for r in data.rhymes), len(data.rhymes)
+    if data.rhymes_measured is not None:
         came, queries = data.rhymes_measured
-        share = f"{100 * came / queries:.1f} %"
-        text += f"; over all {count(queries, 'query', 'queries')} measured, {came:,} did ({share})"
+    if queries > len(shown):
+        text += f"; of all {count(queries, 'query', 'queries')} {came:,} did"
+        text += f" ({100 * came / queries:.1f}%)"
     return text + "."
 
 
@@ -189,14 +191,14 @@ def _home(rhyme: Rhyme, frame: Frame, place: int) -> bool | None:
 
 
 def _attention(rhyme: Rhyme, mass: float, shown: int) -> str:
-    parts = [f"The {shown} neighbours shown carry {100 * mass:.0f} % of the weight"] * (shown > 0)
+    parts = [f"{100 * mass:.0f}% of the weight shown"] * (shown > 0)
     if rhyme.entropy is not None and math.isfinite(rhyme.entropy):
         text = f"entropy {rhyme.entropy:.2f} nats"
         if rhyme.entropy < 30:
-            text += f", as if spread evenly over {math.exp(rhyme.entropy):,.1f}"
+            text += f" ≈ {math.exp(rhyme.entropy):,.1f}"
             text += f" of {count(rhyme.support, 'frame')}" if rhyme.support else " frames"
-        parts.append(text if parts else text.capitalize())
-    return "; ".join(parts) + "." if parts else ""
+        parts.append(text)
+    return ", ".join(parts)
 
 
 def _strip(strip: Strip, quality: Quality | None) -> StripView:
@@ -232,7 +234,6 @@ def _frame(
     stored = data_uri(frame, quality) if quality is not None else None
     uri, width, height = stored or ("", 0, 0)
     at = f"{frame.time:.1f} s" if frame.time is not None and math.isfinite(frame.time) else ""
-    name = " · ".join(part for part in (short_path(frame.file), at) if part)
     alt = f"{role} frame" + (f", {clean(frame.label, 80)}" if frame.label else "")
     alt += f", from {clean(frame.file, 120)}" if frame.file else ""
     alt += f" at {at}" if at else ""
@@ -241,7 +242,8 @@ def _frame(
         width=width,
         height=height,
         alt=alt,
-        name=name,
+        name=short_path(frame.file),
+        at=at,
         path=f"{clean(frame.file, 1000)} {at}".strip(),
         label=clean(frame.label, 90),
         value=value,

@@ -17,6 +17,7 @@ from rhyme.report.text import block, clean, figure, moment
 from rhyme.run import atomic_write
 
 LIMIT_BYTES = 9_500_000
+CARDS_OPEN = 6
 EVENTS_SHOWN = 12
 EVENTS_KEPT = 500
 
@@ -77,6 +78,7 @@ def _render(data: ReportData, quality: Quality | None) -> str:
         config=block(data.config),
         limits=limits(data, lines, pictures=quality is not None),
         events=[_event(row) for row in events],
+        open=CARDS_OPEN,
         events_shown=EVENTS_SHOWN,
         events_left=len(data.events) - len(events),
         lost={chart.title: sum(c.lost for c in chart.curves) for chart in drawn},
@@ -90,7 +92,7 @@ def _title(data: ReportData) -> str:
 
 def _event(row: Any) -> tuple[str, str, str]:
     hidden = ("time", "event", "kind", "versions")
-    rest = "; ".join(f"{key} {value}" for key, value in row.items() if key not in hidden)
+    rest = ", ".join(f"{key} {value}" for key, value in row.items() if key not in hidden)
     name = row.get("event", row.get("kind"))
     return moment(row.get("time")), clean(name, 80), clean(rest, 600)
 

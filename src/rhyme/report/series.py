@@ -97,7 +97,7 @@ _KINDS: tuple[tuple[str, str, str, str], ...] = (
         "About 1 is an even spread over all directions; a fall to 0 is a collapse.",
     ),
     (r"accuracy|top1|hit", "Accuracy of the training task", "share", ""),
-    (r"masked|valid|fallback|skipped", "Rows masked out", "share or count", ""),
+    (r"masked|valid|fallback|skipped", "Rows masked out", "as logged", ""),
 )
 
 
@@ -172,7 +172,11 @@ def thin(curve: Curve, points: int = POINTS) -> Curve:
 
 
 def smooth(curve: Curve) -> Curve | None:
-    """Running median over a twenty-fifth of the curve; None for fewer than 60 finite points."""
+    """Running mean over a twenty-fifth of the curve, its outer quarters left out in each window.
+
+    Returns:
+        The smoothed curve, or None for fewer than 60 points that can be drawn.
+    """
     finite = [i for i, v in enumerate(curve.values) if drawable(v)]
     if len(finite) < 60:
         return None
@@ -180,13 +184,15 @@ def smooth(curve: Curve) -> Curve | None:
     values = [curve.values[i] for i in finite]
     stride = max(1, len(finite) // 400)
     at = sorted({*range(0, len(finite), stride), len(finite) - 1})
-    # Windows stay centred (and so shrink) at the ends: a lopsided one would bend the curve there.
-    medians: list[float] = []
+    means: list[float] = []
     for i in at:
-        reach = min(half, i, len(finite) - 1 - i)
-        medians.append(statistics.median(values[i - reach : i + reach + 1]))
+        # Windows shrink towards the ends, where lopsided ones would bend the curve.
+        reach = max(min(half, i, len(finite) - 1 - i), half // 2)
+        window = sorted(values[max(0, i - reach) : i + reach + 1])
+        cut = len(window) // 4
+        means.append(statistics.fmean(window[cut : len(window) - cut]))
     steps = tuple(curve.steps[finite[i]] for i in at)
-    return replace(curve, steps=steps, values=tuple(medians))
+    return replace(curve, steps=steps, values=tuple(means))
 
 
 def _by_step(rows: Sequence[Row]) -> list[tuple[float, Row]]:

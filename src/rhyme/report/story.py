@@ -34,7 +34,7 @@ def trained_on(data: ReportData) -> str:
         where = facts.data or "a collection"
         return f"{where}{f' ({of})' if of else ''}, seen by the {subject}."
     where = f" on {facts.data}" if facts.data else ""
-    text = f"{subject} trained{where}{f' ({of})' if of else ''} without labels"
+    text = f"{subject} trained{where}{f' ({of})' if of else ''}"
     if facts.steps is not None:
         text += f", {count(facts.steps, 'step')}"
     if facts.seconds is not None:
@@ -49,16 +49,14 @@ def verdict(data: ReportData, top: Comparison | None) -> str:
     if top is None or top.trained is None:
         return "" if data.kind == "collection" else "It has not been evaluated yet."
     text = f"{top.title}: {spread_text(top.trained)}"
-    if top.untrained is None:
+    if top.untrained is None or top.gain is None:
         return f"{text}; the untrained encoder was not measured beside it."
     text += f", against {spread_text(top.untrained)} for the same encoder untrained"
-    assert top.gain is not None
-    change = spread_text(top.gain, sign=True)
-    meaning = "training helps" if top.better else "training does not help here"
-    within = top.gain.sd is not None and abs(top.gain.mean) <= top.gain.sd
-    if within:
-        meaning = "no larger than its spread"
-    return f"{text}: a difference of {change}, {meaning}."
+    size = abs(top.gain.mean)
+    by = figure(size) if top.gain.sd is None else f"{figure(size)} ± {figure(top.gain.sd)}"
+    if top.gain.sd is not None and size <= top.gain.sd:
+        return f"{text}, which is no clear difference ({spread_text(top.gain, sign=True)})."
+    return f"{text}, {'a gain' if top.better else 'a loss'} of {by}."
 
 
 def lede(data: ReportData, top: Comparison | None) -> str:
@@ -80,12 +78,12 @@ def missing(data: ReportData) -> dict[str, Gap]:
     if not data.rhymes:
         gaps["rhymes"] = Gap(
             what="No frame has been sent out and back yet; that needs the videos.",
-            command=f"rhyme report {run}",
+            command=f"rhyme report {run} --data VIDEOS",
         )
     if not data.strips:
         gaps["retrieval"] = Gap(
             what="Nothing has been retrieved yet; that needs the videos.",
-            command=f"rhyme report {run}",
+            command=f"rhyme report {run} --data VIDEOS",
         )
     if not data.metrics:
         gaps["curves"] = Gap(

@@ -23,7 +23,8 @@ class Line:
         others: values of further encoders, in the order of ``Table.others``.
         chance: value of a guess.
         gain: trained less untrained, with its spread.
-        how: how that spread was made, and over how many values.
+        seeds: number of values of the trained and of the untrained encoder, where above one.
+        how: ``"paired"`` where that spread is of paired differences.
         better: ``"up"``, ``"down"`` or empty: whether training helped.
         items: number of items.
     """
@@ -35,6 +36,7 @@ class Line:
     others: tuple[str, ...]
     chance: str
     gain: str
+    seeds: tuple[str, str]
     how: str
     better: str
     items: str
@@ -73,11 +75,6 @@ def spread_text(spread: Spread | None, *, sign: bool = False) -> str:
     return text if spread.sd is None else f"{text} ± {figure(spread.sd)}"
 
 
-def repetitions(spread: Spread | None) -> str:
-    """``(n = 3)`` for more than one value, else nothing."""
-    return f" (n = {spread.n})" if spread is not None and spread.n > 1 else ""
-
-
 def dot_plot(comparisons: Sequence[Comparison]) -> str:
     """Trained and untrained values as dots on one axis; empty without a line that fits on it.
 
@@ -99,18 +96,14 @@ def dot_plot(comparisons: Sequence[Comparison]) -> str:
 
 
 def _line(c: Comparison, others: Sequence[str]) -> Line:
-    how = ""
-    if c.gain is not None:
-        if c.gain.sd is None:
-            how = "one value each"
-        else:
-            how = f"{'paired' if c.paired else 'unpaired'}, n = {c.gain.n}"
+    how = "paired" if c.paired else ""
     metric = metric_name(c.metric) + (" (lower is better)" if c.lower_is_better else "")
     return Line(
         protocol=protocol_name(c.protocol),
         metric=f"{metric}, {c.variant}" if c.variant else metric,
-        trained=spread_text(c.trained) + repetitions(c.trained),
-        untrained=spread_text(c.untrained) + repetitions(c.untrained),
+        trained=spread_text(c.trained),
+        untrained=spread_text(c.untrained),
+        seeds=(_count(c.trained), _count(c.untrained)),
         others=tuple(spread_text(c.others.get(name)) for name in others),
         chance=figure(c.chance),
         gain=spread_text(c.gain, sign=True),
@@ -118,6 +111,10 @@ def _line(c: Comparison, others: Sequence[str]) -> Line:
         better={True: "up", False: "down", None: ""}[c.better],
         items=count(c.items),
     )
+
+
+def _count(spread: Spread | None) -> str:
+    return f"n = {spread.n}" if spread is not None and spread.n > 1 else ""
 
 
 def _values(c: Comparison) -> list[float]:
@@ -137,25 +134,25 @@ def _dots(c: Comparison, high: float, at: Sequence[float]) -> str:
     parts = [f'<line class="grid" x1="{x(t)}" x2="{x(t)}" y1="0" y2="100%"/>' for t in at]
     said: list[str] = []
     if c.chance is not None:
-        parts.append(f'<line class="chance" x1="{x(c.chance)}" x2="{x(c.chance)}" y1="3" y2="21"/>')
+        parts.append(f'<line class="chance" x1="{x(c.chance)}" x2="{x(c.chance)}" y1="4" y2="24"/>')
         said.append(f"chance {figure(c.chance)}")
     if c.trained is not None and c.untrained is not None:
         one, other = x(c.untrained.mean), x(c.trained.mean)
-        parts.append(f'<line class="gain" x1="{one}" x2="{other}" y1="12" y2="12"/>')
+        parts.append(f'<line class="gain" x1="{one}" x2="{other}" y1="14" y2="14"/>')
     for spread, kind in ((c.untrained, "untrained"), (c.trained, "trained")):
         if spread is None:
             continue
         if spread.sd:
             low, up = x(spread.mean - spread.sd), x(spread.mean + spread.sd)
-            parts.append(f'<line class="bar {kind}" x1="{low}" x2="{up}" y1="12" y2="12"/>')
-        parts.append(f'<circle class="{kind}" cx="{x(spread.mean)}" cy="12" r="5"/>')
+            parts.append(f'<line class="bar {kind}" x1="{low}" x2="{up}" y1="14" y2="14"/>')
+        parts.append(f'<circle class="{kind}" cx="{x(spread.mean)}" cy="14" r="5"/>')
         said.append(f"{kind} {spread_text(spread)}")
     for name, spread in c.others.items():
-        parts.append(f'<circle class="other" cx="{x(spread.mean)}" cy="12" r="3.5"/>')
+        parts.append(f'<circle class="other" cx="{x(spread.mean)}" cy="14" r="3.5"/>')
         said.append(f"{clean(name, 40)} {figure(spread.mean)}")
     title = f"{c.title}, {c.variant}" if c.variant else c.title
     label = escape(f"{title}: {', '.join(said)}", quote=True)
     return (
         f'<span class="dots-name">{escape(title)}</span>'
-        f'<svg height="24" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+        f'<svg height="28" role="img" aria-label="{label}">{"".join(parts)}</svg>'
     )

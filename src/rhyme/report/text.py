@@ -65,9 +65,9 @@ def block(text: str, limit: int = 200_000) -> str:
     return "\n".join(lines)
 
 
-def short_path(path: str, limit: int = 34) -> str:
-    """The end of a path, with the middle of a long name left out."""
-    name = "/".join(clean(path, 4000).rsplit("/", 2)[-2:])
+def short_path(path: str, limit: int = 40) -> str:
+    """The name of a file without its folders, with the middle of a long one left out."""
+    name = clean(path.rstrip("/").rsplit("/", 1)[-1], 4000)
     if len(name) <= limit:
         return name
     tail = limit * 2 // 3
@@ -122,11 +122,16 @@ def duration(seconds: float | None) -> str:
 
 
 def moment(stamp: object) -> str:
-    """A time stamp as UTC date and time; other values as they are."""
-    if isinstance(stamp, bool) or not isinstance(stamp, (int, float)):
+    """A time stamp (ISO 8601, or seconds since 1970) as UTC; other values as they are."""
+    if isinstance(stamp, bool) or not isinstance(stamp, (int, float, str)):
         return clean(stamp, 40)
     try:
-        return datetime.fromtimestamp(stamp, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        if isinstance(stamp, str):
+            at = datetime.fromisoformat(stamp)
+            at = at.astimezone(UTC) if at.tzinfo else at
+        else:
+            at = datetime.fromtimestamp(stamp, UTC)
+        return at.strftime("%Y-%m-%d %H:%M:%S UTC" if at.tzinfo else "%Y-%m-%d %H:%M:%S")
     except (ValueError, OverflowError, OSError):
         return clean(stamp, 40)
 

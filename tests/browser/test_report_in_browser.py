@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rhyme.report import Frame, ReportData, Rhyme, RunFacts, Strip, write_report
+
+LONG = "a_very_long_name_without_any_place_to_break_" * 4
+WIDTHS = (360, 480, 641, 768, 821, 1024, 1280)
+
+
+def frame(seed: int, height: int = 48, width: int = 64, **facts: Any) -> Frame:
+    rng = np.random.default_rng(seed)
+    low, high = rng.integers(0, 255, (2, 3))
+    ramp = np.linspace(0, 1, width)[None, :, None]
+    pixels = np.broadcast_to(low + (high - low) * ramp, (height, width, 3)).astype(np.uint8)
+    return Frame(pixels=pixels, file=f"clips/{seed}.mp4", time=1.0, group=seed, **facts)
+
+
+def rhyme(seed: int, returned: bool) -> Rhyme:
+    return Rhyme(
+        query=frame(seed, label="disc"),
+        neighbours=[(frame(seed + k, label="ring"), 0.5 / 2**k) for k in range(1, 7)],
+        returns=[(frame(seed + 20 + k, height=96), 0.9 - 0.1 * k) for k in range(3)],
+        returned=returned,
+        entropy=2.5,
+        support=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = [
+        {"protocol": p, "metric": m, "value": v - 0.2 * k, "encoder": e, "seed": s, "items": 90}
+        for p, m, v in (("knn", "top1", 0.6), ("retrieval", LONG, 0.5), ("cycle", "rate", 0.7))
+        for k, e in enumerate(("trained", "untrained", "imagenet", LONG))
+        for s in range(2)
+    ]
+    metrics = [
+        {
+            "step": 10 * k,
+            "loss": 4 * math.exp(-k / 50) + 0.1 * math.sin(k),
+            "parts": {"intra": 1.0 + math.exp(-k / 60), LONG: 0.5},
+            "diagnostics": {"entropy": 3.0 + math.cos(k / 9)},
+            "lr": 0.03,
+        }
+        for k in range(200)
+    ]
+    data = ReportData(
+        system="cycle_contrast",
+        system_title="CycleContrast",
+        facts=RunFacts(data=LONG, items=90, groups=30, command=LONG, package_hash="ab" * 32),
+        config=f"system: cycle_contrast\ndata: {LONG}\n",
+        metrics=metrics,
+        results=results,
+        rhymes=[rhyme(40 * k, returned=k % 3 != 1) for k in range(8)],
+        strips=[
+            Strip(
+                query=frame(900 + k, label=LONG),
+                hits=[frame(910 + j, score=0.9, same_class=j % 2 == 0) for j in range(8)],
+            )
+            for k in range(2)
+        ],
+        notes=[LONG],
+        events=[{"time": 0, "event": "started", "command": LONG}],
+    )
+    folder = tmp_path_factory.mktemp("report")
+    write_report(dataclasses.replace(data, metrics=(), results=()), folder / "empty.html")
+    return write_report(data, folder / "report.html")
+
+
+def opened(chromium: Any, path: Path, width: int, scheme: str = "light", **options: Any) -> Any:
+    """A page on the file; ``heard`` gathers what the browser complains of or asks for."""
+    context = chromium.new_context(
+        viewport={"width": width, "height": 800}, color_scheme=scheme, **options
+    )
+    tab = context.new_page()
+    tab.heard = []
+    tab.on("console", lambda message: tab.heard.append(f"console: {message.text}"))
+    tab.on("pageerror", lambda error: tab.heard.append(f"error: {error}"))
+    tab.on("request", lambda request: tab.heard.append(f"request: {request.url[:80]}"))
+    tab.goto(path.as_uri())
+    return tab
+
+
+@pytest.mark.parametrize("name", ["report.html", "empty.html"])
+def test_nothing_is_fetched_and_nothing_complained_of(
+    chromium: Any, report: Path, name: str
+) -> None:
+    path = report.with_name(name)
+    tab = opened(chromium, path, 1280)
+    own = f"request: {path.as_uri()}"[:89]
+    foreign = [h for h in tab.heard if h != own and not h.startswith("request: data:")]
+    assert foreign == []
+    loaded = "[...document.images].every(i => i.complete && i.naturalWidth > 0)"
+    assert tab.evaluate(loaded)
+    tab.context.close()
+
+
+def test_no_width_needs_sideways_scrolling(chromium: Any, report: Path) -> None:
+    tab = opened(chromium, report, 1280)
+    tab.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    for width in WIDTHS:
+        tab.set_viewport_size({"width": width, "height": 800})
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width, width
+        # Nor may anything be cut off at the right, except inside the table's own scroller.
+        cut = tab.evaluate(
+            "[...document.querySelectorAll('main *')].filter(e => !e.closest('.wide, svg, .hidden')"
+            " && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.className)"
+        )
+        assert cut == [], width
+    tab.context.close()
+
+
+def test_page_reads_without_scripts(chromium: Any, report: Path) -> None:
+    tab = opened(chromium, report, 360, java_script_enabled=False)
+    assert tab.get_by_role("heading", level=1).is_visible()
+    assert tab.get_by_text("came home").first.is_visible()
+    config = tab.locator("pre")
+    assert not config.is_visible()
+    tab.get_by_text("Configuration (config.yaml)").click()
+    assert config.is_visible()
+    tab.context.close()
+
+
+def test_table_keeps_its_meaning_on_a_phone(chromium: Any, report: Path) -> None:
+    tab = opened(chromium, report, 360)
+    assert tab.get_by_role("columnheader").count() >= 5
+    assert tab.get_by_role("rowheader").count() == 3
+    label = "getComputedStyle(document.querySelector('td'), '::before').content"
+    assert tab.evaluate(label) == '"Trained"'
+    tab.context.close()
+
+
+def test_dark_and_light_follow_the_reader(chromium: Any, report: Path, tmp_path: Path) -> None:
+    seen: dict[str, tuple[int, int]] = {}
+    for scheme in ("light", "dark"):
+        tab = opened(chromium, report, 1280, scheme)
+        shot = tmp_path / f"{scheme}.png"
+        tab.screenshot(path=shot)
+        seen[scheme] = ground_and_ink(shot)
+        line = tab.evaluate("getComputedStyle(document.querySelector('.line.c1')).stroke")
+        assert line == {"light": "rgb(12, 107, 134)", "dark": "rgb(98, 191, 214)"}[scheme]
+        tab.context.close()
+    assert seen["light"][0] > 240 > 80 > seen["light"][1]
+    assert seen["dark"][0] < 40 < 200 < seen["dark"][1]
+
+
+def ground_and_ink(shot: Path) -> tuple[int, int]:
+    """Grey level of a screenshot's background, and of what stands out most from it."""
+    from PIL import Image
+
+    with Image.open(shot) as picture:
+        grey = np.asarray(picture.convert("L")).astype(int)
+    ground = int(np.median(grey))
+    return ground, int(grey.flat[np.abs(grey - ground).argmax()])
+
+
+def test_print_is_light_and_shows_what_is_folded(chromium: Any, report: Path) -> None:
+    tab = opened(chromium, report, 700, "dark")
+    folded = tab.locator("pre")
+    assert not folded.is_visible()
+    tab.emulate_media(media="print", color_scheme="dark")
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert tab.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+    assert folded.is_visible()
+    pages = tab.pdf(format="A4")
+    assert pages.startswith(b"%PDF")
+    tab.context.close()

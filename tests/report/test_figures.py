@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from rhyme.report import ReportData, render
+from rhyme.report.charts import line_chart, tick_text, ticks
+from rhyme.report.series import Chart, Curve, charts, smooth, thin
+from rhyme.report.summary import compare, headline
+from rhyme.report.table import dot_plot, table
+from rhyme.report.text import clean, duration, figure, moment, short_path
+
+Rows = Callable[..., Any]
+
+
+def test_unpaired_difference_adds_both_spreads(make_result: Rows) -> None:
+    rows = [make_result(v, seed=s) for s, v in ((0, 0.6), (1, 0.7))]
+    rows += [make_result(v, "untrained", s) for s, v in ((5, 0.3), (6, 0.4), (7, 0.5))]
+    (line,) = compare(rows)
+    assert line.trained is not None
+    assert line.gain is not None
+    assert line.trained.mean == pytest.approx(0.65)
+    assert line.trained.sd == pytest.approx(0.0707107, abs=1e-6)
+    assert not line.paired
+    assert line.gain.mean == pytest.approx(0.25)
+    assert line.gain.sd == pytest.approx(math.sqrt(0.005 + 0.01))
+
+
+def test_paired_difference_uses_the_pairs(make_result: Rows) -> None:
+    rows = [make_result(0.5 + s, seed=s) for s in range(3)]
+    rows += [make_result(0.4 + s, "untrained", s) for s in range(3)]
+    (line,) = compare(rows)
+    assert line.paired
+    assert line.gain is not None
+    assert line.gain.sd == pytest.approx(0.0, abs=1e-12)  # the seeds' own spread cancels
+
+
+def test_a_repeated_measurement_counts_once(make_result: Rows) -> None:
+    (line,) = compare([make_result(0.1), make_result(0.6)])
+    assert line.trained is not None
+    assert (line.trained.mean, line.trained.n) == (0.6, 1)
+
+
+def test_settings_keep_lines_apart_and_name_them(make_result: Rows) -> None:
+    rows = [make_result(0.1 * k, settings={"k": k, "temperature": 0.07}) for k in (1, 5)]
+    lines = compare(rows)
+    assert [line.variant for line in lines] == ["k 1", "k 5"]
+
+
+def test_chance_is_taken_from_rows_settings_or_a_metric_of_its_own(make_result: Rows) -> None:
+    assert compare([make_result(0.5, chance=0.1)])[0].chance == 0.1
+    assert compare([make_result(0.5, settings={"chance": 0.2})])[0].chance == 0.2
+    lines = compare([make_result(0.5), make_result(0.25, metric="top1_chance")])
+    assert [(line.metric, line.chance) for line in lines] == [("top1", 0.25)]
+
+
+def test_values_that_are_not_finite_are_counted_not_averaged(make_result: Rows) -> None:
+    rows = [make_result(0.4, seed=0), make_result("nan", seed=1), make_result(None, seed=2)]
+    (line,) = compare(rows)
+    assert line.trained is not None
+    assert line.trained.mean == 0.4
+    assert line.lost == 1
+    assert "1 measured value not finite" in render(ReportData(system="moco", results=rows))
+
+
+def test_lower_is_better_turns_the_verdict(make_result: Rows) -> None:
+    rows = [
+        make_result(2.0, metric="median_rank"),
+        make_result(5.0, "untrained", metric="median_rank"),
+    ]
+    (line,) = compare(rows)
+    assert line.better is True
+    assert table([line]).lines[0].gain == "\N{MINUS SIGN}3.000"
+
+
+def test_headline_prefers_usual_protocols_and_obeys_the_wish(make_result: Rows) -> None:
+    rows = [
+        make_result(0.5, e, protocol=p)
+        for p in ("cycle", "linear", "knn")
+        for e in ("trained", "untrained")
+    ]
+    lines = compare(rows)
+    assert getattr(headline(lines), "protocol", None) == "knn"
+    assert getattr(headline(lines, ("cycle", "top1")), "protocol", None) == "cycle"
+    assert headline([]) is None
+
+
+def test_no_gain_is_said_plainly(make_result: Rows) -> None:
+    worse = [make_result(0.2), *(make_result(v, "untrained", s) for s, v in enumerate((0.4, 0.42)))]
+    assert "a loss of 0.210" in render(ReportData(system="moco", results=worse))
+    same = [make_result(0.41), *(make_result(v, "untrained", s) for s, v in enumerate((0.4, 0.44)))]
+    assert "no clear difference" in render(ReportData(system="moco", results=same))
+
+
+def test_other_encoders_get_a_column(make_result: Rows) -> None:
+    rows = [make_result(0.5), make_result(0.7, "imagenet")]
+    shown = table(compare(rows))
+    assert shown.others == ("imagenet",)
+    assert shown.lines[0].others == ("0.700",)
+
+
+def test_dot_plot_places_dots_by_value(make_result: Rows) -> None:
+    rows = [make_result(0.6), make_result(0.3, "untrained"), make_result(40.0, metric="rank")]
+    plot = dot_plot(compare(rows))
+    assert plot.count('role="img"') == 1  # the rank does not fit on the axis
+    assert '<circle class="trained" cx="80.00%"' in plot  # of an axis up to 0.75
+    assert '<circle class="untrained" cx="40.00%"' in plot
+    assert dot_plot(compare(rows[2:])) == ""
+
+
+def test_every_logged_quantity_gets_a_chart(make_metrics: Rows) -> None:
+    rows = make_metrics(30)
+    rows.append({"step": 290, "probes": {"knn": {"top1": 0.4}, "cycle_return": 0.3}})
+    found = {chart.title: chart for chart in charts(rows)}
+    assert list(found) == [
+        "Loss",
+        "Parts of the loss",
+        "Similarity of positives and negatives",
+        "Entropy of the attention",
+        "Effective rank of the embedding",
+        "Spread of the embedding",
+        "Probe: knn top1",
+        "Probe: cycle return",
+        "Learning rate",
+        "Throughput",
+        "Share of time spent waiting for data",
+    ]
+    assert [c.name for c in found["Parts of the loss"].curves] == ["intra", "cycle"]
+    # The row of probes shares its step with a row of losses and takes nothing from it.
+    assert len(found["Loss"].curves[0].steps) == 30
+
+
+def test_rows_written_again_after_a_resume_count_once() -> None:
+    rows = [{"step": s, "loss": 1.0} for s in (1, 2, 3)] + [{"step": 2, "loss": 9.0}]
+    (chart,) = charts(rows)
+    assert chart.curves[0].values == (1.0, 9.0, 1.0)
+
+
+def test_thousand_rows_are_thinned_and_keep_their_extremes() -> None:
+    values = [math.sin(k / 30) for k in range(1000)]
+    values[417], values[733] = 50.0, -50.0
+    curve = Curve(name="loss", steps=tuple(range(1000)), values=tuple(values))
+    thinned = thin(curve)
+    assert len(thinned.steps) <= 260
+    assert max(thinned.values) == 50.0
+    assert min(thinned.values) == -50.0
+    assert (thinned.steps[0], thinned.steps[-1]) == (0, 999)
+    assert list(thinned.steps) == sorted(set(thinned.steps))
+    svg = line_chart(Chart(title="Loss", unit="loss", curves=(curve,)))
+    assert len(svg) < 12_000
+    smoothed = smooth(curve)
+    assert smoothed is not None
+    assert max(abs(v) for v in smoothed.values) < 1.5  # a lone spike does not bend it
+
+
+def test_nan_and_infinity_leave_a_gap_and_are_counted(make_metrics: Rows) -> None:
+    rows = make_metrics(20)
+    rows[7]["loss"], rows[8]["loss"], rows[9]["loss"] = "nan", "inf", float("nan")
+    chart = charts(rows)[0]
+    assert chart.curves[0].lost == 3
+    svg = line_chart(chart)
+    assert "nan" not in svg
+    assert "inf" not in svg
+    (path,) = re.findall(r'class="line c1" d="([^"]*)"', svg)
+    assert path.count("M") == 2
+    text = render(ReportData(system="moco", metrics=rows))
+    assert "3 not finite, left out." in text
+    assert "The loss was not finite in 3 logged steps." in text
+
+
+@pytest.mark.parametrize(
+    "values", [(float("nan"),) * 3, (0.0, 0.0, 0.0), (1e300, -1e300, 1.0), (1e-12, 2e-12, 3e-12)]
+)
+def test_degenerate_curves_still_draw(values: tuple[float, ...]) -> None:
+    curve = Curve(name="loss", steps=(1.0, 2.0, 3.0), values=values)
+    svg = line_chart(Chart(title="Loss", unit="loss", curves=(curve,)))
+    numbers = [float(x) for x in re.findall(r"[ML](-?[\d.]+) ", svg)]
+    assert all(0 <= x <= 340 for x in numbers)
+    assert "nan" not in re.sub(r'aria-label="[^"]*"', "", svg)
+
+
+def test_a_single_row_is_a_dot() -> None:
+    (chart,) = charts([{"step": 10, "loss": 1.5}])
+    assert line_chart(chart).count("<circle") == 1
+
+
+def test_chart_labels_its_axes() -> None:
+    curve = Curve(name="a", steps=(0.0, 20_000.0), values=(0.0, 1.0))
+    svg = line_chart(Chart(title="T", unit="nats", curves=(curve,)))
+    assert ">step</text>" in svg
+    assert ">nats</text>" in svg
+    assert ">20k</text>" in svg
+    assert 'aria-label="T, nats over steps: a from 0.000 at step 0 to 1.000 at step 20000."' in svg
+
+
+def test_ticks_are_round_and_inside() -> None:
+    assert ticks(0.0, 1.0, 5) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    assert all(3.1 <= t <= 17.9 for t in ticks(3.1, 17.9))
+    assert tick_text(-0.00025) == "\N{MINUS SIGN}2.5e-4"
+
+
+def test_figures_and_text() -> None:
+    assert figure(0.41234) == "0.412"
+    assert figure(-0.5, sign=True) == "\N{MINUS SIGN}0.500"
+    assert figure(0.5, sign=True) == "+0.500"
+    assert figure(0.0001) == "1.0e-04"
+    assert figure(12345.6) == "12,346"
+    assert figure(float("nan")) == "not finite"
+    assert duration(59.94) == "59.9 s"
+    assert duration(3 * 3600 + 5 * 60) == "3 h 05 min"
+    assert moment("2026-01-02T03:04:05+0100") == "2026-01-02 02:04:05 UTC"
+    assert moment(0) == "1970-01-01 00:00:00 UTC"
+    assert moment("yesterday") == "yesterday"
+    assert clean("a\nb\x1b") == "a\\nb\\x1b"
+    assert len(clean("x" * 999, limit=50)) < 60
+    assert short_path("deep/folder/a.mp4") == "a.mp4"
+    assert len(short_path("x" * 200 + ".mp4")) == 40
