@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from rhyme.errors import CheckpointError
+from rhyme.run import RunFolder, read_jsonl
+from rhyme.training import checkpoint
+
+OPERATIONS = ("write_bytes", "sync_file", "sync_folder", "rename")
+
+
+class Killed(BaseException):
+    """The process ends here: nothing that catches errors may run."""
+
+
+def payload(step: int) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
+    return {"w": torch.full((50,), float(step))}, {"step": step, "text": "x" * 100}
+
+
+def save(folder: Path, step: int, keep: int = 3) -> Path:
+    return checkpoint.save(folder, step, *payload(step), keep=keep)
+
+
+def assert_whole(path: Path, step: int) -> None:
+    held = checkpoint.read(path)
+    tensors, state = payload(step)
+    assert held.step == step
+    assert held.state == state
+    assert torch.equal(held.tensors["w"], tensors["w"])
+
+
+def test_round_trip_of_dtypes_and_values(tmp_path):
+    tensors = {
+        "half": torch.tensor([1.5], dtype=torch.bfloat16),
+        "flag": torch.tensor([True, False]),
+        "count": torch.tensor(2**40),
+        "empty": torch.empty(0, 3),
+        "view": torch.arange(6.0).reshape(2, 3).T,
+        "nan": torch.tensor([float("nan"), float("inf")]),
+    }
+    path = checkpoint.save(tmp_path, 1, {**tensors, "same": tensors["flag"]}, {"x": 0.1}, keep=1)
+    held = checkpoint.read(path)
+    for name, tensor in tensors.items():
+        assert held.tensors[name].dtype == tensor.dtype
+        assert torch.equal(held.tensors[name].nan_to_num(), tensor.nan_to_num())
+    assert held.state["x"] == 0.1
+
+
+def test_keeps_the_newest(tmp_path):
+    for step in (1, 2, 3, 12, 100_000_000):
+        save(tmp_path, step, keep=2)
+    assert checkpoint.steps_on_disk(tmp_path) == [12, 100_000_000]
+    assert checkpoint.newest(tmp_path) == tmp_path / "step-100000000"
+
+
+def test_order_of_operations_is_durable(tmp_path, monkeypatch):
+    done: list[tuple[str, str]] = []
+    for name in OPERATIONS:
+        true = getattr(checkpoint, name)
+
+        def note(path, *rest, name=name, true=true):
+            done.append((name, path.name.split("-")[0]))
+            return true(path, *rest)
+
+        monkeypatch.setattr(checkpoint, name, note)
+    save(tmp_path, 7)
+    files = ["state.safetensors", "state.json", "manifest.json"]
+    expected = [(op, f) for f in files for op in ("write_bytes", "sync_file")]
+    expected += [("sync_folder", ".writing"), ("rename", ".writing")]
+    assert done == [*expected, ("sync_folder", tmp_path.name.split("-")[0])]
+
+
+def fault_points(folder: Path, monkeypatch, steps: tuple[int, ...]) -> int:
+    """How many disk operations the saves of ``steps`` take."""
+    count = 0
+    for name in OPERATIONS:
+        true = getattr(checkpoint, name)
+
+        def counted(*args, true=true):
+            nonlocal count
+            count += 1
+            return true(*args)
+
+        monkeypatch.setattr(checkpoint, name, counted)
+    for step in steps:
+        save(folder, step, keep=2)
+    monkeypatch.undo()
+    return count
+
+
+@pytest.mark.parametrize("when", ["before", "after", "within"])
+def test_a_kill_at_any_operation_leaves_a_whole_checkpoint(tmp_path, monkeypatch, when):
+    total = fault_points(tmp_path / "count", monkeypatch, (3, 4))
+    assert total >= 18
+    for point in range(1, total + 1):
+        folder = tmp_path / f"{when}-{point}"
+        save(folder, 1, keep=2)
+        save(folder, 2, keep=2)
+        count, finished = 0, [2]
+        for name in OPERATIONS:
+            true = getattr(checkpoint, name)
+
+            def faulty(*args, name=name, true=true, point=point):
+                nonlocal count
+                count += 1
+                if count == point and when == "before":
+                    raise Killed
+                if count == point and when == "within" and name == "write_bytes":
+                    true(args[0], args[1][: len(args[1]) // 2])
+                    raise Killed
+                true(*args)
+                if count == point:
+                    raise Killed
+
+            monkeypatch.setattr(checkpoint, name, faulty)
+        with contextlib.suppress(Killed):
+            for step in (3, 4):
+                save(folder, step, keep=2)
+                finished.append(step)
+        assert count == point
+        monkeypatch.undo()
+        found = checkpoint.newest(folder)
+        assert found is not None, f"nothing left after a kill {when} operation {point}"
+        step = int(found.name.removeprefix("step-"))
+        assert step >= finished[-1], "a finished checkpoint was lost"
+        assert_whole(found, step)
+        # The next part of the run writes on, and cleans up.
+        save(folder, 5, keep=2)
+        assert_whole(folder / "step-00000005", 5)
+        assert all(entry.name.startswith("step-") for entry in folder.iterdir())
+
+
+def test_a_damaged_folder_of_the_same_step_is_replaced_whatever_happens(tmp_path, monkeypatch):
+    for point in range(1, 11):
+        folder = tmp_path / str(point)
+        save(folder, 1)
+        (save(folder, 2) / "state.json").write_bytes(b"{}")
+        count = 0
+        for name in OPERATIONS:
+            true = getattr(checkpoint, name)
+
+            def faulty(*args, true=true, point=point):
+                nonlocal count
+                count += 1
+                if count == point:
+                    raise Killed
+                true(*args)
+
+            monkeypatch.setattr(checkpoint, name, faulty)
+        with contextlib.suppress(Killed):
+            save(folder, 2)
+        monkeypatch.undo()
+        found = checkpoint.newest(folder)
+        assert found is not None
+        assert_whole(found, int(found.name.removeprefix("step-")))
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_full_or_read_only_disk_is_a_typed_error_and_harms_nothing(tmp_path, monkeypatch, name):
+    save(tmp_path, 1)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, name, full)
+    with pytest.raises(CheckpointError, match="No space left") as caught:
+        save(tmp_path, 2)
+    assert "room" in str(caught.value)
+    monkeypatch.undo()
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert_whole(found, int(found.name.removeprefix("step-")))
+    assert not [e for e in tmp_path.iterdir() if e.name.startswith(".writing")]
+
+
+def test_every_flipped_byte_is_detected_and_passed_over(tmp_path):
+    run = RunFolder.create(tmp_path / "run", {})
+    save(run.checkpoints, 1)
+    path = save(run.checkpoints, 2)
+    draw = random.Random(0)
+    for number in range(200):
+        file = path / draw.choice((checkpoint.TENSORS, checkpoint.STATE, checkpoint.MANIFEST))
+        before = file.read_bytes()
+        place = draw.randrange(len(before))
+        bent = (
+            before[:place] + bytes([before[place] ^ (1 << draw.randrange(8))]) + before[place + 1 :]
+        )
+        file.write_bytes(bent)
+        found = checkpoint.newest(run.checkpoints)
+        if found == path:  # only whitespace or the like of the manifest may differ
+            assert file.name == checkpoint.MANIFEST, number
+            assert_whole(path, 2)
+        else:
+            assert found == run.checkpoints / "step-00000001", number
+            with pytest.raises(CheckpointError):
+                checkpoint.read(path)
+        file.write_bytes(before)
+    assert checkpoint.newest(run.checkpoints) == path
+
+
+@pytest.mark.parametrize("name", [checkpoint.TENSORS, checkpoint.STATE, checkpoint.MANIFEST])
+def test_latest_names_the_damage_in_an_event_and_falls_back(tmp_path, name):
+    run = RunFolder.create(tmp_path / "run", {})
+    save(run.checkpoints, 1)
+    (save(run.checkpoints, 2) / name).unlink()
+    assert checkpoint.latest(run) == run.checkpoints / "step-00000001"
+    (event,) = read_jsonl(run.events)
+    assert event["event"] == "checkpoint_damaged"
+    assert name in event["cause"]
+
+
+def test_latest_of_nothing_and_of_ruins(tmp_path):
+    run = RunFolder.create(tmp_path / "run", {})
+    assert checkpoint.latest(run) is None
+    (save(run.checkpoints, 1) / checkpoint.MANIFEST).write_text("[]")
+    with pytest.raises(CheckpointError, match="whole"):
+        checkpoint.latest(run)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 99},
+        {"step": 9},
+        {"files": {}},
+        {"files": {"../../etc/passwd": {"bytes": 1, "sha256": ""}}},
+        {"files": 3},
+    ],
+)
+def test_a_manifest_that_says_something_else_is_refused(tmp_path, change):
+    path = save(tmp_path, 1)
+    manifest = json.loads((path / checkpoint.MANIFEST).read_text())
+    (path / checkpoint.MANIFEST).write_text(json.dumps({**manifest, **change}))
+    assert checkpoint.newest(tmp_path) is None
+
+
+def test_saved_bytes_are_those_of_the_call(tmp_path):
+    tensor = torch.ones(4)
+    path = checkpoint.save(tmp_path, 1, {"w": tensor}, {}, keep=1)
+    tensor.zero_()
+    assert torch.equal(checkpoint.read(path).tensors["w"], torch.ones(4))
+
+
+@pytest.mark.slow
+def test_kill_nine_at_random_moments(tmp_path):
+    code = (
+        "import sys, torch\nfrom pathlib import Path\nfrom rhyme.training import checkpoint\n"
+        "folder = Path(sys.argv[1])\nstep = (checkpoint.steps_on_disk(folder) or [0])[-1]\n"
+        "print('ready', flush=True)\n"
+        "while True:\n"
+        "    step += 1\n"
+        "    checkpoint.save(folder, step, {'w': torch.full((20000,), float(step))},"
+        " {'step': step}, keep=2)\n    print(step, flush=True)\n"
+    )
+    draw = random.Random(0)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    for _ in range(3):
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as child:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "ready\n"
+            time.sleep(draw.uniform(0.02, 0.3))
+            child.send_signal(signal.SIGKILL)
+            finished = [int(line) for line in child.stdout.read().split("\n")[:-1]]
+        found = checkpoint.newest(tmp_path)
+        if finished:
+            assert found is not None
+            held = checkpoint.read(found)
+            assert held.step >= finished[-1]
+            assert float(held.tensors["w"][7]) == held.state["step"] == held.step
