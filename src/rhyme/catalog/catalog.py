@@ -20,6 +20,7 @@ from rhyme.catalog.schema import (
     encode_words,
     with_meta,
 )
+from rhyme.catalog.summary import summarise
 from rhyme.errors import CatalogError, DataError, UnknownName, nearest
 from rhyme.media import DEFAULT_LIMITS, FrameReader, Limits, open_reader
 
@@ -224,9 +225,9 @@ class Catalog:
         pick = slice(None) if indices is None else np.asarray(indices, dtype=np.int64)
         names = ("start", "stop", "fps", "frames", "width", "height")
         return ItemFacts(
-            id=self._numbers("id").astype(np.uint64)[pick],
+            id=self.numbers("id").astype(np.uint64)[pick],
             group=self.group_codes[pick],
-            **{name: self._numbers(name)[pick] for name in names},
+            **{name: self.numbers(name)[pick] for name in names},
         )
 
     @property
@@ -377,31 +378,15 @@ class Catalog:
         return Catalog(with_meta(self.table, meta), root=self._root)
 
     def summary(self) -> dict[str, object]:
-        """Counts and sums for people: items, files, groups, hours, kinds, splits, labels."""
-        counts = {
-            name: _counts(self.table.column(name).to_pylist())
-            for name in ("kind", "split", "status")
-        }
-        seconds = float((self._numbers("stop") - self._numbers("start")).sum())
-        return {
-            "root": str(self.root),
-            "items": len(self),
-            "files": len(set(self.table.column("path").to_pylist())),
-            "groups": int(self.group_codes.max(initial=-1)) + 1,
-            "hours": seconds / 3600,
-            "frames": int(self._numbers("frames").sum()),
-            "with_sound": int(self._numbers("audio").sum()),
-            "kinds": counts["kind"],
-            "splits": counts["split"],
-            "status": counts["status"],
-            "label_column": self.label_column,
-            "labels": {name: len(self.labels(name)[1]) for name in self.label_columns},
-            "quarantined": len(cast("list[object]", self.meta.get("quarantine", []))),
-            "ignored": self.meta.get("ignored", {}),
-            "fingerprint": self.fingerprint,
-        }
+        """Counts and sums for people; see `rhyme.catalog.summary.summarise`."""
+        return summarise(self)
 
-    def _numbers(self, name: str) -> np.ndarray:
+    def numbers(self, name: str) -> np.ndarray:
+        """One column of numbers, ``[n]``.
+
+        Args:
+            name: a column of the table, e.g. ``"start"``.
+        """
         if name not in self._cache:
             column = self.table.column(name).combine_chunks()
             self._cache[name] = column.to_numpy(zero_copy_only=False)
@@ -420,10 +405,3 @@ def _pick(rows: np.ndarray, given: np.ndarray, total: int) -> np.ndarray:
         raise CatalogError(f"a row number is not below {total}", stage="select")
     picked = picked % max(total, 1)
     return picked if len(rows) == total else picked[np.isin(picked, rows)]
-
-
-def _counts(values: list[str | None]) -> dict[str, int]:
-    out: dict[str, int] = {}
-    for value in values:
-        out[str(value)] = out.get(str(value), 0) + 1
-    return dict(sorted(out.items()))

@@ -87,6 +87,7 @@ class Opened:
             )
         self.path = path
         self.demuxer = found.demuxer
+        self.cut = found.cut
         self._file, self.size = open_regular(path, limits=limits)
         try:
             with guard(path, "open"):
@@ -118,6 +119,27 @@ class Opened:
         """Whether a packet marked as damaged was cut off by the end of the file."""
         return self.demuxer in ("mov", "matroska", "avi", "flv")
 
+    def codes(self) -> list[str]:
+        """The four-letter codes of the tracks of an MP4 or MOV file, for messages."""
+        if self.demuxer != "mov":
+            return []
+        with self.path_bytes() as file:
+            data = file.read(1 << 20) + b"\0" * 16
+            file.seek(max(0, self.size - (1 << 20)))
+            data += file.read(1 << 20) + b"\0" * 16
+        found: list[str] = []
+        place = data.find(b"stsd")
+        while place >= 0:
+            code = data[place + 16 : place + 20].decode("latin-1")
+            if code.isprintable() and code.strip() and code not in found:
+                found.append(code)
+            place = data.find(b"stsd", place + 4)
+        return found
+
+    def path_bytes(self) -> BinaryIO:
+        """The file opened once more, from its first byte."""
+        return open_regular(self.path, limits=Limits())[0]
+
     def close(self) -> None:
         """Close container and file; safe to call twice."""
         self.container.close()
@@ -146,10 +168,19 @@ def video_stream(opened: Opened, limits: Limits) -> VideoStream:
     """
     path = opened.path
     listed = [s for s in opened.container.streams if s.type == "video"]
-    streams = [s for s in listed if isinstance(s, VideoStream) and not _is_cover(s)]
+    films = [s for s in listed if isinstance(s, VideoStream) and not _is_cover(s)]
+    streams = [s for s in films if codec_name(s) != "unknown"]
     if not streams:
-        if any(not isinstance(s, VideoStream) for s in listed):
-            raise UnsupportedMedia("the video codec is unknown", file=path, stage="open")
+        codes = opened.codes()
+        if {"encv", "drmi"} & set(codes):
+            raise _encrypted(path)
+        if films:
+            raise UnsupportedMedia(
+                f"video codec unknown or not built in: {', '.join(codes) or 'unnamed'}",
+                file=path,
+                stage="open",
+                value=codes,
+            )
         held = ", ".join(sorted({str(s.type) for s in opened.container.streams})) or "no stream"
         raise NoVideoStream(
             f"the file holds no video ({held}{', cover art' if listed else ''})",
@@ -164,9 +195,7 @@ def video_stream(opened: Opened, limits: Limits) -> VideoStream:
             f"video codec not allowed: {codec}", file=path, stage="open", value=codec
         )
     if context.codec_tag in ("encv", "drmi"):
-        raise UnsupportedMedia(
-            "the video is encrypted", file=path, stage="open", remedy="give an unprotected copy"
-        )
+        raise _encrypted(path)
     limits.check_picture(context.width, context.height, file=path, stage="open")
     context.thread_count = 1
     context.options = {"max_pixels": str(limits.max_pixels)}
@@ -194,6 +223,12 @@ def codec_name(stream: VideoStream | AudioStream) -> str:
     if not isinstance(context, CodecContext):
         return "unknown"
     return str(context.codec.canonical_name)
+
+
+def _encrypted(path: str | Path) -> UnsupportedMedia:
+    return UnsupportedMedia(
+        "the video is encrypted", file=path, stage="open", remedy="give an unprotected copy"
+    )
 
 
 def _is_cover(stream: VideoStream) -> bool:

@@ -48,11 +48,13 @@ class Sniffed:
         demuxer: the FFmpeg demuxer to use; ``"pillow"`` for a single picture.
         kind: ``"av"`` for video or sound, ``"image"`` for a single picture.
         size: the file's size, in bytes.
+        cut: the container says that it goes on beyond the end of the file.
     """
 
     demuxer: str
     kind: Literal["av", "image"]
     size: int
+    cut: bool = False
 
 
 def open_regular(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> tuple[BinaryIO, int]:
@@ -113,13 +115,16 @@ def sniff(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> Sniffed:
     with file:
         head = file.read(HEAD)
         demuxer = identify(head)
-        if demuxer == "mov":
-            _require_index(file, size, path)
+        cut = demuxer == "mov" and _walk_boxes(file, size, path)
+    cut = cut or (demuxer == "matroska" and _segment_end(head) > size)
+    if demuxer in ("avi", "wav") and len(head) >= 8:
+        declared = int.from_bytes(head[4:8], "little")
+        cut = declared < 0xFFFFFFFF and declared + 8 > size
     if demuxer is None:
         raise _refusal(head, path)
     if demuxer == "pillow":
         return Sniffed("pillow", "image", size)
-    return Sniffed(demuxer, "av", size)
+    return Sniffed(demuxer, "av", size, cut)
 
 
 def identify(head: bytes) -> str | None:
@@ -215,9 +220,31 @@ def _refusal(head: bytes, path: str | Path) -> NotMedia | UnsupportedMedia:
     )
 
 
-def _require_index(file: BinaryIO, size: int, path: str | Path) -> None:
-    """Walk the top-level boxes of an MP4 or MOV file and refuse one without an index."""
-    position, seen = 0, False
+def _segment_end(head: bytes) -> int:
+    """The byte at which a Matroska file says it ends; 0 where it does not say."""
+    place = head.find(b"\x18\x53\x80\x67")
+    if place < 0 or place + 12 > len(head):
+        return 0
+    first = head[place + 4]
+    length = 9 - first.bit_length() if first else 9
+    if length > 8:
+        return 0
+    data = head[place + 4 : place + 4 + length]
+    value = int.from_bytes(data, "big") & ((1 << 7 * length) - 1)
+    unknown = value == (1 << 7 * length) - 1
+    return 0 if unknown else place + 4 + length + value
+
+
+def _walk_boxes(file: BinaryIO, size: int, path: str | Path) -> bool:
+    """Walk the top-level boxes of an MP4 or MOV file, and refuse one without an index.
+
+    Returns:
+        True where a box goes on beyond the end of the file.
+
+    Raises:
+        TruncatedMedia: there is no whole index.
+    """
+    position, seen, index = 0, False, False
     for _ in range(100_000):
         if position + 8 > size:
             break
@@ -226,16 +253,18 @@ def _require_index(file: BinaryIO, size: int, path: str | Path) -> None:
         length, name = int.from_bytes(header[:4], "big"), header[4:8]
         if length == 1:
             length = int.from_bytes(header[8:16], "big")
-        if name == b"moov" and (length == 0 or position + length <= size):
-            return
         if name == b"moov":
-            raise TruncatedMedia(
-                "the file ends inside its index (moov box)", file=path, stage="open"
-            )
+            if length and position + length > size:
+                raise TruncatedMedia(
+                    "the file ends inside its index (moov box)", file=path, stage="open"
+                )
+            index = True
         seen = seen or name in _MOV_BOXES
-        if length == 0 or length < 8:
+        if length < 8:
             break
         position += length
+    if index:
+        return position > size
     raise TruncatedMedia(
         "the file has no index (moov box): it was cut, or its recording never finished"
         if seen

@@ -80,7 +80,8 @@ class AudioTrack:
             raise EmptyMedia("the sound track holds no sample", file=self.path, stage="scan")
         self.limits.check("duration", duration, file=self.path, stage="scan")
         declared = float((self.stream.duration or 0) * self._base)
-        return duration, partial or duration < 0.95 * declared, self._opened.size
+        cut = partial or self._opened.cut or duration < 0.95 * declared
+        return duration, cut, self._opened.size
 
     def close(self) -> None:
         """Close the file."""

@@ -149,7 +149,7 @@ def _build(opened: Opened, stream: VideoStream, found: _Packets) -> FrameTable:
     reordered = opened.demuxer == "avi" and codec_reorders(stream)
     unsure = found.missing or reordered or bool(np.any(np.diff(stamps[order]) <= 0))
     n = len(shown)
-    partial = found.partial or _ends_early(opened, stream, len(stamps))
+    partial = found.partial or opened.cut or _ends_early(opened, stream, len(stamps))
     if unsure or opened.demuxer == "gif":
         ranked = np.sort(stamps[shown])
         steps = np.diff(ranked)

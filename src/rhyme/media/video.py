@@ -351,6 +351,8 @@ class Video:
 
 def _believable(session: Session) -> bool:
     """Whether a header may be believed: an MP4 whose index ends inside the file, or Matroska."""
+    if session.opened.cut:
+        return False
     if session.opened.demuxer == "mov":
         entries = session.stream.index_entries
         if len(entries) == 0:

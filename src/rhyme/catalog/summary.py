@@ -1,0 +1,46 @@
+"""A catalog in a few numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from rhyme.catalog.catalog import Catalog
+
+
+def summarise(catalog: Catalog) -> dict[str, object]:
+    """Counts and sums of a catalog, ready for JSON.
+
+    Args:
+        catalog: any.
+
+    Returns:
+        root, items, files, groups, hours, frames, with_sound, kinds, splits and status (counts by
+        name), label_column, labels (number of names by column), quarantined, ignored (files left
+        out by kind) and fingerprint.
+    """
+    seconds = float((catalog.numbers("stop") - catalog.numbers("start")).sum())
+    return {
+        "root": str(catalog.root),
+        "items": len(catalog),
+        "files": len(set(catalog.table.column("path").to_pylist())),
+        "groups": int(catalog.group_codes.max(initial=-1)) + 1,
+        "hours": seconds / 3600,
+        "frames": int(catalog.numbers("frames").sum()),
+        "with_sound": int(catalog.numbers("audio").sum()),
+        "kinds": _counts(catalog, "kind"),
+        "splits": _counts(catalog, "split"),
+        "status": _counts(catalog, "status"),
+        "label_column": catalog.label_column,
+        "labels": {name: len(catalog.labels(name)[1]) for name in catalog.label_columns},
+        "quarantined": len(cast("list[object]", catalog.meta.get("quarantine", []))),
+        "ignored": catalog.meta.get("ignored", {}),
+        "fingerprint": catalog.fingerprint,
+    }
+
+
+def _counts(catalog: Catalog, column: str) -> dict[str, int]:
+    values = catalog.table.column(column).to_pylist()
+    counts = Counter("none" if value is None else str(value) for value in values)
+    return dict(sorted(counts.items()))

@@ -1,0 +1,219 @@
+"""Frames by time: the right ones, bit for bit, each group of pictures decoded at most once."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rhyme.errors import LimitExceeded, MediaError
+from rhyme.media import FrameReader, Limits, Video, probe
+
+Film = Callable[..., Path]
+Decode = Callable[[Path], torch.Tensor]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.mp4", {}),
+        ("sound.mp4", {"sound": np.sin}),
+        ("fast.mov", {"faststart": True}),
+        ("hevc.mp4", {"codec": "libx265", "options": {"x265-params": "log-level=none"}}),
+        ("open.mp4", {"options": {"x264-params": "open-gop=1:keyint=12:scenecut=0"}}),
+        ("a.mkv", {"sound": np.sin}),
+        ("a.ts", {"sound": np.sin}),
+        ("vp9.webm", {"codec": "libvpx-vp9"}),
+        ("mpeg4.avi", {"codec": "mpeg4"}),
+        ("reordered.avi", {}),
+        ("a.gif", {"codec": "gif", "pixels": "rgb8", "n": 12}),
+        ("mjpeg.mov", {"codec": "mjpeg", "pixels": "yuvj420p"}),
+        ("odd.mp4", {"width": 63, "height": 47, "pixels": "yuv444p"}),
+        ("ten.mp4", {"pixels": "yuv420p10le"}),
+        ("gray.mkv", {"codec": "ffv1", "pixels": "gray"}),
+        ("wide.mov", {"codec": "prores_ks", "pixels": "yuv422p10le"}),
+        ("later.mp4", {"stamps": [i + 30 for i in range(50)]}),
+        ("uneven.mp4", {"stamps": [i + i * i // 10 for i in range(50)]}),
+        ("one.mp4", {"n": 1}),
+    ],
+)
+def test_any_times_in_any_order_equal_sequential_decoding(
+    film: Film, plain_decode: Decode, name: str, options: dict[str, object]
+) -> None:
+    path = film(name, **options)
+    truth = plain_decode(path)
+    with Video(path) as video:
+        n = len(truth)
+        assert len(video.times) == n
+        assert video.info.frames == n
+        assert video.times[0] == 0
+        assert np.all(np.diff(video.times) > 0)
+        random = np.random.default_rng(0)
+        for _ in range(6):
+            k = random.integers(0, n, 9)
+            pictures, times = video.read(video.times[k] + 0.002)
+            assert torch.equal(pictures, truth[k])
+            np.testing.assert_array_equal(times, video.times[k])
+        assert video.corrupt == 0
+
+
+def test_every_group_of_pictures_is_decoded_at_most_once(film: Film, plain_decode: Decode) -> None:
+    path = film(n=240, gop=12)
+    truth = plain_decode(path)
+    with Video(path) as video:
+        times = video.times
+        before = video.decoded_frames
+        # Sixteen clips of four frames, shuffled, with repeats, spread over the whole file.
+        starts = np.random.default_rng(1).integers(0, 236, 16)
+        k = np.concatenate([starts + i for i in (3, 1, 0, 2, 0)])
+        assert torch.equal(video.frames_at(times[k]), truth[k])
+        groups = len(np.unique(k // 12))
+        assert video.decoded_frames - before <= 12 * groups
+
+
+def test_far_frames_are_reached_by_seeking(film: Film) -> None:
+    with Video(film(n=240, gop=12)) as video:
+        video.frames_at([9.5])
+        assert video.decoded_frames <= 12
+
+
+def test_reading_on_continues_without_decoding_again(film: Film) -> None:
+    with Video(film(n=100, gop=100)) as video:
+        for time in video.times:
+            video.frames_at([time])
+        assert video.decoded_frames == 100
+
+
+def test_the_frame_shown_at_a_time(film: Film) -> None:
+    with Video(film(n=10, fps=25)) as video:
+        asked = [-5.0, 0.0, 0.0399, 0.04 - 1e-8, 0.059, 0.08, 0.37, 99.0]
+        _, times = video.read(asked)
+        np.testing.assert_allclose(times, [0, 0, 0, 0.04, 0.04, 0.08, 0.36, 0.36], atol=1e-9)
+
+
+def test_uneven_frames_go_by_time_not_by_number(film: Film) -> None:
+    stamps = [0, 1, 2, 10, 11, 40]
+    with Video(film(n=6, stamps=stamps)) as video:
+        np.testing.assert_allclose(video.times, np.array(stamps) / 25, atol=1e-4)
+        _, times = video.read([0.3, 1.5])
+        np.testing.assert_allclose(times, [0.08, 0.44], atol=1e-4)
+        assert video.info.variable
+
+
+def test_late_start_counts_from_the_first_frame(film: Film) -> None:
+    info = probe(film(stamps=[i + 30 for i in range(50)]), "packets")
+    assert info.start == pytest.approx(1.2, abs=1e-3)
+    assert info.duration == pytest.approx(2.0, abs=1e-3)
+
+
+def test_very_fast_and_very_slow_files(film: Film) -> None:
+    assert probe(film("fast.mp4", fps=1000), "packets").fps == pytest.approx(1000, rel=1e-3)
+    slow = probe(film("slow.mkv", n=5, stamps=[0, 250, 500, 750, 1000]), "packets")
+    assert slow.fps == pytest.approx(0.1, rel=1e-3)
+    assert slow.duration >= 40
+
+
+@pytest.mark.parametrize("degrees", [90.0, 180.0, 270.0])
+@pytest.mark.parametrize("flip", [False, True])
+def test_rotation_and_mirroring_are_applied(
+    film: Film, plain_decode: Decode, degrees: float, flip: bool
+) -> None:
+    path = film(n=3, rotation=degrees, flip=flip)
+    stored = plain_decode(path)
+    # Counter-clockwise in FFmpeg's convention; the mirror comes after the turn.
+    turned = torch.rot90(stored, int(degrees) // 90, (2, 3))
+    turned = turned.flip(3) if flip else turned
+    with Video(path) as video:
+        assert torch.equal(video.frames_at(video.times), turned)
+        size = (video.info.height, video.info.width)
+        assert size == tuple(turned.shape[2:])
+        header = probe(path)
+        assert (header.height, header.width, header.rotation) == (*size, video.info.rotation)
+        if not flip:
+            assert video.info.rotation == 360 - degrees
+
+
+def test_header_probe_agrees_with_packets_on_a_sound_file(film: Film) -> None:
+    path = film(sound=np.sin)
+    header, packets = probe(path), probe(path, "packets")
+    for name in ("frames", "width", "height", "codec", "audio", "rotation", "partial", "container"):
+        assert getattr(header, name) == getattr(packets, name)
+    assert header.duration == pytest.approx(packets.duration, abs=0.05)
+    assert header.depth == "header"
+
+
+def test_pickles_as_its_path_and_refuses_another_process(film: Film) -> None:
+    video = Video(film(n=5))
+    truth = video.frames_at([0.1])
+    copy = pickle.loads(pickle.dumps(video))
+    assert torch.equal(copy.frames_at([0.1]), truth)
+    copy.close()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            video.frames_at([0.1])
+            os.write(writing, b"read")
+        except MediaError as error:
+            os.write(writing, error.cause.encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert b"another" in os.read(reading, 200)
+    assert torch.equal(video.frames_at([0.1]), truth)
+    video.close()
+    os.close(reading)
+    os.close(writing)
+
+
+def test_closing_and_using_again(film: Film) -> None:
+    video = Video(film(n=5))
+    first = video.frames_at([0.1])
+    video.close()
+    assert torch.equal(video.frames_at([0.1]), first)
+    assert isinstance(video, FrameReader)
+    video.close()
+
+
+def test_limits_are_checked_before_anything_is_decoded(film: Film) -> None:
+    path = film(width=128, height=64)
+    for limits in (
+        Limits(max_width=100),
+        Limits(max_pixels=8000),
+        Limits(max_frames=20),
+        Limits(max_duration=1.0),
+        Limits(max_bytes=100),
+        Limits(max_streams=0),
+    ):
+        with pytest.raises(LimitExceeded), Video(path, limits=limits) as video:
+            video.frames_at([0.0])
+        assert video.decoded_frames == 0
+    with (
+        pytest.raises(LimitExceeded),
+        Video(path, limits=Limits(max_request_bytes=128 * 64 * 3)) as video,
+    ):
+        video.frames_at([0.0, 0.1])
+
+
+def test_wrong_times_are_refused(film: Film) -> None:
+    with Video(film(n=3)) as video:
+        with pytest.raises(MediaError):
+            video.frames_at([float("nan")])
+        assert video.frames_at([]).shape == (0, 3, 48, 64)
+
+
+def test_real_clips(data: Path, plain_decode: Decode) -> None:
+    clips = sorted((data / "action").glob("*/*.mp4"))[:4]
+    clips += sorted((data / "action").glob("*/*/*.mp4"))[::60]
+    assert len(clips) > 6
+    for path in clips:
+        with Video(path) as video:
+            k = np.random.default_rng(2).integers(0, len(video.times), 5)
+            pictures = video.frames_at(video.times[k])
+            if len(video.times) < 200:
+                assert torch.equal(pictures, plain_decode(path)[k])
+            assert pictures.shape[2:] == (video.info.height, video.info.width)

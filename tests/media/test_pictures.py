@@ -1,0 +1,119 @@
+"""Pictures and folders of pictures."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rhyme.errors import LimitExceeded, MediaError, NotMedia, TruncatedMedia, UnknownName
+from rhyme.media import FrameFolder, FrameReader, Limits, Picture, open_reader, probe
+
+
+def image(seed: int, width: int = 20, height: int = 12) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_one_picture(tmp_path: Path) -> None:
+    Image.fromarray(image(0)).save(tmp_path / "a.png")
+    with Picture(tmp_path / "a.png") as picture:
+        assert isinstance(picture, FrameReader)
+        assert picture.times.tolist() == [0.0]
+        pixels, times = picture.read([0.0, 3.0])
+        assert torch.equal(pixels[1], torch.from_numpy(image(0)).permute(2, 0, 1))
+        assert times.tolist() == [0.0, 0.0]
+        assert picture.audio(0, 1, 8000) is None
+    assert probe(tmp_path / "a.png").kind == "image"
+
+
+def test_exif_orientation(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(image(0)).save(tmp_path / "a.png", exif=exif)
+    with Picture(tmp_path / "a.png") as picture:
+        assert (picture.info.width, picture.info.height, picture.info.rotation) == (12, 20, 90)
+        upright = np.rot90(image(0), -1)
+        assert np.array_equal(picture.frames_at([0])[0].permute(1, 2, 0).numpy(), upright)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "I;16", "LA"])
+def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    base = Image.fromarray(image(0))
+    suffix = "tif" if mode == "CMYK" else "png"
+    if mode == "I;16":
+        picture = Image.fromarray(np.asarray(base.convert("L")).astype(np.uint16) * 257)
+    else:
+        picture = base.convert(mode)
+    picture.save(tmp_path / f"a.{suffix}")
+    with Picture(tmp_path / f"a.{suffix}") as reader:
+        pixels = reader.frames_at([0])[0]
+    assert pixels.shape == (3, 12, 20)
+    gray = np.asarray(base.convert("L"))
+    if mode in ("L", "I;16", "LA"):
+        assert np.array_equal(pixels[0].numpy(), gray)
+
+
+def test_frame_folder_by_time_with_gaps_and_sizes(tmp_path: Path) -> None:
+    for number, size in ((1, 20), (2, 20), (5, 20), (6, 40)):
+        Image.fromarray(image(number, size, size * 3 // 5)).save(tmp_path / f"{number:03}.png")
+    files = sorted(tmp_path.iterdir())
+    folder = open_reader("frames", files, spacing=0.5)
+    assert isinstance(folder, FrameFolder)
+    np.testing.assert_allclose(folder.times, [0.0, 0.5, 2.0, 2.5])
+    pixels, times = folder.read([1.9, 2.1, 99.0])
+    assert times.tolist() == [0.5, 2.0, 2.5]
+    assert torch.equal(pixels[1], torch.from_numpy(image(5)).permute(2, 0, 1))
+    assert pixels.shape == (3, 3, 12, 20)
+    assert folder.info.duration == pytest.approx(3.0)
+    assert folder.info.frames == 4
+
+
+def test_each_picture_is_decoded_once_a_request(tmp_path: Path) -> None:
+    for k in range(3):
+        Image.fromarray(image(k)).save(tmp_path / f"{k}.png")
+    folder = FrameFolder(sorted(tmp_path.iterdir()), spacing=1.0)
+    folder.frames_at([2.0, 0.0, 2.0, 2.5, 0.1])
+    assert folder.decoded_frames == 2
+
+
+def test_damaged_pictures(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    buffer = io.BytesIO()
+    Image.fromarray(image(0, 300, 300)).save(buffer, "png")
+    path.write_bytes(buffer.getvalue()[:2000])
+    with pytest.raises(TruncatedMedia):
+        probe(path, "frames")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"junk" * 50)
+    with pytest.raises(MediaError):
+        probe(path)
+    path.write_text("words")
+    with pytest.raises(NotMedia):
+        Picture(path).frames_at([0])
+
+
+def test_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
+    def chunk(name: bytes, data: bytes) -> bytes:
+        sum_ = zlib.crc32(name + data).to_bytes(4, "big")
+        return len(data).to_bytes(4, "big") + name + data + sum_
+
+    size = (65535).to_bytes(4, "big") * 2
+    path = tmp_path / "bomb.png"
+    header = chunk(b"IHDR", size + b"\x08\x02\0\0\0")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(9999))))
+    with pytest.raises(LimitExceeded):
+        probe(path)
+    Image.fromarray(image(0)).save(tmp_path / "b.png")
+    with pytest.raises(LimitExceeded):
+        probe(tmp_path / "b.png", limits=Limits(max_width=19))
+
+
+def test_unknown_kind_and_empty_folder() -> None:
+    with pytest.raises(UnknownName):
+        open_reader("film", "a.mp4")  # pyright: ignore
+    with pytest.raises(MediaError):
+        open_reader("frames", [])
