@@ -1,6 +1,7 @@
 """rhyme: contrastive self-supervised learning from video.
 
-The verbs of the command line, in Python::
+The verbs of the command line, in Python (those that share a name with a room, such as ``report``,
+are in :mod:`rhyme.api`)::
 
     import rhyme
 
@@ -23,15 +24,12 @@ __all__ = [
     "doctor",
     "embed",
     "evaluate",
-    "export",
     "load",
     "recipe",
-    "report",
     "resume",
     "runs",
     "scan",
     "search",
-    "systems",
     "train",
     "world",
 ]
@@ -43,15 +41,12 @@ if TYPE_CHECKING:
         doctor,
         embed,
         evaluate,
-        export,
         load,
         recipe,
-        report,
         resume,
         runs,
         scan,
         search,
-        systems,
         train,
         world,
     )

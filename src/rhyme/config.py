@@ -190,7 +190,7 @@ def _override_one(config: Any, path: list[str], value: Any, where: str) -> Any:
     else:
         hint = typing.get_type_hints(type(config))[name]
         changed = _convert(hint, value, f"{where}{name}")
-    return dataclasses.replace(config, **{name: changed})
+    return dataclasses.replace(cast(Any, config), **{name: changed})
 
 
 def flatten(config: Any) -> dict[str, Any]:

@@ -62,3 +62,14 @@ def setup(system: System, items: int) -> System:
     """Tell a system the size of its data."""
     system.setup(RunContext(items=items, groups=items, batch_size=6, steps=10))
     return system
+
+
+OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "moco": [{}, {"positive": "video", "mask_same_group": True}],
+    "cycle_contrast": [
+        {"cycle_weight": 1.0},
+        {"cycle_weight": 1.0, "mask_same_group": True, "include_self": True},
+        {"cycle_weight": 0.5, "separate_heads": False, "neighbour_values": "shuffled"},
+    ],
+}
+"""Options under which each built system is tested on several ranks and through resumes."""

@@ -21,7 +21,9 @@ def gradients(system, loss) -> dict[str, torch.Tensor]:
 
 def test_each_loss_reaches_its_own_head_only(build) -> None:
     batch = make_batch()
-    intra = gradients(s := build("cycle_contrast", cycle_weight=0.0), s.training_step(batch, at(0)).loss)
+    intra = gradients(
+        s := build("cycle_contrast", cycle_weight=0.0), s.training_step(batch, at(0)).loss
+    )
     both = build("cycle_contrast", intra_weight=0.0, cycle_weight=1.0)
     cycle = gradients(both, both.training_step(batch, at(0)).loss)
     head_m = [n for n in intra if ".heads.m." in n]
@@ -185,7 +187,7 @@ def test_shared_heads_read_queue_m(build) -> None:
 
 def test_one_hot_and_uniform_attention_stop_the_gradient(build) -> None:
     sizes = []
-    for temperature in (1e-3, 0.2, 1e4):
+    for temperature in (1e-6, 0.2, 1e4):
         system = build(
             "cycle_contrast", intra_weight=0.0, cycle_weight=1.0, neighbour_temperature=temperature
         )
@@ -200,7 +202,10 @@ def test_including_the_query_itself_gives_its_value_a_gradient(build) -> None:
     without = build("cycle_contrast", **options)
     with_self = build("cycle_contrast", include_self=True, **options)
     size = [
-        sum(float(g.norm()) for g in gradients(s, s.training_step(make_batch(), at(0)).loss).values())
+        sum(
+            float(g.norm())
+            for g in gradients(s, s.training_step(make_batch(), at(0)).loss).values()
+        )
         for s in (without, with_self)
     ]
     assert size[1] > 100 * size[0]

@@ -65,7 +65,7 @@ def draw_pictures(
         package.module, package.plan, catalog, frames_per_item=frames_per_item, device=device
     )
     album = _Album(catalog, table)
-    frames, groups = table.frames(), table.repeated(table.group)
+    frames, groups = table.frames(), np.repeat(table.group, table.frames_per_item)
     drawn: list[Rhyme] = []
     measured: tuple[int, int] | None = None
     try:
@@ -115,7 +115,7 @@ def _strips(
                 if hit >= 0
             ],
         )
-        for row, hits, scores in zip(rows, found.index, found.similarity, strict=True)
+        for row, hits, scores in zip(rows, found.rows, found.scores, strict=True)
     ]
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 
 @contextmanager
-def progress_bar(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(title: str, unit: str) -> Generator[Callable[[int, int], None]]:
     """A bar with time left, given as a callable ``(done, total)``.
 
     On a terminal it is drawn; elsewhere nothing is printed, so that logs stay readable.

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rhyme.api.data import DataOptions, part, quarantined, read_data
 from rhyme.api.progress import progress_bar
 from rhyme.catalog import Catalog
@@ -237,7 +239,9 @@ def probes(recipe: Recipe, catalog: Catalog) -> dict[str, Probe]:
         table = extract_features(module, export.plan, held_out, device=device)
         try:
             found = cycle_return(
-                table.frames(), table.repeated(table.group), seed=recipe.train.seed
+                table.frames(),
+                np.repeat(table.group, table.frames_per_item),
+                seed=recipe.train.seed,
             )
         except DataError:
             return {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -260,9 +260,9 @@ def export(run: str | Path, out: str | Path, *, kind: Literal["torch", "hub"] = 
         out: file (``torch``) or folder (``hub``).
         kind: ``torch``, a ``torch.export`` program; ``hub``, a folder for a model hub.
     """
-    from rhyme import export as room
+    from rhyme.export import to_hub_folder, to_torch_export
 
-    package: Any = encoder_of(run)
+    package = encoder_of(run)
     if kind == "hub":
-        return Path(room.to_hub_folder(package, out))
-    return Path(room.to_torch_export(package, out))
+        return Path(to_hub_folder(package, out))
+    return Path(to_torch_export(package, out))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -131,7 +131,7 @@ class Scan(Common):
             depth=self.depth,
             workers=self.workers,
         )
-        shown = [table(["fact", "value"], [[k, v] for k, v in found.facts.items()])]
+        shown: list[Any] = [table(["fact", "value"], [[k, v] for k, v in found.facts.items()])]
         if found.quarantine:
             rows = [[q["path"], q["reason"], q["remedy"]] for q in found.quarantine[:20]]
             shown.append(table(["left out", "reason", "remedy"], rows))

@@ -21,7 +21,7 @@ WORLD_TRAIN = TrainConfig(
 )
 """Settings at which the generated world is learnt within a minute on two cores."""
 
-FOLDER_BACKBONE = BackboneConfig(name="small", small_strides=(2, 2, 2, 2))
+FOLDER_BACKBONE = BackboneConfig(name="small", strides=(2, 2, 2, 2))
 FOLDER_HEAD = HeadConfig(layers=2, hidden_norm=True, out=64)
 FOLDER_TRANSFORM = ContrastTransform.moco_v2(size=64)
 FOLDER_DATA = DataConfig(cache_frames=8, cache_size=72)

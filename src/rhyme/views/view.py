@@ -46,6 +46,6 @@ class View:
 
     def __getitem__(self, rows: slice | Tensor) -> View:
         """The view of a part of the items."""
-        parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        picked = {k: v[rows] if isinstance(v, Tensor) else v for k, v in parts.items()}
-        return View(**picked)
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        picked = {k: v[rows] for k, v in tensors.items() if isinstance(v, Tensor)}
+        return replace(self, **picked)
