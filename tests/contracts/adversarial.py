@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import torch
-from contract_support import RowSource, noise
+from contract_support import noise
 from torch import nn
 from torch.nn import functional as F
 
+from rhyme.loading import ArraySource
 from rhyme.systems.base import Export, ParameterGroup, Phase, StepOutput, System
 from rhyme.training import OptimizerConfig, TrainConfig
-from rhyme.views.view import View
 
 CONFIG = TrainConfig(
     steps=6, batch_size=4, clip_norm=1.0, optimizer=OptimizerConfig(name="sgd", lr=0.05)
 )
 
 
-class Points(RowSource):
-    def __init__(self, seed):
-        super().__init__(20, CONFIG.batch_size, seed)
-        self.points = noise(3, 20, 2) + 2.0
-
-    def fill(self, ids):
-        return {"views": {"real": View(data=self.points[ids], kind="array")}}
+def points(seed):
+    return ArraySource({"real": noise(3, 20, 2) + 2.0}, CONFIG.batch_size, seed)
 
 
 class Adversaries(System):
@@ -56,5 +51,5 @@ class Adversaries(System):
         return {"generator": Export(kind="generator", module=self.generator)}
 
 
-SYSTEM, SOURCE, EXPORT = Adversaries, Points, "generator"
+SYSTEM, SOURCE, EXPORT = Adversaries, points, "generator"
 MODULE, EXAMPLE = (lambda: Adversaries().generator), (noise(4, 5, 3),)

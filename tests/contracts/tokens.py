@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import torch
-from contract_support import RowSource, noise
+from contract_support import noise
 from torch import nn
 from torch.nn import functional as F
 
+from rhyme.loading import ArraySource
 from rhyme.systems.base import Export, ParameterGroup, StepOutput, System
 from rhyme.training import OptimizerConfig, TrainConfig
-from rhyme.views.view import View
 
 CONFIG = TrainConfig(steps=6, batch_size=4, optimizer=OptimizerConfig(name="adamw", lr=0.01))
 
 
-class Captioned(RowSource):
-    def __init__(self, seed):
-        super().__init__(12, CONFIG.batch_size, seed)
-        self.arrays, self.words = noise(10, 12, 7, 4), (noise(11, 12, 5).sigmoid() * 20).long()
-        self.valid = torch.arange(5) < 1 + torch.arange(12)[:, None] % 5
-
-    def fill(self, ids):
-        words = View(data=self.words[ids], kind="tokens", valid=self.valid[ids])
-        return {"views": {"array": View(data=self.arrays[ids], kind="array"), "words": words}}
+def captioned(seed):
+    arrays = {"array": noise(10, 12, 7, 4), "words": (noise(11, 12, 5).sigmoid() * 20).long()}
+    valid = {"words": torch.arange(5) < 1 + torch.arange(12)[:, None] % 5}
+    return ArraySource(arrays, CONFIG.batch_size, seed, valid=valid)
 
 
 class Words(nn.Module):
@@ -47,14 +42,15 @@ class Match(System):
         return (ParameterGroup(name="all", parameters=tuple(named.items())), slow)
 
     def training_step(self, batch, context):
-        told = self.words(batch.views["words"].data, batch.views["words"].valid)
+        words = batch.views["words"]
+        told = self.words(words.data, words.valid)
         seen = F.normalize(self.arrays(batch.views["array"].data)[1][0], dim=1)
-        logits = self.scale.exp() * seen @ told.T
-        return StepOutput(loss=F.cross_entropy(logits, torch.arange(len(batch))))
+        loss = F.cross_entropy(self.scale.exp() * seen @ told.T, torch.arange(len(batch)))
+        return StepOutput(loss=loss, embeddings={"words": told.detach()})
 
     def exports(self):
         return {"words": Export(kind="encoder", module=self.words)}
 
 
-SYSTEM, SOURCE, EXPORT, MODULE = Match, Captioned, "words", Words
+SYSTEM, SOURCE, EXPORT, MODULE = Match, captioned, "words", Words
 EXAMPLE = (torch.arange(6).reshape(2, 3), torch.ones(2, 3))

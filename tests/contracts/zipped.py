@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contract_support import RowSource, noise
+from contract_support import noise
 from torch import nn
 from torch.nn import functional as F
 
+from rhyme.loading import ArraySource, ZipSource
 from rhyme.systems.base import Export, StepOutput, System
 from rhyme.training import OptimizerConfig, ScheduleConfig, TrainConfig
-from rhyme.views.view import View
 
 CONFIG = TrainConfig(
     steps=6,
@@ -18,17 +18,16 @@ CONFIG = TrainConfig(
 )
 
 
-class Pairs(RowSource):
-    def __init__(self, seed):
-        super().__init__(12, CONFIG.batch_size, seed)
-        self.pictures = noise(8, 12, 1, 3, 8, 8)
-        self.maps = (self.pictures[:, 0].mean(1) > 0).long()
-
-    def fill(self, ids):
-        return {
-            "views": {"picture": View(data=self.pictures[ids])},
-            "targets": {"map": self.maps[ids]},
-        }
+def pairs(seed):
+    pictures = noise(8, 12, 1, 3, 8, 8)
+    parts = {
+        "picture": ({"x": pictures}, {"x": "pixels"}),
+        "map": ({"y": (pictures[:, 0].mean(1) > 0).long()}, None),
+    }
+    # One seed and one set of ids: both sets come in one order, and a pair stays a pair.
+    return ZipSource(
+        {name: ArraySource(a, CONFIG.batch_size, seed, kinds=k) for name, (a, k) in parts.items()}
+    )
 
 
 class Segmenter(System):
@@ -39,14 +38,15 @@ class Segmenter(System):
         )
 
     def training_step(self, batch, context):
-        scores = self.net(batch.views["picture"].frames)
-        loss = F.cross_entropy(scores, batch.targets["map"])
-        right = (scores.argmax(1) == batch.targets["map"]).float().mean()
+        scores = self.net(batch.views["picture.x"].frames)
+        labels = batch.views["map.y"].data
+        loss = F.cross_entropy(scores, labels)
+        right = (scores.argmax(1) == labels).float().mean()
         return StepOutput(loss=loss, diagnostics={"accuracy": right})
 
     def exports(self):
         return {"segmenter": Export(kind="segmenter", module=self.net)}
 
 
-SYSTEM, SOURCE, EXPORT = Segmenter, Pairs, "segmenter"
+SYSTEM, SOURCE, EXPORT = Segmenter, pairs, "segmenter"
 MODULE, EXAMPLE = (lambda: Segmenter().net), (noise(9, 2, 3, 8, 8),)
