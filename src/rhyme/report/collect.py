@@ -24,6 +24,8 @@ _TEXT = (
     "system_title",
 )
 _NUMBERS = ("items", "groups", "seed", "seconds")
+_PACKAGES = ("rhyme", "torch", "torchvision", "numpy", "python", "cuda")
+_OF_FILES = ("quarantined",)
 _ALIASES = {
     "fingerprint": "data_fingerprint",
     "catalog": "data_fingerprint",
@@ -114,9 +116,18 @@ def _facts(
     done = [step for row in (*metrics, *events) if (step := _whole(row.get("step"))) is not None]
     if done:
         facts["steps"] = max(done)
+    for row in metrics[-1:]:
+        _note(facts, {"seconds": row.get("seconds")})
     for row in events:
+        if row.get("event") in _OF_FILES:
+            continue
         _note(facts, row)
-        _note(facts, mapping(row.get("facts")))
+        _note(facts, {"versions": {k: row[k] for k in _PACKAGES if k in row}})
+        # Items and groups of the data set, of which only the training split was trained on.
+        splits = mapping(row.get("splits"))
+        if "train" in splits:
+            facts.pop("groups", None)
+            _note(facts, {"items": splits["train"]})
     return facts
 
 
@@ -130,7 +141,8 @@ def _note(facts: dict[str, Any], row: Row) -> None:
         elif key in _NUMBERS and (known := number(value)) is not None and abs(known) < 1e18:
             facts[key] = known if key == "seconds" else int(known)
         elif key == "versions" and mapping(value):
-            facts[key] = {str(k): str(v) for k, v in mapping(value).items()}
+            known_before = facts.get("versions", {})
+            facts[key] = {**known_before, **{str(k): str(v) for k, v in mapping(value).items()}}
 
 
 def _whole(value: object) -> int | None:

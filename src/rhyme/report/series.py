@@ -97,6 +97,7 @@ _KINDS: tuple[tuple[str, str, str, str], ...] = (
         "About 1 is an even spread over all directions; a fall to 0 is a collapse.",
     ),
     (r"accuracy|top1|hit", "Accuracy of the training task", "share", ""),
+    (r"masked_(frac|share)", "Negatives masked out", "share", "Keys of the query's own group."),
     (r"masked|valid|fallback|skipped", "Rows masked out", "as logged", ""),
 )
 

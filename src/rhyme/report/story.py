@@ -118,6 +118,12 @@ def settings_table(lines: Sequence[Comparison]) -> list[tuple[str, str]]:
     found: dict[tuple[str, str], str] = {}
     for line in lines:
         text = ", ".join(f"{k} = {_value(v)}" for k, v in sorted(line.settings.items()))
+        found_too = [
+            f"{k} = {_value(v)}"
+            for k, v in line.details.items()
+            if isinstance(v, (bool, int, float, str))
+        ]
+        text += f"; found: {', '.join(found_too)}" if found_too else ""
         name = f"{line.title}, {line.variant}" if line.variant else line.title
         if text:
             found[(name, text)] = text
@@ -142,6 +148,9 @@ def limits(data: ReportData, lines: Sequence[Comparison], *, pictures: bool = Tr
             "The trained values come from one training run measured once: how far another seed "
             "would land is not known."
         )
+    left_out = sum(row.get("event") == "quarantined" for row in data.events)
+    if left_out:
+        said.append(f"{count(left_out, 'file')} could not be read and took no part; see Events.")
     alone = [c.title for c in lines if c.trained is not None and c.untrained is None]
     if alone:
         said.append(f"Measured without an untrained encoder beside it: {'; '.join(alone)}.")

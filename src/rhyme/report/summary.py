@@ -15,7 +15,16 @@ from rhyme.report.text import clean, lower_is_better, metric_name, protocol_name
 TRAINED, UNTRAINED = "trained", "untrained"
 HEADLINES = ("knn", "linear", "retrieval", "cycle")
 # What tells rows of one measurement apart without changing what is measured.
-_NOT_A_SETTING = ("seed", "seeds", "chance", "encoder", "encoder_seed", "pair", "fold")
+_NOT_A_SETTING = (
+    "seed",
+    "seeds",
+    "chance",
+    "encoder",
+    "encoder_seed",
+    "pair",
+    "fold",
+    "split_seed",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +59,7 @@ class Comparison:
         metric: metric id.
         variant: the settings in which it differs from other lines of this protocol and metric.
         settings: all settings.
+        details: what the protocol found beside the trained encoder's figure (sizes, choices).
         trained: values of the trained encoder.
         untrained: values of the same architecture with fresh weights.
         others: values of further encoders by name.
@@ -65,6 +75,7 @@ class Comparison:
     metric: str
     variant: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    details: Mapping[str, Any] = field(default_factory=dict[str, Any])
     trained: Spread | None = None
     untrained: Spread | None = None
     others: Mapping[str, Spread] = field(default_factory=dict[str, Spread])
@@ -208,6 +219,7 @@ def _comparison(rows: Sequence[Row], chance: Sequence[Row], variant: str) -> Com
         metric=str(first["metric"]),
         variant=variant,
         settings=mapping(first.get("settings")),
+        details=mapping(first.get("details")),
         trained=spreads.get(TRAINED),
         untrained=spreads.get(UNTRAINED),
         others={n: s for n, s in spreads.items() if s and n not in (TRAINED, UNTRAINED)},

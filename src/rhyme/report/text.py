@@ -33,6 +33,12 @@ METRICS = {
     "mAP": "mAP",
     "miou": "mIoU",
     "auc": "AUC",
+    "frame_top1": "top-1 accuracy of frames",
+    "return_rate": "return rate",
+    "return_rate_query": "return rate of the frame itself",
+    "return_rate_uniform": "return rate with uniform weights",
+    "same_class_mass": "attention on the same class",
+    "nearest_same_class": "nearest neighbour of the same class",
 }
 LOWER_IS_BETTER = ("error", "loss", "median_rank", "mean_rank", "mse", "distance", "epe", "perplex")
 
@@ -143,7 +149,7 @@ def protocol_name(protocol: str) -> str:
 
 def metric_name(metric: str) -> str:
     """Name of a metric for readers, e.g. ``recall_at_5`` as ``recall @ 5``."""
-    return METRICS.get(metric) or words(metric).replace(" at ", " @ ")
+    return METRICS.get(metric) or words(metric).replace(" at ", " @ ").replace(" map", " mAP")
 
 
 def words(name: str) -> str:
