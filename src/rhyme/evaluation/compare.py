@@ -7,7 +7,7 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rhyme.errors import EvaluationError, UnknownName, nearest, printable
@@ -247,7 +247,7 @@ def _with_difference(
                 n=min(len(x), len(y)),
                 paired=False,
             )
-    return ComparisonLine(**{**line.__dict__, "difference": difference})
+    return replace(line, difference=difference)
 
 
 def _by_pair(rows: Iterable[Result]) -> dict[str, float]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 
+from rhyme.catalog import Catalog
 from rhyme.config import to_dict
 from rhyme.encoders import EncoderPackage, load_package, untrained
 from rhyme.errors import DataError, EvaluationError
@@ -23,6 +25,7 @@ from rhyme.evaluation.protocol import (
 )
 from rhyme.evaluation.result import Result
 from rhyme.evaluation.splits import Classes, Splits, group_hashes, make_splits, usable_classes
+from rhyme.loading import FrameCache
 from rhyme.tasks import FeatureTable, extract_many
 from rhyme.tasks.extract import Progress
 
@@ -81,8 +84,8 @@ class Evaluation:
 
 
 def evaluate(
-    package: EncoderPackage | str,
-    catalog: Any,
+    package: EncoderPackage | str | Path,
+    catalog: Catalog,
     *,
     protocols: Sequence[str] = tuple(PROTOCOLS),
     settings: Mapping[str, Mapping[str, Any]] | None = None,
@@ -94,6 +97,7 @@ def evaluate(
     batch_size: int = 128,
     workers: int = 0,
     device: str | torch.device = "cpu",
+    cache: FrameCache | None = None,
     command: str = "",
     commit: str = "",
     data: str | None = None,
@@ -119,6 +123,7 @@ def evaluate(
         batch_size: frames a forward pass.
         workers: decoding processes.
         device: where the encoders run.
+        cache: decoded frames to use instead of the files.
         command: command line, for the record.
         commit: revision of the code, for the record.
         data: name of the collection, for the record; its folder's name by default.
@@ -136,7 +141,7 @@ def evaluate(
     for name in settings or {}:
         load_protocol(name)
     parsed = {p.id: parse_settings(p, (settings or {}).get(p.id, {})) for p in chosen}
-    if isinstance(package, str) or not isinstance(package, EncoderPackage):
+    if not isinstance(package, EncoderPackage):
         package = load_package(package, device)
     splits = make_splits(catalog, seed=seed)
     notes = [str(splits), *splits.notes]
@@ -155,17 +160,20 @@ def evaluate(
         batch_size=batch_size,
         workers=workers,
         device=device,
+        cache=cache,
         progress=progress,
     )
     first = next(iter(tables.values()))
     if first.left_out:
         notes.append(f"{len(first.left_out)} items could not be read and are left out")
 
+    # the folds of a collection are one collection: the split is told by the pair key
+    fingerprint = catalog.with_column("split", [None] * len(catalog)).fingerprint
     record = _Record(
         package=package,
         base={
-            "data": data if data is not None else str(getattr(catalog.root, "name", catalog.root)),
-            "data_fingerprint": catalog.fingerprint,
+            "data": data if data is not None else catalog.root.name,
+            "data_fingerprint": fingerprint,
             "command": command,
             "commit": commit,
             "system": str(package.card.get("system", "unknown")),
@@ -177,6 +185,7 @@ def evaluate(
             "label_column": None if classes is None else label_column or catalog.label_column,
             "split": splits.origin,
             "split_seed": seed,
+            "fold": (catalog.meta.get("fold") or {}).get("test"),
             "seen": seen,
         },
         details={
@@ -187,7 +196,7 @@ def evaluate(
             "classes": 0 if classes is None else len(classes.used),
             "classes_left_out": {} if classes is None else dict(classes.left_out),
         },
-        pair=f"{catalog.fingerprint[:12]}/{splits.key}/{seed}",
+        pair=f"{fingerprint[:12]}/{splits.key}/{seed}",
     )
     skipped: dict[str, str] = {}
     results: list[Result] = []
@@ -216,7 +225,7 @@ def evaluate(
 
 
 def _unseen(
-    package: EncoderPackage, catalog: Any, splits: Splits, seen: Seen, notes: list[str]
+    package: EncoderPackage, catalog: Catalog, splits: Splits, seen: Seen, notes: list[str]
 ) -> Splits:
     """Hold the test groups against the groups that the package says it was trained on."""
     known = package.extra.get("train_groups", package.card.get("train_groups"))
@@ -227,11 +236,13 @@ def _unseen(
         )
         return splits
     trained_on = set(cast(Sequence[str], known))
-    names = {int(row): str(catalog.item(int(row)).group) for row in splits.test}
-    bad = {row for row, name in names.items() if group_hashes([name])[0] in trained_on}
+    groups = cast("list[str]", catalog.table.column("group").to_pylist())
+    names = {int(row): groups[row] for row in splits.test}
+    hit = {name for name in set(names.values()) if group_hashes([name])[0] in trained_on}
+    bad = {row for row, name in names.items() if name in hit}
     if not bad:
         return splits
-    overlap = sorted({names[row] for row in bad})
+    overlap = sorted(hit)
     if seen == "allow":
         notes.append(
             f"the encoder was trained on {len(overlap)} of the test groups; they are measured all "
@@ -252,12 +263,12 @@ def _unseen(
         f"{len(overlap)} test groups that the encoder was trained on are left out "
         f"({len(bad)} items)"
     )
-    return Splits(
-        train=splits.train, val=splits.val, test=kept, origin=splits.origin, notes=splits.notes
-    )
+    return replace(splits, test=kept)
 
 
-def _classes(catalog: Any, column: str | None, splits: Splits, notes: list[str]) -> Classes | None:
+def _classes(
+    catalog: Catalog, column: str | None, splits: Splits, notes: list[str]
+) -> Classes | None:
     if column is None and catalog.label_column is None:
         if catalog.label_columns:
             notes.append(

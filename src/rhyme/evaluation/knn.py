@@ -7,7 +7,7 @@ frame normalised, the mean of an item's frames, normalised; cosine, k = 10, majo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -84,7 +84,7 @@ def run(split: SplitData, settings: Settings) -> list[Metric]:
             weights=settings.weights,
             temperature=settings.temperature,
         )
-        details = {"bank": len(bank)}
+        details: dict[str, Any] = {"bank": len(bank)}
         if settings.per_class:
             details["per_class"] = class_accuracy(predicted, labels, split.classes)
         metrics.append(

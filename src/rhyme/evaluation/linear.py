@@ -48,21 +48,10 @@ def run(split: SplitData, settings: Settings) -> list[Metric]:
     metrics: list[Metric] = []
     for level in settings.levels:
         video = level == "video"
-        x, y, xv, yv, xt, yt = (
-            array
-            for table, codes in parts
-            for array in (
-                table.mean() if video else table.features.reshape(-1, table.dim),
-                codes if video else np.repeat(codes, table.frames_per_item),
-            )
-        )
+        x, xv, xt = (t.mean() if video else t.features.reshape(-1, t.dim) for t, _ in parts)
+        y, yv, yt = (c if video else np.repeat(c, t.frames_per_item) for t, c in parts)
         found = linear_probe(
-            x,
-            y,
-            xv,
-            yv,
-            xt,
-            yt,
+            *(x, y, xv, yv, xt, yt),
             l2=settings.l2,
             refit=settings.refit,
             iterations=settings.iterations,

@@ -29,7 +29,8 @@ class Result:
             architecture it has.
         export: kind of the export.
         data: name of the collection.
-        data_fingerprint: fingerprint of its catalog.
+        data_fingerprint: fingerprint of its catalog with the split column left empty, so that the
+            folds of one collection share it.
         protocol: protocol id.
         settings: all settings of protocol and evaluation, equal for rows that may be compared.
         metric: metric id.

@@ -44,9 +44,9 @@ def run(split: SplitData, settings: Settings) -> list[Metric]:
         settings: the settings.
 
     Returns:
-        With labels ``recall_at_<k>`` and ``map`` (``frame_`` before them for frames): a hit shares the class,
-        and items of the query's group are no answer. ``group_recall_at_<k>``: each test frame asks among
-        all other test frames, a hit is of its group. Chance is exact.
+        With labels ``recall_at_<k>`` and ``map`` (``frame_`` before them for frames): a hit
+        shares the class, and items of the query's group are no answer. ``group_recall_at_<k>``:
+        each test frame asks among all other test frames, a hit is of its group. Chance is exact.
     """
     metrics: list[Metric] = []
     if split.labels is not None:

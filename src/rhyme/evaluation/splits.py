@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rhyme.catalog import Catalog, assign_splits
 from rhyme.errors import EvaluationError, UnknownName, nearest
 from rhyme.tasks.table import Integer
 
@@ -62,7 +63,7 @@ class Splits:
         return f"{self.origin}: {counts} items"
 
 
-def make_splits(catalog: Any, *, seed: int = 0) -> Splits:
+def make_splits(catalog: Catalog, *, seed: int = 0) -> Splits:
     """The split that a catalog brings, or 60/20/20 by group.
 
     Items whose split is neither train, val nor test are left out and counted in a note. A given
@@ -79,15 +80,14 @@ def make_splits(catalog: Any, *, seed: int = 0) -> Splits:
         EvaluationError: a group stands in two splits, or train or test is empty.
         DataError: too few groups to make a split of.
     """
-    names = list(catalog.splits)
+    names = _column(catalog, "split")
     notes: list[str] = []
     if any(name is not None for name in names):
-        origin = "split given with the data"
+        fold = catalog.meta.get("fold")
+        origin = f"folds of '{fold['column']}'" if fold else "split given with the data"
     else:
-        from rhyme.catalog import assign_splits
-
         origin = f"60/20/20 by group, seed {seed}"
-        names = list(assign_splits(catalog, seed=seed).splits)
+        names = _column(assign_splits(catalog, seed=seed), "split")
     found = np.array([name if name in SPLIT_NAMES else "" for name in names], dtype=object)
     unused = int((found == "").sum())
     if unused:
@@ -104,6 +104,10 @@ def make_splits(catalog: Any, *, seed: int = 0) -> Splits:
     return Splits(**rows, origin=origin, notes=tuple(notes))
 
 
+def _column(catalog: Catalog, name: str) -> list[str | None]:
+    return cast("list[str | None]", catalog.table.column(name).to_pylist())
+
+
 def _set_aside(found: NDArray[np.object_], groups: Integer, seed: int) -> NDArray[np.object_]:
     codes = np.unique(groups[found == "train"])
     drawn = np.random.default_rng([seed, 2]).permutation(codes)[: len(codes) // 5]
@@ -112,7 +116,7 @@ def _set_aside(found: NDArray[np.object_], groups: Integer, seed: int) -> NDArra
     return out
 
 
-def _check(catalog: Any, found: NDArray[np.object_], groups: Integer) -> None:
+def _check(catalog: Catalog, found: NDArray[np.object_], groups: Integer) -> None:
     for name in ("train", "test"):
         if not (found == name).any():
             raise EvaluationError(
@@ -136,8 +140,8 @@ def _check(catalog: Any, found: NDArray[np.object_], groups: Integer) -> None:
 
 
 def fold_splits(
-    catalog: Any, column: str, test_fold: str | int, val_fold: str | int | None = None
-) -> Any:
+    catalog: Catalog, column: str, test_fold: str | int, val_fold: str | int | None = None
+) -> Catalog:
     """A catalog split by folds: one fold tests, one validates, the rest trains.
 
     Args:
@@ -148,8 +152,8 @@ def fold_splits(
             the values, the first after the last.
 
     Returns:
-        The catalog with ``train``, ``val`` and ``test`` as splits; items without a fold train not
-        and test not.
+        The catalog with ``train``, ``val`` and ``test`` as splits; items without a fold are in
+        none of them.
 
     Raises:
         UnknownName: a fold that does not occur.
@@ -159,7 +163,7 @@ def fold_splits(
         codes, names = catalog.labels(column)
         values = [names[code] if code >= 0 else None for code in codes.tolist()]
     else:
-        values = list(catalog.splits)
+        values = _column(catalog, "split")
     known = sorted({v for v in values if v is not None}, key=_fold_order)
     if not known:
         raise UnknownName(
@@ -179,7 +183,10 @@ def fold_splits(
     if val == test:
         raise EvaluationError("one fold cannot validate and test", stage="evaluate", value=test)
     part = {test: "test", val: "val"}
-    return catalog.with_splits([None if v is None else part.get(v, "train") for v in values])
+    split = catalog.with_column(
+        "split", [None if v is None else part.get(v, "train") for v in values]
+    )
+    return split.with_meta(fold={"column": column, "test": test, "val": val})
 
 
 def _fold(name: str, known: Sequence[str]) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rhyme.catalog import Catalog
 from rhyme.encoders import Features, InferencePlan
 from rhyme.errors import DataError, EvaluationError, UnknownName, nearest
+from rhyme.loading import FrameCache, inference_batches
 from rhyme.tasks.table import FeatureTable, Float
 
 __all__ = ["Progress", "encode", "extract_features", "extract_many"]
@@ -58,14 +59,14 @@ def encode(module: nn.Module, pixels: Tensor, part: str | None = None) -> Tensor
 def extract_many(
     modules: Mapping[str, nn.Module],
     plan: InferencePlan,
-    catalog: Any,
+    catalog: Catalog,
     *,
     frames_per_item: int = 4,
     batch_size: int = 128,
     workers: int = 0,
     device: str | torch.device = "cpu",
     part: str | None = None,
-    batches: Iterable[tuple[Tensor, Any, Any]] | None = None,
+    cache: FrameCache | None = None,
     progress: Progress | None = None,
 ) -> dict[str, FeatureTable]:
     """Features of every item under several encoders that share an inference plan.
@@ -81,8 +82,7 @@ def extract_many(
         workers: decoding processes; 0 decodes here.
         device: where the encoders run.
         part: a named part of the features instead of the pooled ones.
-        batches: pixels ``[m, t, c, h, w]``, catalog rows ``[m]`` and seconds ``[m]``, instead of
-            decoding the catalog (a cache, or a test).
+        cache: decoded frames to use instead of the files.
         progress: called with (done, total) frames.
 
     Returns:
@@ -93,16 +93,14 @@ def extract_many(
         DataError: when no item could be read.
     """
     total = len(catalog) * frames_per_item
-    if batches is None:
-        from rhyme.loading import inference_batches
-
-        batches = inference_batches(
-            catalog,
-            plan,
-            frames_per_item=frames_per_item,
-            batch_size=batch_size,
-            workers=workers,
-        )
+    batches = inference_batches(
+        catalog,
+        plan,
+        frames_per_item=frames_per_item,
+        batch_size=batch_size,
+        workers=workers,
+        cache=cache,
+    )
     for module in modules.values():
         module.eval().to(device)
     found: dict[str, list[Float]] = {name: [] for name in modules}
@@ -151,14 +149,14 @@ def extract_many(
 def extract_features(
     module: nn.Module,
     plan: InferencePlan,
-    catalog: Any,
+    catalog: Catalog,
     *,
     frames_per_item: int = 4,
     batch_size: int = 128,
     workers: int = 0,
     device: str | torch.device = "cpu",
     part: str | None = None,
-    batches: Iterable[tuple[Tensor, Any, Any]] | None = None,
+    cache: FrameCache | None = None,
     progress: Progress | None = None,
 ) -> FeatureTable:
     """Features of every item under one encoder; arguments and errors of :func:`extract_many`.
@@ -172,7 +170,7 @@ def extract_features(
         workers: decoding processes; 0 decodes here.
         device: where the encoder runs.
         part: a named part of the features instead of the pooled ones.
-        batches: pixels, catalog rows and seconds instead of decoding.
+        cache: decoded frames to use instead of the files.
         progress: called with (done, total) frames.
 
     Returns:
@@ -187,7 +185,7 @@ def extract_features(
         workers=workers,
         device=device,
         part=part,
-        batches=batches,
+        cache=cache,
         progress=progress,
     )
     return tables["encoder"]

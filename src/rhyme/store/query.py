@@ -1,0 +1,130 @@
+"""A moment named by file and time, and what the encoder makes of it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rhyme.encoders import EncoderPackage
+from rhyme.errors import ConfigError, FileMissing, NoVideoStream
+from rhyme.media import FrameReader, open_reader, sniff
+from rhyme.tasks import encode, normalise
+from rhyme.views import EvalTransform
+
+__all__ = ["embed_moment", "moment_of", "open_query", "parse_query"]
+
+_PICTURES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))
+
+
+def parse_query(text: str) -> tuple[Path, float | None]:
+    """``FILE@SECONDS`` as file and time; without a time, the middle of the file.
+
+    A file whose name holds an ``@`` is meant as it stands where no file of the shorter name exists.
+
+    Args:
+        text: what the user typed.
+
+    Returns:
+        The path, and seconds or None.
+
+    Raises:
+        ConfigError: no file name, or a time that is negative or not finite.
+    """
+    head, at, tail = text.rpartition("@")
+    try:
+        time = float(tail) if at else None
+    except ValueError:
+        time = None
+    whole = Path(text)
+    if time is None or not head or (whole.exists() and not Path(head).exists()):
+        if not text:
+            raise ConfigError("the query is empty", stage="search", remedy="give FILE@SECONDS")
+        return whole, None
+    if not math.isfinite(time) or time < 0:
+        raise ConfigError(
+            "the time of the query must be 0 or more seconds",
+            stage="search",
+            value=tail,
+            remedy="give FILE@SECONDS, e.g. a.mp4@12.5",
+        )
+    return Path(head), time
+
+
+def open_query(path: Path, files: list[str] | None = None) -> FrameReader:
+    """A reader for whatever a path is.
+
+    Args:
+        path: a video, a picture, or a folder of numbered pictures.
+        files: the pictures of a frame folder, where they are known.
+
+    Raises:
+        FileMissing: no such file.
+        NoVideoStream: a sound file.
+    """
+    if files:
+        return open_reader("frames", files)
+    if path.is_dir():
+        pictures = sorted(p for p in path.iterdir() if p.suffix.lower() in _PICTURES)
+        if not pictures:
+            raise NoVideoStream("the folder holds no pictures", file=path, stage="search")
+        return open_reader("frames", pictures)
+    if not path.is_file():
+        raise FileMissing(
+            "no such file", file=path, stage="search", remedy="give FILE@SECONDS, e.g. a.mp4@12.5"
+        )
+    return open_reader("image" if sniff(path).kind == "image" else "video", path)
+
+
+def moment_of(reader: FrameReader, time: float | None, path: Path) -> float:
+    """The time that a query means.
+
+    Args:
+        reader: of its file.
+        time: seconds, or None for the middle.
+        path: named in the error.
+
+    Raises:
+        ConfigError: a time beyond the end of the file.
+    """
+    duration = reader.info.duration
+    if time is None:
+        return duration / 2
+    if time > duration and reader.info.kind != "image":
+        raise ConfigError(
+            f"the file lasts {duration:.2f} s",
+            file=path,
+            stage="search",
+            value=time,
+            remedy=f"give a time from 0 to {duration:.2f}",
+        )
+    return time
+
+
+def embed_moment(
+    package: EncoderPackage,
+    reader: FrameReader,
+    time: float,
+    device: str | torch.device = "cpu",
+) -> NDArray[np.float32]:
+    """The normalised feature ``float32 [d]`` of a moment, made as the store's own are.
+
+    Args:
+        package: the encoder.
+        reader: of the file.
+        time: seconds; a clip is centred there and stays inside the file.
+        device: where the encoder runs.
+    """
+    plan, info = package.plan, reader.info
+    spacing = plan.spacing if plan.spacing > 0 else 1.0 / (info.fps or 1.0)
+    steps = (np.arange(plan.frames) - plan.frames // 2) * spacing
+    frames, _ = reader.read(np.clip(time + steps, 0.0, max(info.duration, 0.0)))
+    transform = EvalTransform(size=plan.size, resize=plan.resize, mean=plan.mean, std=plan.std)
+    pixels, _ = transform.apply(frames[None], {}, np.empty((0, 2), dtype=np.int64))
+    module = package.module.eval().to(device)
+    with torch.inference_mode():
+        found = encode(module, pixels.to(device)).float().cpu().numpy()
+    return normalise(found)[0]
