@@ -46,6 +46,25 @@ def test_collect_reads_the_four_files(
     assert "MoCo v2 encoder trained on clips" in render(data)
 
 
+def test_items_are_those_of_the_training_split(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", data={"segment": 10.0})
+    splits = {"train": 60, "val": 20, "test": 20}
+    event = {"event": "data", "data": "clips", "items": 100, "groups": 50, "splits": splits}
+    append_jsonl(run / "events.jsonl", {**event, "fingerprint": "f00d", "command": "rhyme train"})
+    row = {"event": "quarantined", "path": "bad.mp4", "reason": "EmptyMedia", "items": 1}
+    append_jsonl(run / "events.jsonl", row)
+    append_jsonl(run / "events.jsonl", {"event": "started", "step": 0, "torch": "2.11"})
+    append_jsonl(run / "metrics.jsonl", {"step": 30, "loss": 1.0, "seconds": 4.5})
+    data = collect(run)
+    assert data.facts.data == "clips"
+    assert data.facts.items == 60
+    assert data.facts.groups is None  # those of all splits are not those trained on
+    assert data.facts.data_fingerprint == "f00d"
+    assert data.facts.versions == {"torch": "2.11"}
+    assert (data.facts.steps, data.facts.seconds) == (30, 4.5)
+    assert "1 file could not be read and took no part; see Events." in render(data)
+
+
 def test_a_run_that_has_only_begun_renders(tmp_path: Path) -> None:
     data = collect(write_run(tmp_path / "run"))
     assert data.facts.steps is None

@@ -77,6 +77,20 @@ def test_lower_is_better_turns_the_verdict(make_result: Rows) -> None:
     assert table([line]).lines[0].gain == "\N{MINUS SIGN}3.000"
 
 
+def test_settings_and_findings_are_printed_in_full(make_result: Rows) -> None:
+    settings = {"k": 20, "fold": None, "split_seed": 3, "standardise": True}
+    row = make_result(0.5, settings=settings, details={"queries": 340, "plan": {"size": 1}})
+    text = render(ReportData(system="moco", results=[row]))
+    assert "fold = none, k = 20, split_seed = 3, standardise = yes; found: queries = 340" in text
+
+
+def test_splits_of_other_seeds_are_repetitions_of_one_line(make_result: Rows) -> None:
+    rows = [make_result(0.5 + s / 10, pair=f"p{s}", settings={"split_seed": s}) for s in (0, 1)]
+    (line,) = compare(rows)
+    assert line.trained is not None
+    assert line.trained.n == 2
+
+
 def test_headline_prefers_usual_protocols_and_obeys_the_wish(make_result: Rows) -> None:
     rows = [
         make_result(0.5, e, protocol=p)

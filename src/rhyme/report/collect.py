@@ -128,6 +128,7 @@ def _facts(
         if "train" in splits:
             facts.pop("groups", None)
             _note(facts, {"items": splits["train"]})
+        _note(facts, {"items": row.get("train_items"), "groups": row.get("train_groups")})
     return facts
 
 

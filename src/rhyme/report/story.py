@@ -184,4 +184,6 @@ def _some(names: Sequence[str], most: int = 6) -> str:
 
 
 def _value(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
     return figure(value) if isinstance(value, float) and abs(value) >= 10 else clean(value, 200)

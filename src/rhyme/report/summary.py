@@ -15,16 +15,7 @@ from rhyme.report.text import clean, lower_is_better, metric_name, protocol_name
 TRAINED, UNTRAINED = "trained", "untrained"
 HEADLINES = ("knn", "linear", "retrieval", "cycle")
 # What tells rows of one measurement apart without changing what is measured.
-_NOT_A_SETTING = (
-    "seed",
-    "seeds",
-    "chance",
-    "encoder",
-    "encoder_seed",
-    "pair",
-    "fold",
-    "split_seed",
-)
+_NOT_A_SETTING = ("seed", "encoder_seed", "split_seed", "fold", "pair", "encoder", "chance")
 
 
 @dataclass(frozen=True, kw_only=True)
