@@ -164,15 +164,20 @@ def test_foreign_text_is_escaped_everywhere(
 
 
 def test_empty_run_says_what_is_missing_and_how_to_make_it(page: Callable[[str], Any]) -> None:
-    read = page(render(ReportData(system="moco", run="runs/b c")))
+    data = ReportData(system="moco", run="runs/b c")
+    read = page(render(data))
     assert "It has not been evaluated yet." in read.text
+    train = "rhyme train --resume 'runs/b c'"
     for command in (
-        "rhyme evaluate 'runs/b c'",
-        "rhyme report 'runs/b c' --data VIDEOS",
-        "rhyme train --resume 'runs/b c'",
+        f"{train} && rhyme evaluate 'runs/b c'",
+        f"{train} && rhyme report 'runs/b c'",
+        f"To make it: {train} ",
     ):
         assert command in read.text
     assert not read.all("img")
+    # With an encoder there is nothing to train first.
+    done = page(render(dataclasses.replace(data, events=[{"event": "finished"}])))
+    assert "To make it: rhyme evaluate 'runs/b c'" in done.text
 
 
 def test_collection_has_no_gaps(make_frame: Callable[..., Frame], page: Callable[..., Any]) -> None:

@@ -38,7 +38,7 @@ def model_card(data: ReportData) -> str:
         "## Use\n\nThe folder holds the weights (`safetensors`), the configuration of the encoder "
         "and its inference plan (size, normalisation, clip rule). It turns a frame or clip into a "
         "feature vector, for search, neighbours and probes; it names nothing by itself.\n\n"
-        "```sh\nrhyme embed VIDEOS --encoder THIS_FOLDER --out STORE\n```",
+        "```sh\nrhyme embed THIS_FOLDER --data VIDEOS --store STORE\n```",
         "## Evaluation\n\n" + _evaluation(table(lines), settings_table(lines)),
         "## How it was made\n\n" + _facts(facts_table(data)),
         "## Limits\n\n" + _limits(limits(data, lines)),

@@ -70,20 +70,25 @@ def missing(data: ReportData) -> dict[str, Gap]:
         return {}
     run = shlex.quote(clean(data.run))
     gaps: dict[str, Gap] = {}
+    finished = bool(data.results or data.facts.package_hash) or any(
+        row.get("event") == "finished" for row in data.events
+    )
+    # There is no encoder to measure or to draw with before the training has ended.
+    first = "" if finished else f"rhyme train --resume {run} && "
     if not data.results:
         gaps["evaluation"] = Gap(
             what="Nothing has been measured with this encoder yet.",
-            command=f"rhyme evaluate {run}",
+            command=f"{first}rhyme evaluate {run}",
         )
     if not data.rhymes:
         gaps["rhymes"] = Gap(
-            what="No frame has been sent out and back yet; that needs the videos.",
-            command=f"rhyme report {run} --data VIDEOS",
+            what="No frame has been sent out and back yet; that needs the encoder and its held-out videos.",
+            command=f"{first}rhyme report {run}",
         )
     if not data.strips:
         gaps["retrieval"] = Gap(
-            what="Nothing has been retrieved yet; that needs the videos.",
-            command=f"rhyme report {run} --data VIDEOS",
+            what="Nothing has been retrieved yet; that needs the encoder and its held-out videos.",
+            command=f"{first}rhyme report {run}",
         )
     if not data.metrics:
         gaps["curves"] = Gap(
