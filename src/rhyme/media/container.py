@@ -145,6 +145,12 @@ class Opened:
         self.container.close()
         self._file.close()
 
+    def __del__(self) -> None:
+        # A reader that is dropped without being closed gives its file back, without a warning.
+        file = self.__dict__.get("_file")
+        if file is not None:
+            file.close()
+
 
 def _refuse(url: str, flags: int, options: dict[str, str]) -> NoReturn:
     """No demuxer opens a second file."""

@@ -1,0 +1,159 @@
+"""Labels, groups and splits from CSV files and folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rhyme.catalog import scan
+from rhyme.errors import CatalogError, ConfigError, DataError, UnknownName
+
+Films = Callable[..., Path]
+
+
+def test_class_folders(films: Films) -> None:
+    root = films("run/a.mp4", "run/b.mp4", "jump/c.mp4", "jump/d.mp4")
+    catalog = scan(root)
+    codes, names = catalog.labels()
+    assert names == ["jump", "run"]
+    assert codes.tolist() == [0, 0, 1, 1]
+    assert scan(root, labels="none").label_columns == []
+    with pytest.raises(DataError):
+        scan(root, labels="none").labels()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("run/a.mp4", "run/b.mp4"),
+        ("run/a.mp4", "run/b.mp4", "jump/c.mp4"),
+        ("run/a.mp4", "run/b.mp4", "jump/c.mp4", "jump/d.mp4", "top.mp4"),
+        ("x/run/a.mp4", "x/run/b.mp4", "x/jump/c.mp4", "x/jump/d.mp4"),
+    ],
+)
+def test_other_folders_are_no_classes_unless_asked(films: Films, names: tuple[str, ...]) -> None:
+    root = films(*names)
+    assert scan(root).label_columns == []
+    forced = scan(root, labels="folder")
+    assert forced.label_column == "label"
+    assert forced.item(0).labels["label"] == names[-1].split("/")[0] or "/" in forced.item(0).path
+
+
+def test_csv_beside_the_files(films: Films) -> None:
+    root = films("a.mp4", "b.mp4", "sub/c d.mp4")
+    (root / "labels.csv").write_text(
+        'path,label,group,split,note\r\na.mp4,x,g1,train,"one, two"\r\n./b.mp4,,g1,train,\r\n'
+        'sub\\c d.mp4,y,g2,test,"say ""hi"""\r\n'
+    )
+    catalog = scan(root)
+    assert catalog.label_column == "label"
+    assert catalog.label_columns == ["label", "note"]
+    assert catalog.item(0).labels == {"label": "x", "note": "one, two"}
+    assert catalog.item(1).labels == {"label": None, "note": None}
+    assert catalog.item(2).labels["note"] == 'say "hi"'
+    assert [catalog.item(i).group for i in range(3)] == ["g1", "g1", "g2"]
+    assert [catalog.item(i).split for i in range(3)] == ["train", "train", "test"]
+    codes, names = catalog.labels("label")
+    assert (codes.tolist(), names) == ([0, -1, 1], ["x", "y"])
+
+
+def test_named_columns_and_another_place(films: Films, tmp_path: Path) -> None:
+    root = films("a.mp4", "b.mp4")
+    table = tmp_path / "table.tsv"
+    table.write_text(
+        "clip name\tverb\tperson\tset\tasset_mask\na\tgo\tp1\ttrain\tm/a.png\nb\tstop\tp2\ttest\t\n"
+    )
+    catalog = scan(
+        root,
+        labels=table,
+        path_column="clip name",
+        label_column="verb",
+        group_column="person",
+        split_column="set",
+    )
+    assert catalog.label_column == "verb"
+    assert catalog.item(0).labels == {"verb": "go", "person": "p1", "set": "train"}
+    assert (catalog.item(1).group, catalog.item(1).split) == ("p2", "test")
+    assert catalog.item(0).assets == {"mask": "m/a.png"}
+    assert catalog.item(1).assets == {}
+    assert catalog.select(split="test").item(0).path == "b.mp4"
+
+
+def test_files_without_a_line_stay_unlabelled(films: Films) -> None:
+    root = films("a.mp4", "b.mp4")
+    (root / "labels.csv").write_text("file,label\na.mp4,x\n")
+    codes, _ = scan(root).labels()
+    assert codes.tolist() == [0, -1]
+
+
+def test_lines_without_a_file(films: Films) -> None:
+    root = films("a.mp4")
+    table = root / "labels.csv"
+    table.write_text("file,label\na.mp4,x\ngone.mp4,y\n")
+    with pytest.raises(CatalogError, match=r"line 3: gone\.mp4"):
+        scan(root, labels=table)
+    rows = scan(root).quarantine.to_pylist()
+    assert rows[0]["path"] == "gone.mp4"
+    assert "line 3" in rows[0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,label\na.mp4,x\na.mp4,y\n", "line 3: .* second time, first on line 2"),
+        ("file,label\na.mp4,x,more\n", "line 2: 3 values for 2 columns"),
+        ('file,label\na.mp4,"two\nlines"\nb.mp4\n', "line 4: 1 values"),
+        ('file,label\na.mp4,"open\n', "line 2: "),
+        ("file,label\n,x\n", "line 2: the path is empty"),
+        ("file,label,label\na.mp4,x,y\n", "line 1: a column is named twice"),
+        ("name,label\na.mp4,x\n", "no column names the files"),
+        ("", "no line"),
+        ("file,label\r\na.mp4,x\r\n\r\na.mp4,y\r\n", "line 4: .*first on line 2"),
+    ],
+)
+def test_damaged_tables_name_the_line(films: Films, text: str, message: str) -> None:
+    root = films("a.mp4", "b.mp4")
+    table = root / "t.csv"
+    table.write_bytes(text.encode())
+    with pytest.raises(CatalogError, match=message):
+        scan(root, labels=table)
+
+
+def test_tables_that_are_no_text(films: Films) -> None:
+    root = films("a.mp4")
+    table = root / "t.csv"
+    table.write_bytes(b"file,label\na.mp4,\xff\xfe\n")
+    with pytest.raises(CatalogError, match="UTF-8"):
+        scan(root, labels=table)
+    with pytest.raises(CatalogError, match="cannot be read"):
+        scan(root, labels=root / "none.csv")
+
+
+def test_wrong_column_names_get_a_suggestion(films: Films) -> None:
+    root = films("a.mp4")
+    (root / "labels.csv").write_text("file,label,person\na.mp4,x,p\n")
+    with pytest.raises(UnknownName, match="persn") as caught:
+        scan(root, group_column="persn")
+    assert "person" in str(caught.value.remedy)
+    with pytest.raises(ConfigError):
+        scan(root, labels="none", label_column="label")
+    (root / "labels.csv").unlink()
+    with pytest.raises(CatalogError):
+        scan(root, label_column="label")
+
+
+def test_a_table_about_something_else_is_passed_over(films: Films) -> None:
+    root = films("a.mp4")
+    (root / "labels.csv").write_text("id,meaning\n1,dog\n")
+    assert scan(root).label_columns == []
+
+
+def test_number_labels_are_in_order_of_number(films: Films) -> None:
+    root = films("a.mp4", "b.mp4", "c.mp4")
+    (root / "labels.csv").write_text("file,label\na.mp4,10\nb.mp4,9\nc.mp4,100\n")
+    codes, names = scan(root).labels()
+    assert names == ["9", "10", "100"]
+    np.testing.assert_array_equal(codes, [1, 0, 2])
