@@ -82,12 +82,12 @@ def missing(data: ReportData) -> dict[str, Gap]:
         )
     if not data.rhymes:
         gaps["rhymes"] = Gap(
-            what="No frame has been sent out and back yet; that needs the encoder and its held-out videos.",
+            what="No frame has been sent out and back yet; that needs the encoder.",
             command=f"{first}rhyme report {run}",
         )
     if not data.strips:
         gaps["retrieval"] = Gap(
-            what="Nothing has been retrieved yet; that needs the encoder and its held-out videos.",
+            what="Nothing has been retrieved yet; that needs the encoder.",
             command=f"{first}rhyme report {run}",
         )
     if not data.metrics:
