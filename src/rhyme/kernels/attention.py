@@ -10,7 +10,7 @@ soft nearest neighbour is ``Σ_j α_ij u_j`` itself; its entropy is ``lse_i − 
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -61,11 +61,37 @@ class SoftNeighbourSummary(NamedTuple):
     allowed: Tensor
 
 
-class _Logits(NamedTuple):
-    weights: Tensor  # [b, n] exp(logit − maximum); 0 where excluded
-    total: Tensor  # [b] their sum
-    maximum: Tensor  # [b] detached
+class _Row(NamedTuple):
+    weights: Tensor  # [b, n] softmax; 0 where excluded
+    log_sum_exp: Tensor  # [b] of the allowed logits; −inf where there are none
+    maximum: Tensor  # [b] of the allowed logits, detached; −inf where there are none
     allowed: Tensor  # [b] number of pairs that may meet
+
+
+class _Softmax(torch.autograd.Function):
+    """Weights, log-sum-exp and maximum of each row in one pass; only the weights are kept."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        maximum = logits.amax(1, keepdim=True)
+        weights = (logits - maximum).exp_()
+        total = weights.sum(1, keepdim=True)
+        weights /= total
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(weights)
+        ctx.mark_non_differentiable(maximum)
+        return weights, (maximum + total.log())[:, 0], maximum
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (weights,) = ctx.saved_tensors
+        on_weights, on_lse, _ = grads
+        if on_weights is None:
+            return None if on_lse is None else weights * on_lse[:, None]
+        inner = (weights * on_weights).sum(1, keepdim=True)
+        if on_lse is not None:
+            inner = inner - on_lse[:, None]
+        return weights * (on_weights - inner)
 
 
 def _check_kernel(kernel: str) -> None:
@@ -73,22 +99,28 @@ def _check_kernel(kernel: str) -> None:
         raise UnknownName("unknown kernel", value=kernel, remedy=nearest(kernel, _KERNELS))
 
 
-def _softmax_parts(
+def _softmax(
     queries: Tensor, keys: Tensor, temperature: Temperature, excluded: Tensor | None
-) -> _Logits:
-    """Exponentials of the logits, shifted by the row's maximum; rows with nothing stay finite."""
-    scaled = queries / temperature  # b·d divisions instead of b·n
-    logits = scaled @ keys.T
+) -> _Row:
+    """The softmax of the allowed logits of each row; a row without any has weights of no meaning.
+
+    Such a row would be −inf everywhere and give NaN gradients. It is computed as if nothing were
+    excluded, and the caller must replace what it makes of the weights.
+    """
+    if not len(keys):
+        nothing = queries.new_full((len(queries),), -torch.inf)
+        # the empty product keeps what follows in the graph of the queries
+        return _Row(queries @ keys.T, nothing, nothing, torch.zeros_like(nothing).long())
+    logits = (queries / temperature) @ keys.T  # b·d divisions instead of b·n
     if excluded is None:
         allowed = torch.full((len(queries),), len(keys), device=queries.device)
     else:
         allowed = len(keys) - excluded.sum(1)
-        # An all-excluded row would be −inf everywhere and give NaN gradients: it is computed as if
-        # nothing were excluded, and its results are replaced by the caller.
         logits = logits.masked_fill_(excluded & (allowed > 0)[:, None], -torch.inf)
-    maximum = logits.detach().amax(1)
-    weights = (logits - maximum[:, None]).exp_()
-    return _Logits(weights, weights.sum(1), maximum, allowed)
+    weights, lse, maximum = cast(tuple[Tensor, Tensor, Tensor], _Softmax.apply(logits))
+    some = allowed > 0
+    lse = torch.where(some, lse, -torch.inf)
+    return _Row(weights, lse, torch.where(some, maximum[:, 0], -torch.inf), allowed)
 
 
 def _with_full_precision(
@@ -135,15 +167,10 @@ def queue_log_sum_exp(
     excluded = excluded_pairs(queries, keys, query_groups, key_groups, mask)
     with no_autocast(queries.device):
         queries, keys, temperature = _with_full_precision(queries, keys, temperature)
-        if not len(keys):
-            nothing = queries.new_full((len(queries),), -torch.inf)
-            return QueueSummary(nothing, nothing, torch.zeros_like(nothing, dtype=torch.int64))
-        parts = _softmax_parts(queries, keys, temperature, excluded)
-        some = parts.allowed > 0
-        lse = torch.where(some, parts.maximum + parts.total.log(), -torch.inf)
+        row = _softmax(queries, keys, temperature, excluded)
         with torch.no_grad():
-            hardest = torch.where(some, parts.maximum * temperature, -torch.inf)
-        return QueueSummary(lse, hardest, parts.allowed)
+            hardest = row.maximum * temperature
+        return QueueSummary(row.log_sum_exp, hardest, row.allowed)
 
 
 def soft_neighbour(
@@ -195,32 +222,26 @@ def soft_neighbour(
     with no_autocast(queries.device):
         queries, support, temperature = _with_full_precision(queries, support, temperature)
         payload = support if values is None else values.to(queries.dtype)
-        if len(support):
-            parts = _softmax_parts(queries, support, temperature, excluded)
-        else:
-            zero = queries.new_zeros(len(queries))
-            # the product keeps the empty result in the graph of the queries
-            parts = _Logits(queries @ support.T, zero + 1, zero, zero.long())
-        some = parts.allowed > 0
-        lse = torch.where(some, parts.maximum + parts.total.log(), -torch.inf)
-        weights = parts.weights
-        expected: Tensor | float = 0.0  # the mean logit, of which entropy = lse − expected
-        if self_key is None:
-            scale = torch.where(some, 1 / parts.total, 0)
-            mean = (weights @ payload) * scale[:, None]
-        else:
-            own_logit = (queries * self_key.to(queries.dtype)).sum(1) / temperature
-            support_lse, lse = lse, torch.logaddexp(lse, own_logit)
-            own = (own_logit - lse).exp()
-            scale = (support_lse - lse).exp() / parts.total
-            mean = (weights @ payload) * scale[:, None] + own[:, None] * queries
-            expected = (own * own_logit).detach()
+        row = _softmax(queries, support, temperature, excluded)
+        some = (row.allowed > 0)[:, None]
+        lse = row.log_sum_exp
+        mean = support_mean = torch.where(some, row.weights @ payload, 0)
+        if values is not None:
+            with torch.no_grad():
+                support_mean = torch.where(some, row.weights @ support, 0)
         with torch.no_grad():
-            is_support_mean = values is None and self_key is None
-            support_mean = mean if is_support_mean else (weights @ support) * scale[:, None]
-            expected = (queries * support_mean).sum(1) / temperature + expected
+            expected = (queries * support_mean).sum(1) / temperature  # the mean logit
+        if self_key is not None:
+            own_logit = (queries * self_key.to(queries.dtype)).sum(1) / temperature
+            ahead = own_logit - lse
+            own = ahead.sigmoid()  # the weight of the query's own slot
+            mean = mean * (-ahead).sigmoid()[:, None] + queries * own[:, None]
+            with torch.no_grad():
+                expected = torch.lerp(expected, own_logit, own)
+            lse = torch.logaddexp(lse, own_logit)
+        with torch.no_grad():
             entropy = torch.where(lse > -torch.inf, (lse - expected).clamp(min=0), 0)
-        return SoftNeighbourSummary(mean, lse, entropy, parts.allowed)
+        return SoftNeighbourSummary(mean, lse, entropy, row.allowed)
 
 
 @torch.no_grad()
@@ -244,11 +265,9 @@ def neighbour_weights(
     excluded = excluded_pairs(queries, support, query_groups, support_groups, mask)
     with no_autocast(queries.device):
         queries, support, temperature = _with_full_precision(queries, support, temperature)
-        if not len(support):
-            return queries.new_zeros(len(queries), 0)
-        parts = _softmax_parts(queries, support, temperature, excluded)
-        total = parts.total
+        row = _softmax(queries, support, temperature, excluded)
+        share = torch.where(row.allowed > 0, torch.ones_like(row.maximum), 0)
         if self_key is not None:
             own_logit = (queries * self_key.to(queries.dtype)).sum(1) / temperature
-            total = total + (own_logit - parts.maximum).exp()
-        return parts.weights * torch.where(parts.allowed > 0, 1 / total, 0)[:, None]
+            share = (row.log_sum_exp - own_logit).sigmoid()
+        return row.weights * share[:, None]
