@@ -73,7 +73,7 @@ def top_k(
             for at, rows in _chunks(queries, query_rows)
         ]
     if not found:
-        empty = queries.new_empty(0, k)
+        empty, _ = full_precision(queries.new_empty(0, k), bank[:0])
         return TopK(empty, empty.long())
     return TopK(torch.cat([f.scores for f in found]), torch.cat([f.indices for f in found]))
 
@@ -90,7 +90,7 @@ def _top_k_rows(
     bank_groups: Tensor | None,
     bank_rows: int,
 ) -> TopK:
-    (like,) = full_precision(queries[:, :1])
+    like, _ = full_precision(queries[:, :1], bank[:, :1])
     best = TopK(
         like.new_full((len(queries), k), -torch.inf),
         torch.full((len(queries), k), -1, dtype=torch.int64, device=queries.device),
@@ -105,7 +105,7 @@ def _top_k_rows(
         found = _select(scores, min(k, scores.shape[1]))
         indices = torch.where(found.scores == -torch.inf, -1, found.indices + at)
         # earlier chunks come first, and the sort is stable: ties stay in order of index
-        merged = torch.cat([best.scores, found.scores.to(best.scores)], 1)
+        merged = torch.cat([best.scores, found.scores], 1)
         scores, order = merged.sort(dim=1, descending=True, stable=True)
         indices = torch.cat([best.indices, indices], 1).gather(1, order)
         best = TopK(scores[:, :k].contiguous(), indices[:, :k].contiguous())
