@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from av.video.stream import VideoStream
 
 from rhyme.errors import LimitExceeded, MediaError
-from rhyme.media import FrameReader, Limits, Video, probe
+from rhyme.media import FrameReader, FrameTable, Limits, Video, probe
+from rhyme.media import video as video_module
+from rhyme.media.container import Opened
 
 Film = Callable[..., Path]
 Decode = Callable[[Path], torch.Tensor]
@@ -168,6 +171,26 @@ def test_pickles_as_its_path_and_refuses_another_process(film: Film) -> None:
     video.close()
     os.close(reading)
     os.close(writing)
+
+
+def test_opening_again_needs_no_second_scan(film: Film, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = film(n=30)
+    scans: list[object] = []
+    real = video_module.scan_packets
+
+    def watched(opened: Opened, stream: VideoStream, limits: Limits) -> FrameTable:
+        scans.append(opened.path)
+        return real(opened, stream, limits)
+
+    monkeypatch.setattr(video_module, "scan_packets", watched)
+    for _ in range(3):
+        with Video(path) as video:
+            video.frames_at([0.5])
+    assert len(scans) == 1
+    path.write_bytes(film("other.mp4", n=20).read_bytes())
+    with Video(path) as video:
+        assert len(video.times) == 20
+    assert len(scans) == 2
 
 
 def test_closing_and_using_again(film: Film) -> None:

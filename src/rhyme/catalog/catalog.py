@@ -238,6 +238,19 @@ class Catalog:
             self._cache["group"] = codes.to_numpy(zero_copy_only=False).astype(np.int64)
         return self._cache["group"]
 
+    @property
+    def splits(self) -> list[str | None]:
+        """Split of each item, None where it has none; folds, where those were given as split."""
+        return cast("list[str | None]", self.table.column("split").to_pylist())
+
+    def with_splits(self, splits: Sequence[str | None]) -> Catalog:
+        """The catalog with its split column replaced; it is not written.
+
+        Args:
+            splits: one a row.
+        """
+        return self.with_column("split", splits)
+
     def labels(self, column: str | None = None) -> tuple[np.ndarray, list[str]]:
         """One label column.
 
@@ -326,25 +339,14 @@ class Catalog:
         item = self.item(index)
         files = [self.root / name for name in item.files or (item.path,)]
         row = self.table.slice(index % len(self), 1)
-        try:
-            facts = files[0].stat()
-        except OSError as error:
-            raise CatalogError(
-                "the file is gone since the scan",
-                file=files[0],
-                stage="open",
-                remedy="scan again, or give the folder of the data: --root FOLDER",
-            ) from error
+        size, stamp = row.column("bytes")[0].as_py(), row.column("mtime_ns")[0].as_py()
         moved = str(self.root.absolute()) != str(self.meta.get("root"))
-        changed = not moved and facts.st_mtime_ns != row.column("mtime_ns")[0].as_py()
-        size = row.column("bytes")[0].as_py()
-        if changed or (not item.files and facts.st_size != size):
-            raise CatalogError(
-                "the file has changed since the scan",
-                file=files[0],
-                stage="open",
-                remedy="scan again",
-            )
+        # A copy of the folder has other times, and of a frame folder only the sum was kept.
+        storage.check_unchanged(
+            files[0],
+            size=None if item.files else size,
+            mtime_ns=None if moved else stamp,
+        )
         spacing = row.column("spacing")[0].as_py()
         return open_reader(
             item.kind,

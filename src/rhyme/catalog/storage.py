@@ -121,6 +121,32 @@ def write_parquet(table: pa.Table, file: Path) -> None:
         raise CatalogError(f"cannot be written: {error}", file=file) from error
 
 
+def check_unchanged(file: Path, *, size: int | None, mtime_ns: int | None) -> None:
+    """Refuse a file that is no longer the one that was scanned.
+
+    Args:
+        file: the file.
+        size: bytes at the scan; None does not compare.
+        mtime_ns: time of its last change at the scan, nanoseconds; None does not compare.
+
+    Raises:
+        CatalogError: the file has changed or gone.
+    """
+    try:
+        facts = file.stat()
+    except OSError as error:
+        raise CatalogError(
+            "the file is gone since the scan",
+            file=file,
+            stage="open",
+            remedy="scan again, or give the folder the data has moved to",
+        ) from error
+    if size not in (None, facts.st_size) or mtime_ns not in (None, facts.st_mtime_ns):
+        raise CatalogError(
+            "the file has changed since the scan", file=file, stage="open", remedy="scan again"
+        )
+
+
 def relative_root(root: Path, file: Path) -> str | None:
     """The data's folder relative to the catalog file, where both can move together.
 

@@ -8,6 +8,7 @@ list are never started, not even to look at a stream.
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,6 +90,8 @@ class Opened:
         self.demuxer = found.demuxer
         self.cut = found.cut
         self._file, self.size = open_regular(path, limits=limits)
+        facts = os.fstat(self._file.fileno())
+        self.identity = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
         try:
             with guard(path, "open"):
                 self.container: InputContainer = av.open(

@@ -7,6 +7,7 @@ once.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +27,31 @@ from rhyme.media.orient import UPRIGHT, Orientation, from_display_matrix
 from rhyme.media.sound import AudioTrack
 from rhyme.media.table import FrameTable, scan_packets
 from rhyme.media.times import check_request, shown_at
+
+
+class _Tables:
+    """Frame-time tables of files this process has scanned, so that opening again costs no scan."""
+
+    def __init__(self, frames: int) -> None:
+        self._room = frames
+        self._held: OrderedDict[tuple[object, ...], FrameTable] = OrderedDict()
+
+    def _key(self, session: Session) -> tuple[object, ...]:
+        return (*session.opened.identity, session.limits)
+
+    def get(self, session: Session) -> FrameTable | None:
+        table = self._held.get(self._key(session))
+        if table is not None:
+            self._held.move_to_end(self._key(session))
+        return table
+
+    def put(self, session: Session, table: FrameTable) -> None:
+        self._held[self._key(session)] = table
+        while sum(len(t.times) for t in self._held.values()) > self._room and len(self._held) > 1:
+            self._held.popitem(last=False)
+
+
+_TABLES = _Tables(frames=2_000_000)
 
 
 class Video:
@@ -126,9 +152,12 @@ class Video:
         """
         session = self._open()
         if self._table is None:
-            session.at_start()
-            session.fresh = False
-            self._table = scan_packets(session.opened, session.stream, self.limits)
+            self._table = _TABLES.get(session)
+            if self._table is None:
+                session.at_start()
+                session.fresh = False
+                self._table = scan_packets(session.opened, session.stream, self.limits)
+                _TABLES.put(session, self._table)
         return self._table
 
     def frames_at(self, times_s: Sequence[float] | np.ndarray | Tensor) -> Tensor:
@@ -346,7 +375,8 @@ class Video:
             self._look(frame)
         self.limits.check_picture(frame.width, frame.height, file=self.path, stage="decode")
         image = frame.to_ndarray(format="rgb24", width=session.width, height=session.height)
-        return (self._orientation or UPRIGHT).apply(image).copy(order="C")
+        # A copy only where the picture is mirrored or turned: tensors cannot run backwards.
+        return np.ascontiguousarray((self._orientation or UPRIGHT).apply(image))
 
 
 def _believable(session: Session) -> bool:
