@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
 
@@ -33,6 +34,7 @@ class Readers:
         self.catalog = catalog
         self.limit = limit
         self._open: OrderedDict[tuple[str, ...], FrameReader] = OrderedDict()
+        weakref.finalize(self, _close, self._open)
 
     def __getstate__(self) -> dict[str, object]:
         return {"catalog": self.catalog, "limit": self.limit}
@@ -82,8 +84,7 @@ class Readers:
 
     def close(self) -> None:
         """Close all files."""
-        while self._open:
-            self._open.popitem()[1].close()
+        _close(self._open)
 
     def _reader(self, row: int) -> FrameReader:
         item = self.catalog.item(row)
@@ -96,3 +97,8 @@ class Readers:
         if len(self._open) > self.limit:
             self._open.popitem(last=False)[1].close()
         return reader
+
+
+def _close(readers: OrderedDict[tuple[str, ...], FrameReader]) -> None:
+    while readers:
+        readers.popitem()[1].close()

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from rhyme.catalog import scan
+from rhyme.errors import DataError
+from rhyme.loading import CatalogSource, FrameCache
+from rhyme.views import Clip, EvalTransform, ViewPlan, ViewSpec
+
+
+def numbers(frames: np.ndarray) -> np.ndarray:
+    """Frame numbers that cached frames ``[..., 3, h, w]`` tell."""
+    height, width = frames.shape[-2:]
+    left = frames[..., 1, height // 4 : -height // 4, 1 : width // 2 - 2].mean(axis=(-1, -2))
+    return np.rint((left - 16) / 12).astype(int)
+
+
+def test_it_holds_equally_spaced_frames_with_first_and_last(catalog):
+    seen = []
+    cache = FrameCache.build(catalog, 4, progress=lambda done, total: seen.append((done, total)))
+    assert cache.frames.shape == (12, 4, 3, 32, 40)
+    assert cache.frames.dtype == np.uint8
+    assert np.array_equal(numbers(cache.frames), np.tile([0, 5, 10, 15], (12, 1)))
+    assert np.allclose(cache.times, np.array([0, 5, 10, 15]) / 8)
+    assert not cache.cut
+    assert seen[-1] == (12, 12)
+    facts = cache.facts(catalog.facts([1, 2]))
+    assert facts.frames.tolist() == [4, 4]
+    assert facts.fps.tolist() == [2.0, 2.0]
+    assert facts.width.tolist() == [40, 40]
+
+
+@pytest.mark.slow
+def test_workers_build_the_same_cache(catalog):
+    one, two = FrameCache.build(catalog, 3, 20), FrameCache.build(catalog, 3, 20, workers=2)
+    assert np.array_equal(one.frames, two.frames)
+    assert np.array_equal(one.times, two.times)
+
+
+def test_scaled_frames_keep_their_aspect_and_their_maps(catalog):
+    cache = FrameCache.build(catalog, 2, 16)
+    assert cache.frames.shape[-2:] == (16, 20)
+    assert cache.maps[0] == pytest.approx(np.array([[2.0, 0.0, 0.5], [0.0, 2.0, 0.5]]))
+    plan = ViewPlan(
+        clips={"a": Clip()},
+        views={"x": ViewSpec(clip="a", transform=EvalTransform(size=8, resize=8))},
+    )
+    batch = next(CatalogSource(catalog, plan, batch_size=2, seed=0, cache=cache).batches())
+    # 8 of 8 rows stand for all 32, and the central 8 of 10 columns for 32 of 40
+    assert batch.views["x"].map[0, 0].tolist() == [[4.0, 0.0, 5.5], [0.0, 4.0, 1.5]]
+
+
+def test_different_sizes_need_a_size_and_are_cut_to_squares(own_folder, film):
+    film(own_folder / "v09.mp4", 9, 8, width=64, height=32)
+    catalog = scan(own_folder)
+    with pytest.raises(DataError, match="different sizes"):
+        FrameCache.build(catalog, 2)
+    cache = FrameCache.build(catalog, 2, 16)
+    assert cache.cut
+    assert cache.frames.shape[-2:] == (16, 16)
+    assert cache.maps[9].tolist() == [[2.0, 0.0, 16.5], [0.0, 2.0, 0.5]]
+
+
+def test_short_items_say_how_many_frames_they_have(own_folder, film):
+    film(own_folder / "v01.mp4", 1, 2)
+    cache = FrameCache.build(scan(own_folder), 4)
+    assert cache.counts.tolist() == [4, 2] + [4] * 7
+    assert numbers(cache.frames[1]).tolist() == [0, 1, 1, 1]
+    assert cache.facts(scan(own_folder).facts([1])).frames.tolist() == [2]
+
+
+def test_over_budget_is_refused_before_decoding(catalog):
+    with pytest.raises(DataError, match="budget"):
+        FrameCache.build(catalog, 4, budget_bytes=12 * 4 * 3 * 32 * 40 - 1)
+    FrameCache.build(catalog, 1, budget_bytes=12 * 3 * 32 * 40)
+
+
+def test_a_saved_cache_is_mapped_and_belongs_to_its_catalog(catalog, tmp_path):
+    made = FrameCache.build(catalog, 2, path=tmp_path / "c")
+    assert isinstance(made.frames, np.memmap)
+    before = (tmp_path / "c" / "frames.npy").stat().st_mtime_ns
+    again = FrameCache.build(catalog, 2, path=tmp_path / "c")
+    assert (tmp_path / "c" / "frames.npy").stat().st_mtime_ns == before
+    assert np.array_equal(made.frames, again.frames)
+    travelled = pickle.loads(pickle.dumps(made))
+    assert isinstance(travelled.frames, np.memmap)
+    assert len(pickle.dumps(made)) < 2000
+    with pytest.raises(DataError, match="other options"):
+        FrameCache.build(catalog, 3, path=tmp_path / "c")
+    with pytest.raises(DataError, match="other data"):
+        FrameCache.build(catalog.select(np.arange(5)), 2, path=tmp_path / "c")
+    (tmp_path / "c" / "times.npy").write_bytes(b"no array")
+    with pytest.raises(DataError, match="cannot be read"):
+        FrameCache.open(tmp_path / "c")
+
+
+def test_items_that_cannot_be_decoded_are_left_out(own_folder):
+    catalog = scan(own_folder)
+    (own_folder / "v02.mp4").unlink()
+    cache = FrameCache.build(catalog, 2)
+    assert list(cache.failed) == [2]
+    assert cache.counts[2] == 0
+    plan = ViewPlan(
+        clips={"a": Clip()},
+        views={"x": ViewSpec(clip="a", transform=EvalTransform(size=8, resize=8))},
+    )
+    source = CatalogSource(catalog, plan, batch_size=8, seed=0, cache=cache)
+    assert source.left_out == (2,)
+    left = torch.arange(9)[torch.arange(9) != 2]
+    ids = next(source.batches()).ids
+    assert set(ids.tolist()) == set(catalog.facts(left).id.view(np.int64).tolist())
+    for item in (0, 1, 3):
+        (own_folder / f"v{item:02}.mp4").unlink()
+    with pytest.raises(DataError, match="cannot be decoded"):
+        FrameCache.build(catalog, 2)
+
+
+def test_items_of_another_collection_are_refused(catalog, own_folder):
+    cache = FrameCache.build(catalog.select(np.arange(4)), 2)
+    with pytest.raises(DataError, match="not in the frame cache"):
+        cache.rows(catalog.facts().id)
