@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from contract_support import noise
 from torch import nn
 from torch.nn import functional as F
 
+from contracts.support import noise
 from rhyme.loading import ArraySource
 from rhyme.systems.base import Export, ParameterGroup, Phase, StepOutput, System
 from rhyme.training import OptimizerConfig, TrainConfig

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from contract_support import RowSource, noise
 from torch import nn
 
+from contracts.support import RowSource, noise
 from rhyme.systems.base import Export, StepOutput, System
 from rhyme.training import OptimizerConfig, TrainConfig
 from rhyme.views.keys import Keys

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from contract_support import RowSource, noise
 from torch import nn
 from torch.nn import functional as F
 
+from contracts.support import RowSource, noise
 from rhyme.systems.base import Export, StepOutput, System
 from rhyme.training import OptimizerConfig, TrainConfig
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from resume.harness import assert_bit_equal_resume
 from rhyme.loading.batch import Source
 from rhyme.run import RunFolder, read_jsonl
 from rhyme.training import Trainer, load_part
 
 NAMES = ("graph", "adversarial", "bandit", "zipped", "tokens")
 MINIS = [Path(__file__).parent / f"{name}.py" for name in NAMES]
+
+
+@pytest.fixture(params=NAMES)
+def mini(request):
+    return importlib.import_module(f"contracts.{request.param}")
 
 
 def make_system(mini, seed):
@@ -54,7 +61,7 @@ def test_runs_and_exports(mini, tmp_path):
     assert about["kind"] == export.kind
 
 
-def test_resumes_bit_equal_at_every_step(mini, tmp_path, harness):
-    harness.assert_bit_equal_resume(
+def test_resumes_bit_equal_at_every_step(mini, tmp_path):
+    assert_bit_equal_resume(
         lambda seed: make_system(mini, seed), lambda: mini.SOURCE(0), mini.CONFIG, tmp_path
     )

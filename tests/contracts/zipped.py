@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from contract_support import noise
 from torch import nn
 from torch.nn import functional as F
 
+from contracts.support import noise
 from rhyme.loading import ArraySource, ZipSource
 from rhyme.systems.base import Export, StepOutput, System
 from rhyme.training import OptimizerConfig, ScheduleConfig, TrainConfig

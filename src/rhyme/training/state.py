@@ -139,7 +139,7 @@ def identity(system: System, config: TrainConfig) -> dict[str, Any]:
     own = getattr(system, "config", None)
     train = to_dict(config)
     return {
-        "system": f"{type(system).__module__}.{type(system).__qualname__}",
+        "system": type(system).__name__,
         "options": to_dict(own) if dataclasses.is_dataclass(own) else None,
         "train": {k: v for k, v in train.items() if k not in config.operational},
     }

@@ -159,7 +159,7 @@ class Stepper:
             "phase": at.phase,
             "loss": float(output.loss.detach()),
             "grad_norm": float(norm),
-            "parts": {name: float(value) for name, value in numbers.items()},
+            "parts": {name: float(torch.as_tensor(v).detach()) for name, v in numbers.items()},
             "ids": [int(i) for i in batch.ids.tolist()],
         }
         if distributed.rank() == 0:
