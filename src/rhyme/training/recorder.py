@@ -158,10 +158,13 @@ class Recorder:
         for name, probe in probes.items():
             try:
                 with torch.no_grad():
-                    figures[name] = {k: float(v) for k, v in probe(system).items()}
+                    measured = {k: float(v) for k, v in probe(system).items()}
             except RhymeError as error:
                 if self.leader:
                     self.run.event("probe_failed", step=step, probe=name, reason=error.reason)
+                continue
+            if measured:
+                figures[name] = measured
         if self.leader and figures:
             row = {"step": step, "epoch": epoch, "probes": figures, "seconds": self.seconds}
             append_jsonl(self.run.metrics, row)
