@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -138,11 +139,12 @@ class Work:
 
     def _index(self, shard: Path) -> None:
         try:
-            with np.load(shard, allow_pickle=False) as arrays:
+            # NumPy leaves a file open that is no archive: it is opened here
+            with shard.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 keys = json.loads(arrays["keys"].tobytes())
                 counts = arrays["counts"].tolist()
                 sound = len(arrays["times"]) == len(arrays["vectors"]) == sum(counts)
-        except (OSError, ValueError, KeyError, EOFError):
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             sound, keys, counts = False, [], []
         if not sound or len(keys) != len(counts):
             shard.unlink()  # its items are embedded again

@@ -1,0 +1,124 @@
+"""Spreads and paired differences against hand-made sums."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+import pytest
+
+from rhyme.errors import EvaluationError, UnknownName
+from rhyme.evaluation import Result, compare
+
+A = [0.50, 0.62, 0.55]
+B = [0.45, 0.60, 0.48]
+
+
+def rows(system, values, **changes):
+    out = []
+    for seed, value in enumerate(values):
+        fields = {
+            "system": system,
+            "checkpoint": f"{system}{seed}",
+            "data": "clips",
+            "data_fingerprint": "f",
+            "protocol": "knn",
+            "metric": "top1",
+            "value": value,
+            "seed": seed,
+            "pair": f"s/seed{seed}",
+            "items": 40,
+            "settings": {"k": 10},
+            "chance": 0.1,
+        }
+        out.append(Result(**{**fields, **changes}))
+    return out
+
+
+def line(comparison, arm):
+    return next(entry for entry in comparison.lines if entry.arm == arm)
+
+
+def test_means_spreads_and_paired_differences():
+    found = compare([*rows("a", A), *rows("b", B)], baseline="b")
+    a, b = line(found, "a"), line(found, "b")
+    assert (a.mean, a.sd, a.n) == (
+        pytest.approx(statistics.fmean(A)),
+        pytest.approx(statistics.stdev(A)),
+        3,
+    )
+    gains = [x - y for x, y in zip(A, B, strict=True)]
+    assert a.difference.paired
+    assert a.difference.n == 3
+    assert a.difference.mean == pytest.approx(statistics.fmean(gains))
+    assert a.difference.error == pytest.approx(statistics.stdev(gains) / math.sqrt(3))
+    assert b.difference is None
+    assert a.chance == pytest.approx(0.1)
+
+
+def test_pairs_are_made_by_key_whatever_the_order():
+    shuffled = [rows("b", B)[i] for i in (2, 0, 1)]
+    found = line(compare([*rows("a", A), *shuffled], baseline="b"), "a")
+    gains = [x - y for x, y in zip(A, B, strict=True)]
+    assert found.difference.error == pytest.approx(statistics.stdev(gains) / math.sqrt(3))
+    apart = rows("b", B)
+    apart = [Result(**{**r.to_row(), "pair": f"other{r.seed}"}) for r in apart]
+    unpaired = line(compare([*rows("a", A), *apart], baseline="b"), "a").difference
+    assert not unpaired.paired
+    assert unpaired.mean == pytest.approx(found.difference.mean)
+    error = math.sqrt(statistics.variance(A) / 3 + statistics.variance(B) / 3)
+    assert unpaired.error == pytest.approx(error)
+
+
+def test_each_system_beside_its_own_untrained_encoder_by_default():
+    found = compare(
+        [
+            *rows("a", A),
+            *rows("a", [0.2, 0.3, 0.1], encoder="untrained"),
+            *rows("b", B),
+            *rows("b", [0.25], encoder="untrained"),
+        ]
+    )
+    assert line(found, "a").difference.baseline == "a untrained"
+    assert line(found, "a").difference.mean == pytest.approx(statistics.fmean(A) - 0.2)
+    b = line(found, "b").difference
+    assert (b.paired, b.error, b.n) == (False, None, 1)
+    assert "single repetition" in found.notes[-1]
+
+
+def test_what_was_measured_twice_counts_once():
+    old, new = rows("a", A), rows("a", [v + 0.1 for v in A])
+    found = line(compare([*old, *new]), "a")
+    assert found.n == 3
+    assert found.mean == pytest.approx(statistics.fmean(A) + 0.1)
+
+
+def test_settings_tell_lines_apart_folds_do_not():
+    five = rows("a", A, settings={"k": 5})
+    found = compare([*rows("a", A), *five])
+    assert sorted(entry.variant for entry in found.lines) == ["k 10", "k 5"]
+    folds = [
+        Result(**{**r.to_row(), "settings": {"k": 10, "fold": str(i)}, "pair": f"fold{i}"})
+        for i, r in enumerate(rows("a", A))
+    ]
+    assert len(compare(folds).lines) == 1
+
+
+def test_lost_values_are_counted_and_left_out():
+    found = compare([*rows("a", [0.5, math.nan, 0.7]), *rows("b", B)], baseline="b")
+    a = line(found, "a")
+    assert (a.mean, a.n, a.lost) == (pytest.approx(0.6), 2, 1)
+    assert a.difference.n == 2
+    assert "1 values are not finite" in found.notes[0]
+
+
+def test_table_and_refusals():
+    found = compare([*rows("a", A), *rows("b", B)], baseline="b")
+    text = found.text()
+    assert "0.557" in text
+    assert "difference" in text
+    assert all(len(row) <= len(found.columns) for row in found.rows)
+    with pytest.raises(EvaluationError, match="no results"):
+        compare([])
+    with pytest.raises(UnknownName, match="no results of 'c'"):
+        compare(rows("a", A), baseline="c")

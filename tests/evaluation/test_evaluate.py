@@ -1,0 +1,162 @@
+"""Evaluation end to end on a generated world, and what it refuses or leaves out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rhyme.encoders import load_package, untrained
+from rhyme.errors import EvaluationError, UnknownName
+from rhyme.evaluation import Result, compare, evaluate, group_hashes, load_protocol, make_splits
+from rhyme.evaluation.evaluate import _split
+from rhyme.evaluation.splits import usable_classes
+from rhyme.tasks import extract_features
+
+
+@pytest.fixture(scope="module")
+def done(world):
+    catalog, encoder = world
+    return evaluate(encoder, catalog, seed=0, untrained_seeds=(0, 1), command="rhyme evaluate")
+
+
+def test_every_figure_stands_beside_the_untrained_encoder(done):
+    figures: dict[tuple[str, str], list[Result]] = {}
+    for row in done.results:
+        figures.setdefault((row.protocol, row.metric), []).append(row)
+    assert {p for p, _ in figures} == {"knn", "linear", "retrieval", "cycle"}
+    assert ("cycle", "same_class_mass") in figures
+    for rows in figures.values():
+        assert [row.encoder for row in rows] == ["trained", "untrained", "untrained"]
+        assert [row.seed for row in rows] == [1, 0, 1]
+        assert all(row.chance is not None and 0 <= row.value <= 1 for row in rows)
+        # the pair of the trained encoder is the untrained one of its seed
+        assert rows[0].pair == rows[2].pair != rows[1].pair
+        assert len({str(row.settings) for row in rows}) == 1
+    assert not done.skipped
+
+
+def test_rows_say_all_there_is_to_say(done, world):
+    catalog, encoder = world
+    package = load_package(encoder)
+    row = next(r for r in done.results if (r.protocol, r.metric) == ("knn", "top1"))
+    assert row.system == "made_up"
+    assert row.checkpoint == package.hash
+    assert row.command == "rhyme evaluate"
+    assert row.data == "data"
+    assert row.items == 14 - sum(
+        1
+        for i in range(len(catalog))
+        if catalog.item(i).split == "test"
+        and catalog.item(i).labels["appearance"] in row.details["classes_left_out"]
+    )
+    assert row.settings["k"] == 10
+    assert row.settings["label_column"] == "appearance"
+    assert row.settings["split"] == "split given with the data"
+    assert row.details["plan"]["size"] == 24
+    assert any("classes left out" in note for note in done.notes)
+    assert any("on trust" in note for note in done.notes)
+    assert len(done.rows[0]) == len(done.columns)
+    assert compare(done.results).lines
+
+
+def test_figures_are_those_of_each_encoder(done, world):
+    catalog, encoder = world
+    package = load_package(encoder)
+    splits = make_splits(catalog)
+    codes, names = catalog.labels("appearance")
+    classes = usable_classes(codes, names, catalog.group_codes, splits)
+    for module, kind, seed in (
+        (package.module, "trained", 1),
+        (untrained(package, 0), "untrained", 0),
+    ):
+        table = extract_features(module, package.plan, catalog.select(indices=splits.rows))
+        data = _split(table, splits, classes, 0)
+        for name in ("knn", "cycle"):
+            protocol = load_protocol(name)
+            for metric in protocol.run(data, protocol.settings()):
+                row = next(
+                    r
+                    for r in done.results
+                    if (r.protocol, r.metric, r.encoder, r.seed) == (name, metric.name, kind, seed)
+                )
+                assert row.value == pytest.approx(metric.value, abs=1e-9)
+        test = data.test
+        assert {catalog.item(int(splits.rows[i])).split for i in test.index} == {"test"}
+
+
+def test_without_labels_only_label_free_protocols_run(world):
+    catalog, encoder = world
+    bare = catalog.with_meta(label_column=None)
+    found = evaluate(encoder, bare, untrained_seeds=())
+    assert set(found.skipped) == {"knn", "linear"}
+    assert "no labels" in found.skipped["knn"]
+    metrics = {row.metric for row in found.results}
+    assert "group_recall_at_1" in metrics
+    assert "return_rate" in metrics
+    assert "same_class_mass" not in metrics
+    assert "recall_at_1" not in metrics
+
+
+def card_with(package, names):
+    return replace(package, extra={"train_groups": group_hashes(names)})
+
+
+def test_test_groups_that_were_trained_on(world):
+    catalog, encoder = world
+    package = load_package(encoder)
+    tests = [catalog.item(int(i)).group for i in make_splits(catalog).test]
+    clean = evaluate(
+        card_with(package, ["other"]), catalog, protocols=["cycle"], untrained_seeds=()
+    )
+    assert not any("trust" in note for note in clean.notes)
+    spoiled = card_with(package, tests[:2])
+    with pytest.raises(EvaluationError, match="trained on 2 of the test groups") as caught:
+        evaluate(spoiled, catalog)
+    assert set(caught.value.value) == set(tests[:2])
+    dropped = evaluate(spoiled, catalog, protocols=["cycle"], untrained_seeds=(), seen="drop")
+    assert len(dropped.splits.test) == len(tests) - 2
+    assert any("left out (2 items)" in note for note in dropped.notes)
+    allowed = evaluate(spoiled, catalog, protocols=["cycle"], untrained_seeds=(), seen="allow")
+    assert len(allowed.splits.test) == len(tests)
+    assert allowed.results[0].settings["seen"] == "allow"
+    with pytest.raises(EvaluationError):
+        evaluate(card_with(package, tests), catalog, seen="drop")
+
+
+def test_a_protocol_that_cannot_run_is_skipped_with_its_reason(world):
+    catalog, encoder = world
+    found = evaluate(
+        encoder, catalog, protocols=["cycle", "knn"], frames_per_item=1, untrained_seeds=()
+    )
+    assert "second frame" in found.skipped["cycle"]
+    assert {row.protocol for row in found.results} == {"knn"}
+
+
+def test_typing_errors_are_found_before_any_work(world):
+    catalog, encoder = world
+    with pytest.raises(UnknownName, match="unknown protocol"):
+        evaluate(encoder, catalog, protocols=["knnn"])
+    with pytest.raises(UnknownName, match="unknown protocol"):
+        evaluate(encoder, catalog, settings={"cycl": {}})
+    with pytest.raises(UnknownName, match="unknown option"):
+        evaluate(encoder, catalog, settings={"knn": {"kk": 1}})
+    with pytest.raises(UnknownName, match="no such label column"):
+        evaluate(encoder, catalog, label_column="appearence")
+
+
+def test_settings_reach_the_protocol_and_the_row(world):
+    catalog, encoder = world
+    found = evaluate(
+        encoder,
+        catalog,
+        protocols=["knn"],
+        settings={"knn": {"k": 1, "levels": ["video"]}},
+        label_column="pattern",
+        untrained_seeds=(),
+    )
+    (row,) = found.results
+    assert row.settings["k"] == 1
+    assert row.settings["label_column"] == "pattern"
+    assert np.isfinite(row.value)

@@ -1,0 +1,100 @@
+"""Splits by group, folds, classes that are left out."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from rhyme.errors import EvaluationError, UnknownName
+from rhyme.evaluation import fold_splits, group_hashes, make_splits, usable_classes
+
+
+def test_a_given_split_is_taken(rows_catalog):
+    names = ["train"] * 4 + ["val"] * 2 + ["test"] * 3 + [None, "extra"]
+    found = make_splits(rows_catalog(range(11), splits=names))
+    assert found.train.tolist() == [0, 1, 2, 3]
+    assert found.val.tolist() == [4, 5]
+    assert found.test.tolist() == [6, 7, 8]
+    assert found.notes == ("2 items are in no split and left out",)
+    assert str(found) == "split given with the data: train 4, val 2, test 3 items"
+
+
+def test_none_given_draws_by_group_and_seed(rows_catalog):
+    groups = np.repeat(np.arange(20), 3)
+    catalog = rows_catalog(groups)
+    found = make_splits(catalog, seed=4)
+    parts = [set(groups[getattr(found, name)]) for name in ("train", "val", "test")]
+    assert [len(p) for p in parts] == [12, 4, 4]
+    assert not parts[0] & parts[1]
+    assert not (parts[0] | parts[1]) & parts[2]
+    assert "60/20/20 by group, seed 4" in str(found)
+    assert make_splits(catalog, seed=4).key == found.key
+    assert make_splits(catalog, seed=5).key != found.key
+
+
+def test_validation_is_set_aside_from_training_groups(rows_catalog):
+    groups = np.repeat(np.arange(20), 2)
+    names = ["train"] * 30 + ["test"] * 10
+    found = make_splits(rows_catalog(groups, splits=names))
+    assert len(found.val) == 6
+    assert found.test.tolist() == list(range(30, 40))
+    assert not set(groups[found.val]) & set(groups[found.train])
+    assert "set aside" in found.notes[0]
+
+
+def test_a_group_in_two_splits_is_refused(rows_catalog):
+    names = ["train", "train", "val", "test"]
+    with pytest.raises(EvaluationError, match="two splits, train and test") as caught:
+        make_splits(rows_catalog(["a", "b", "c", "a"], splits=names))
+    assert caught.value.value == "a"
+    with pytest.raises(EvaluationError, match="'test' has no items"):
+        make_splits(rows_catalog(["a", "b"], splits=["train", "val"]))
+
+
+def test_folds(rows_catalog):
+    folds = [str(i % 4) for i in range(12)]
+    catalog = rows_catalog(range(12), y=["u"] * 12, fold=folds)
+    split = fold_splits(catalog, "fold", "3")
+    names = split.table.column("split").to_pylist()
+    assert [names[i] for i in range(4)] == ["val", "train", "train", "test"]
+    found = make_splits(split)
+    assert found.test.tolist() == [3, 7, 11]
+    assert found.origin == "folds of 'fold'"
+    assert split.meta["fold"] == {"column": "fold", "test": "3", "val": "0"}
+    other = make_splits(fold_splits(catalog, "fold", 1, 3))
+    assert other.val.tolist() == [3, 7, 11]
+    # the folds may also have been read as the split column
+    read = rows_catalog(range(12), splits=folds)
+    assert make_splits(fold_splits(read, "split", "3")).test.tolist() == [3, 7, 11]
+
+
+def test_folds_refused(rows_catalog):
+    catalog = rows_catalog(range(6), fold=["0", "1", "2"] * 2, two=["0", "1"] * 3)
+    with pytest.raises(UnknownName, match="no fold '7'"):
+        fold_splits(catalog, "fold", 7)
+    with pytest.raises(UnknownName, match="no column 'fild'"):
+        fold_splits(catalog, "fild", 0)
+    with pytest.raises(EvaluationError, match="three values"):
+        fold_splits(catalog, "two", 0)
+    with pytest.raises(EvaluationError, match="validate and test"):
+        fold_splits(catalog, "fold", 1, 1)
+
+
+def test_classes_without_two_groups_or_missing_from_a_side_are_named(rows_catalog):
+    names = ["train"] * 5 + ["val"] * 2 + ["test"] * 3
+    labels = ["a", "a", "b", "c", "d", "a", "b", "a", "c", None]
+    groups = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+    catalog = rows_catalog(groups, splits=names, y=labels)
+    codes, classes = catalog.labels("y")
+    found = usable_classes(codes, classes, catalog.group_codes, make_splits(catalog))
+    assert found.used == ("a", "c")
+    assert found.left_out == {"b": "no item in test", "d": "fewer than two groups"}
+    assert found.codes.tolist() == [0, 0, -1, 2, -1, 0, -1, 0, 2, -1]
+    assert codes[2] == 1  # the catalog's own are not touched
+
+
+def test_group_hashes_are_short_sorted_and_unique():
+    found = group_hashes(["b", "a", "b"])
+    assert found == sorted(hashlib.sha256(n.encode()).hexdigest()[:16] for n in "ab")

@@ -1,0 +1,290 @@
+"""Writing a store: rows, resumption, updates, refusals."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+import rhyme.store.write as module
+from rhyme.catalog import scan
+from rhyme.encoders import InferencePlan, build_backbone, load_package, save_package
+from rhyme.errors import ConfigError, PackageError, StoreError
+from rhyme.loading import inference_batches
+from rhyme.store import open_store, write_store
+from rhyme.store.layout import locked, read_info
+from rhyme.tasks import encode, normalise
+
+
+def content(folder):
+    """Rows of a store as comparable data, in their order."""
+    store = open_store(folder, verify=True)
+    names = ["path", "time", "start", "stop", "group", "labels", "package"]
+    rows = list(zip(*[store.table.column(n).to_pylist() for n in names], strict=True))
+    return rows, np.array(store.vectors)
+
+
+def test_one_row_a_moment_with_the_vectors_of_the_encoder(made, catalog, written):
+    rows, vectors = content(written)
+    package = load_package(made / "encoder")
+    expected_rows, expected = [], []
+    for pixels, index, times in inference_batches(catalog, package.plan, every=0.5):
+        expected += list(normalise(encode(package.module, pixels).detach().numpy()))
+        expected_rows += list(zip(index.tolist(), times.tolist(), strict=True))
+    assert len(rows) == len(expected_rows) == 40
+    for row, (index, time) in zip(rows, expected_rows, strict=True):
+        item = catalog.item(index)
+        assert row[0] == str((catalog.root / item.path).resolve())
+        assert row[1] == time
+        assert row[4] == item.group
+        assert item.labels["appearance"] in row[5]
+        assert row[6] == package.hash
+    assert vectors == pytest.approx(np.array(expected), abs=1e-5)
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(40), abs=1e-5)
+    info = read_info(written)
+    assert (info.count, info.items, info.dim, info.every) == (40, 10, 128, 0.5)
+    assert load_package(written / "encoder").hash == package.hash
+    assert not (written / "work").exists()
+
+
+def test_the_table_is_a_lancedb_table_with_the_vectors(written):
+    import lancedb
+
+    info = read_info(written)
+    table = lancedb.connect(str(written / info.generation)).open_table("moments")
+    vectors = np.load(written / info.generation / "vectors.npy")
+    assert table.count_rows() == 40
+    (best,) = table.search(vectors[7]).limit(1).to_list()
+    assert best["row"] == 7
+
+
+class StopError(Exception):
+    """What kills a job in these tests."""
+
+
+def interrupted(monkeypatch, after):
+    """Batches that end with an exception, as if the process was killed."""
+
+    def batches(*args, **kwargs):
+        for count, batch in enumerate(inference_batches(*args, **kwargs)):
+            if count == after:
+                raise StopError
+            yield batch
+
+    monkeypatch.setattr(module, "inference_batches", batches)
+
+
+def test_an_interrupted_job_goes_on_without_duplicates(
+    made, catalog, written, tmp_path, monkeypatch
+):
+    folder = tmp_path / "s.store"
+    interrupted(monkeypatch, 4)
+    options = {"every": 0.5, "batch_size": 6, "shard": 5}
+    with pytest.raises(StopError):
+        write_store(folder, made / "encoder", catalog, **options)
+    with pytest.raises(StoreError, match="not finished"):
+        open_store(folder)
+    seen = []
+
+    def counted(part, *args, **kwargs):
+        seen.append(len(part))
+        return inference_batches(part, *args, **kwargs)
+
+    monkeypatch.setattr(module, "inference_batches", counted)
+    done = write_store(folder, made / "encoder", catalog, **options)
+    # 24 moments came through: five items whole, the sixth was open
+    assert (done.resumed, done.embedded, seen) == (5, 5, [5])
+    rows, vectors = content(folder)
+    expected_rows, expected = content(written)
+    assert rows == expected_rows
+    assert vectors == pytest.approx(expected, abs=1e-5)
+
+
+def test_every_place_of_interruption_ends_in_the_same_store(
+    made, catalog, written, tmp_path, monkeypatch
+):
+    folder = tmp_path / "s.store"
+    for after in (0, 1, 1, 2, 0):
+        interrupted(monkeypatch, after)
+        with pytest.raises(StopError):
+            write_store(folder, made / "encoder", catalog, every=0.5, batch_size=5, shard=1)
+    monkeypatch.setattr(module, "inference_batches", inference_batches)
+    write_store(folder, made / "encoder", catalog, every=0.5)
+    assert content(folder)[0] == content(written)[0]
+
+
+def test_resume_can_be_declined_and_other_plans_do_not_mix(made, catalog, tmp_path, monkeypatch):
+    folder = tmp_path / "s.store"
+    interrupted(monkeypatch, 4)
+    with pytest.raises(StopError):
+        write_store(folder, made / "encoder", catalog, every=0.5, batch_size=6)
+    monkeypatch.setattr(module, "inference_batches", inference_batches)
+    work = shutil.copytree(folder / "work", tmp_path / "kept")
+    done = write_store(folder, made / "encoder", catalog, every=0.5, resume=False)
+    assert (done.resumed, done.embedded) == (0, 10)
+    other = tmp_path / "o.store"
+    other.mkdir()
+    shutil.copytree(work, other / "work")
+    done = write_store(other, made / "other", catalog, every=0.5)
+    assert (done.resumed, done.embedded) == (0, 10)
+
+
+def test_a_damaged_shard_is_embedded_again(made, catalog, written, tmp_path, monkeypatch):
+    folder = tmp_path / "s.store"
+    interrupted(monkeypatch, 4)
+    with pytest.raises(StopError):
+        write_store(folder, made / "encoder", catalog, every=0.5, batch_size=6, shard=5)
+    shard = sorted((folder / "work").glob("*.npz"))[0]
+    shard.write_bytes(shard.read_bytes()[:-200])
+    monkeypatch.setattr(module, "inference_batches", inference_batches)
+    done = write_store(folder, made / "encoder", catalog, every=0.5)
+    assert 0 < done.resumed < 5
+    assert content(folder)[0] == content(written)[0]
+
+
+@pytest.mark.parametrize("victim", ["write_generation", "_copy_package", "write_info", "_sweep"])
+def test_a_kill_while_committing_leaves_the_old_store_or_the_new(
+    made, catalog, data, tmp_path, monkeypatch, victim
+):
+    folder = tmp_path / "s.store"
+    some = catalog.select(indices=range(4))
+    write_store(folder, made / "encoder", some, every=0.5)
+    before = content(folder)
+    calls = []
+
+    def killed(*args, **kwargs):
+        calls.append(1)
+        if victim == "_sweep" and len(calls) == 1:
+            return None
+        if victim == "write_generation":
+            args[0].mkdir()
+        raise StopError
+
+    original = getattr(module, victim)
+    monkeypatch.setattr(module, victim, killed)
+    with pytest.raises(StopError):
+        write_store(folder, made / "encoder", catalog, every=0.5)
+    rows, vectors = content(folder)
+    if victim == "_sweep":
+        assert len(rows) == 40
+    else:
+        assert rows == before[0]
+        assert (vectors == before[1]).all()
+    monkeypatch.setattr(module, victim, original)
+    done = write_store(folder, made / "encoder", catalog, every=0.5)
+    assert done.moments == 40
+    assert [p.name for p in folder.iterdir() if p.name.startswith("g")] == [
+        read_info(folder).generation
+    ]
+
+
+def test_what_is_there_and_unchanged_is_kept(made, catalog, copy, monkeypatch):
+    def nothing(*args, **kwargs):
+        raise AssertionError("decoded again")
+
+    before = content(copy)
+    monkeypatch.setattr(module, "inference_batches", nothing)
+    done = write_store(copy, made / "encoder", catalog, every=0.5)
+    assert (done.kept, done.embedded, done.moments) == (10, 0, 40)
+    assert content(copy)[0] == before[0]
+
+
+def test_changed_files_are_replaced_and_new_folders_added(made, data, tmp_path):
+    folder = tmp_path / "s.store"
+    catalog = scan(data, out=tmp_path / "a.catalog")
+    write_store(folder, made / "encoder", catalog, every=0.5)
+    files = sorted(data.glob("videos/*/*.mp4"))
+    shutil.copyfile(files[5], files[0])
+    os.utime(files[0], ns=(1, 1))
+    again = scan(data, out=tmp_path / "b.catalog")
+    done = write_store(folder, made / "encoder", again, every=0.5)
+    assert (done.embedded, done.kept, done.replaced, done.moments) == (1, 9, 1, 40)
+    rows, vectors = content(folder)
+    paths = [row[0] for row in rows]
+    assert sorted(set(paths)) == [str(f.resolve()) for f in files]
+    mine = [i for i, path in enumerate(paths) if path == str(files[0].resolve())]
+    theirs = [i for i, path in enumerate(paths) if path == str(files[5].resolve())]
+    assert vectors[mine] == pytest.approx(vectors[theirs], abs=1e-6)
+
+    more = tmp_path / "more"
+    more.mkdir()
+    shutil.copyfile(files[1], more / "new.mp4")
+    done = write_store(folder, made / "encoder", scan(more, out=tmp_path / "c.catalog"), every=0.5)
+    assert (done.moments, done.items, done.embedded) == (44, 11, 1)
+    assert len(read_info(folder).catalogs) == 2
+
+
+def test_unreadable_files_are_named_and_do_not_stop_the_job(made, data, tmp_path):
+    catalog = scan(data, out=tmp_path / "a.catalog")
+    gone = sorted(data.glob("videos/*/*.mp4"))[3]
+    gone.unlink()
+    done = write_store(tmp_path / "s.store", made / "encoder", catalog, every=0.5)
+    assert [os.path.basename(p) for p in done.failed] == [gone.name]  # noqa: PTH119
+    assert (done.items, done.moments) == (9, 36)
+    lost = catalog.select(
+        indices=[i for i in range(10) if catalog.item(i).path.endswith(gone.name)]
+    )
+    with pytest.raises(StoreError, match="no moment could be embedded"):
+        write_store(tmp_path / "t.store", made / "encoder", lost, every=0.5)
+
+
+def test_another_encoder_or_spacing_is_refused(made, catalog, copy):
+    before = content(copy)
+    with pytest.raises(StoreError, match="belongs to the encoder") as caught:
+        write_store(copy, made / "other", catalog, every=0.5)
+    hashes = {load_package(made / n).hash for n in ("encoder", "other")}
+    assert set(caught.value.value.values()) == hashes
+    assert "new folder" in caught.value.remedy
+    with pytest.raises(StoreError, match=r"every 0\.5 s, not every 1 s"):
+        write_store(copy, made / "encoder", catalog)
+    assert content(copy)[0] == before[0]
+
+
+def test_other_refusals(made, catalog, copy, tmp_path):
+    with pytest.raises(ConfigError, match="every"):
+        write_store(tmp_path / "x", made / "encoder", catalog, every=0)
+    with pytest.raises(PackageError):
+        write_store(tmp_path / "x", made / "nothing", catalog)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    with pytest.raises(StoreError, match="other things"):
+        write_store(tmp_path / "full", made / "encoder", catalog)
+    assert (tmp_path / "full" / "thesis.txt").read_text() == "mine"
+    with pytest.raises(StoreError, match="must be a folder"):
+        write_store(tmp_path / "full" / "thesis.txt", made / "encoder", catalog)
+    with locked(copy), pytest.raises(StoreError, match="another process"):
+        write_store(copy, made / "encoder", catalog, every=0.5)
+
+
+def test_an_encoder_of_nan_is_refused(made, catalog, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "encode", lambda m, x: x.flatten(1)[:, :4] * float("nan"))
+    with pytest.raises(StoreError, match="not finite"):
+        write_store(tmp_path / "s", made / "encoder", catalog)
+
+
+def test_progress_counts_items_and_workers_change_nothing(made, catalog, written, tmp_path):
+    seen = []
+    write_store(
+        tmp_path / "s",
+        made / "encoder",
+        catalog,
+        every=0.5,
+        batch_size=7,
+        workers=1,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen[-1] == (10, 10)
+    assert seen == sorted(seen)
+    assert content(tmp_path / "s")[0] == content(written)[0]
+
+
+def test_clip_encoders_are_stored_too(made, catalog, tmp_path):
+    plan = InferencePlan(size=24, resize=24, frames=3, spacing=0.25)
+    save_package(tmp_path / "clips", build_backbone("small", seed=0), plan)
+    write_store(tmp_path / "s", tmp_path / "clips", catalog.select(indices=[0, 1]), every=1.0)
+    store = open_store(tmp_path / "s")
+    path, time = store.table.column("path")[1].as_py(), store.table.column("time")[1].as_py()
+    vector, _ = store.embed(path, time)
+    assert vector == pytest.approx(store.vectors[1], abs=1e-4)
