@@ -202,24 +202,16 @@ class ContrastTransform:
         """
         b, t = len(frames), frames[0].shape[0]
         levels = torch.empty(b, t, 3, self.size, self.size)
-        maps = np.empty((b, t, 2, 3))
-        for i in range(b):
-            clip = frames[i]
-            rows, columns = int(clip.shape[-2]), int(clip.shape[-1])
-            drawn_for = (int(sizes[i, 0]), int(sizes[i, 1]))
-            boxes = fit_boxes(draw["box"][i], drawn_for, (rows, columns))
-            crop = resize_boxes(clip, boxes, self.size, self.interpolation)
-            flip = np.broadcast_to(draw["flip"][i], (t,))
-            if flip.all():
-                levels[i] = crop.flip(-1)
-            else:
-                levels[i] = crop
-                for k in np.flatnonzero(flip):
-                    levels[i, k] = crop[k].flip(-1)
-            maps[i] = compose(
-                box_map(boxes, self.size),
-                flip_map(draw["flip"][i], self.size),
-            )
+        boxes = draw["box"].copy()
+        flips = np.repeat(draw["flip"], t, axis=1) if draw["flip"].shape[1] != t else draw["flip"]
+        for i, clip in enumerate(frames):
+            actual = (int(clip.shape[-2]), int(clip.shape[-1]))
+            boxes[i] = fit_boxes(boxes[i], (int(sizes[i, 0]), int(sizes[i, 1])), actual)
+            crop = resize_boxes(clip, boxes[i], self.size, self.interpolation)
+            levels[i] = crop
+            for k in np.flatnonzero(flips[i]):
+                levels[i, k] = crop[k].flip(-1)
+        maps = compose(box_map(boxes, self.size), flip_map(flips, self.size))
         rows_of = {name: per_row(value, b, t) for name, value in draw.items()}
         flat = levels.flatten(0, 1)
         for rows in chunks(len(flat), flat[0].numel()):
