@@ -20,6 +20,7 @@ from rhyme.catalog.schema import (
     encode_words,
     with_meta,
 )
+from rhyme.catalog.select import pick_rows
 from rhyme.catalog.summary import summarise
 from rhyme.errors import CatalogError, DataError, UnknownName, nearest
 from rhyme.media import DEFAULT_LIMITS, FrameReader, Limits, open_reader
@@ -306,7 +307,7 @@ class Catalog:
         rows = np.arange(len(self))
         for given in (which, indices, mask):
             if given is not None:
-                rows = _pick(rows, np.asarray(given), len(self))
+                rows = pick_rows(rows, np.asarray(given), len(self))
         if split is not None:
             names = np.array(self.table.column("split").to_pylist(), dtype=object)
             rows = rows[np.array([names[r] == split for r in rows], dtype=bool)]
@@ -393,17 +394,3 @@ class Catalog:
             column = self.table.column(name).combine_chunks()
             self._cache[name] = column.to_numpy(zero_copy_only=False)
         return self._cache[name]
-
-
-def _pick(rows: np.ndarray, given: np.ndarray, total: int) -> np.ndarray:
-    if given.dtype == np.bool_:
-        if given.shape != (total,):
-            raise CatalogError(
-                f"a mask must have one value an item, {total}", stage="select", value=given.shape
-            )
-        return rows[given[rows]]
-    picked = given.astype(np.int64)
-    if len(picked) and (picked.min() < -total or picked.max() >= total):
-        raise CatalogError(f"a row number is not below {total}", stage="select")
-    picked = picked % max(total, 1)
-    return picked if len(rows) == total else picked[np.isin(picked, rows)]

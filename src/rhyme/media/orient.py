@@ -36,13 +36,13 @@ class Orientation:
         """Turn a picture.
 
         Args:
-            picture: ``[h, w, c]``.
+            picture: ``[h, w]`` or ``[h, w, c]``.
 
         Returns:
-            A view of it, ``[h', w', c]``.
+            A view of it, ``[h', w']`` or ``[h', w', c]``.
         """
         if self.transpose:
-            picture = picture.transpose(1, 0, 2)
+            picture = picture.swapaxes(0, 1)
         if self.mirror_x:
             picture = picture[:, ::-1]
         if self.mirror_y:

@@ -16,6 +16,7 @@ from typing import Self
 import numpy as np
 import torch
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from rhyme.errors import TruncatedMedia
@@ -81,6 +82,7 @@ class Video:
 
     def _clear(self) -> None:
         self._session: Session | None = None
+        self._convert = VideoReformatter()
         self._table: FrameTable | None = None
         self._decoder: FrameDecoder | None = None
         self._info: MediaInfo | None = None
@@ -197,16 +199,16 @@ class Video:
             return torch.empty((0, 3, info.height, info.width), dtype=torch.uint8), table.times[:0]
         wanted, where = np.unique(index, return_inverse=True)
         out: Tensor | None = None
+        target = np.zeros(0, dtype=np.uint8)
         decoder = self._frame_decoder()
         for place, (k, frame, sound) in enumerate(decoder.frames([int(k) for k in wanted])):
             with guard(self.path, "decode"):
                 picture = self._picture(frame, session)
             if out is None:
                 out = torch.empty((len(index), 3, *picture.shape[:2]), dtype=torch.uint8)
-            slots = np.flatnonzero(where == place)
-            out[slots[0]] = torch.from_numpy(picture).permute(2, 0, 1)
-            for slot in slots[1:]:
-                out[slot] = out[slots[0]]
+                target = out.numpy()
+            for slot in np.flatnonzero(where == place):
+                target[slot] = picture.transpose(2, 0, 1)
             if not sound and k not in self._damaged:
                 self._damaged.add(k)
                 self.corrupt += 1
@@ -374,9 +376,9 @@ class Video:
         if self._orientation is None:
             self._look(frame)
         self.limits.check_picture(frame.width, frame.height, file=self.path, stage="decode")
-        image = frame.to_ndarray(format="rgb24", width=session.width, height=session.height)
-        # A copy only where the picture is mirrored or turned: tensors cannot run backwards.
-        return np.ascontiguousarray((self._orientation or UPRIGHT).apply(image))
+        # One converter for all pictures, on one thread: setting up each anew costs far more.
+        upright = self._convert.reformat(frame, session.width, session.height, "rgb24", threads=1)
+        return (self._orientation or UPRIGHT).apply(upright.to_ndarray())
 
 
 def _believable(session: Session) -> bool:
