@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from rhyme.config import load, save
 from rhyme.errors import CheckpointError, ConfigError, DataError, TrainingError
 from rhyme.run import read_jsonl
 from rhyme.systems.base import ParameterGroup, Phase, StepOutput, System
@@ -252,6 +253,17 @@ def test_a_loss_without_gradient_is_refused(bench):
         bench.trainer(Still()).fit()
 
 
+def test_running_out_of_device_memory_says_what_was_in_it(bench):
+    class Large(bench.Line):
+        def training_step(self, batch, context):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(TrainingError, match="out of memory at step 0") as caught:
+        bench.trainer(Large()).fit()
+    assert caught.value.value["items"] == 4
+    assert "batch_size" in caught.value.remedy
+
+
 def test_a_source_that_ends_is_an_error(bench):
     class Short(bench.Numbers):
         def batches(self):
@@ -394,6 +406,18 @@ def test_resume_of_a_finished_run_changes_nothing(bench):
     assert len(rows(bench.run)) == 4
     for p, q in zip(system.parameters(), first.system.parameters(), strict=True):
         assert torch.equal(p, q)
+
+
+def test_options_that_went_through_a_file_are_the_same_options(bench, tmp_path):
+    given = dataclasses.replace(bench.config, steps=None, epochs=2, clip_norm=1)
+    save(given, tmp_path / "train.yaml")
+    read = load(TrainConfig, tmp_path / "train.yaml")
+    assert (type(given.epochs), type(read.epochs)) == (int, float)
+    stop = {"stop": lambda step: step == 2}
+    with pytest.raises(Preempted):
+        bench.trainer(steps=None, epochs=2, clip_norm=1, keywords=stop).fit()
+    changes = {"steps": None, "epochs": read.epochs, "clip_norm": read.clip_norm}
+    assert bench.trainer(**changes).fit(resume=True).steps == 6
 
 
 def test_resume_without_a_checkpoint_starts_at_the_beginning(bench):

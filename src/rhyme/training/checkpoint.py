@@ -205,10 +205,14 @@ def newest(folder: Path, damaged: Callable[[Path, str], None] | None = None) -> 
     return None
 
 
-def latest(run: RunFolder) -> Path | None:
+def latest(run: RunFolder, *, tell: bool = True) -> Path | None:
     """The checkpoint to resume a run from; None where the run has none.
 
     A damaged one is entered into the events, and the one before is taken.
+
+    Args:
+        run: the run.
+        tell: False where another rank writes the events.
 
     Raises:
         CheckpointError: there are checkpoints, and all are damaged.
@@ -217,7 +221,8 @@ def latest(run: RunFolder) -> Path | None:
 
     def note(path: Path, cause: str) -> None:
         causes.append(f"{path.name}: {cause}")
-        run.event("checkpoint_damaged", checkpoint=path.name, cause=cause)
+        if tell:
+            run.event("checkpoint_damaged", checkpoint=path.name, cause=cause)
 
     found = newest(run.checkpoints, note)
     if found is None and causes:

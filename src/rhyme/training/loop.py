@@ -183,7 +183,7 @@ class Trainer:
                 stage="train",
                 remedy=f"go on with: rhyme train --resume {self.run.path}, or take another --out",
             )
-        path = checkpoint.latest(self.run) if resume else None
+        path = checkpoint.latest(self.run, tell=self._leader) if resume else None
         facts = environment(self.device)
         if path is not None:
             before = self._restore(path)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rhyme.config import diff, fingerprint, to_dict
+from rhyme.config import diff, to_dict
 from rhyme.errors import CheckpointError
 from rhyme.loading.batch import Source
 from rhyme.systems.base import ParameterGroup, System
@@ -138,11 +138,12 @@ def identity(system: System, config: TrainConfig) -> dict[str, Any]:
     """What a run *is*: the system with its options, and the training options that touch numbers."""
     own = getattr(system, "config", None)
     train = to_dict(config)
-    return {
+    found = {
         "system": type(system).__name__,
         "options": to_dict(own) if dataclasses.is_dataclass(own) else None,
         "train": {k: v for k, v in train.items() if k not in config.operational},
     }
+    return encode(found, "config", {})
 
 
 def data_facts(source: Source) -> dict[str, Any]:
@@ -251,8 +252,9 @@ def check_identity(saved: Mapping[str, Any], now: Mapping[str, Any], what: str) 
     Raises:
         CheckpointError: lists every key that differs with both values.
     """
-    if fingerprint(saved) != fingerprint(now):
-        changed = [f"{key}: {old!r} -> {new!r}" for key, (old, new) in diff(saved, now).items()]
+    # Compared by value: an option that a file turned from 200 into 200.0 is the same option.
+    changed = [f"{key}: {old!r} -> {new!r}" for key, (old, new) in diff(saved, now).items()]
+    if changed:
         raise CheckpointError(
             f"the checkpoint is of another {what}",
             stage="resume",

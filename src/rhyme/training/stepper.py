@@ -125,12 +125,7 @@ class Stepper:
             parameter.grad = None
         torch.manual_seed(fork_seed(at.seed, "dropout", at.step, phase.name, at.repeat))
         with frozen(others):
-            output = self.system.training_step(batch, at)
-            if not output.loss.requires_grad:
-                raise TrainingError("the loss has no gradient", stage="train", value=phase.name)
-            # The gradient of a loss that is not finite is never used, but taking it keeps the
-            # ranks in step: every rank calls the same collectives.
-            output.loss.backward()
+            output = self._gradients(batch, at)
         if distributed.world_size() > 1:
             distributed.average_gradients(trained)
         norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
@@ -149,6 +144,28 @@ class Stepper:
         if not applied:
             self._not_finite(batch, output, norm, at)
         return output, norm, applied
+
+    def _gradients(self, batch: Batch, at: StepContext) -> StepOutput:
+        """Forward and backward pass."""
+        try:
+            output = self.system.training_step(batch, at)
+            if not output.loss.requires_grad:
+                raise TrainingError("the loss has no gradient", stage="train", value=at.phase)
+            # The gradient of a loss that is not finite is never used, but taking it keeps the
+            # ranks in step: every rank calls the same collectives.
+            output.loss.backward()
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"the device ran out of memory at step {at.step}",
+                stage=f"train, phase {at.phase}",
+                value={
+                    "items": len(batch),
+                    "views": {n: v.data.shape for n, v in batch.views.items()},
+                },
+                remedy="lower train.batch_size, or the size or number of frames; earlier "
+                "checkpoints are intact",
+            ) from error
+        return output
 
     def _not_finite(self, batch: Batch, output: StepOutput, norm: Tensor, at: StepContext) -> None:
         """Record a step that must not count, and stop where the policy says so."""
