@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pool import RankError, run_on_ranks
 from torch import Tensor, nn
 
+from ranks.pool import RankError, run_on_ranks
 from rhyme import distributed
 from rhyme.errors import ConfigError, DataError
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pool import run_on_ranks
 from torch import Tensor, nn
 
+from ranks.pool import run_on_ranks
 from rhyme import distributed
 from rhyme.errors import ConfigError, DataError
 from rhyme.memory import BatchShuffle, FeatureQueue, MomentumEncoder

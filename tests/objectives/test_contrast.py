@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from pool import run_on_ranks
 from torch import Tensor, nn
 
+from ranks.pool import run_on_ranks
 from rhyme import distributed
 from rhyme.errors import ConfigError, DataError, UnknownName
 from rhyme.objectives import ObjectiveOutput, info_nce, info_nce_in_batch, nt_xent

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from pool import run_on_ranks
 from torch import Tensor, nn
 
+from ranks.pool import run_on_ranks
 from rhyme import distributed
 from rhyme.errors import ConfigError, DataError
 from rhyme.memory import FeatureQueue

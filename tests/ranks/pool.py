@@ -62,7 +62,9 @@ def _serve(pipe: Connection, rank: int, world: int, meet: str) -> None:
 
 class _Ranks:
     def __init__(self, world: int) -> None:
-        context = multiprocessing.get_context("spawn")
+        # A fork server that has torch loaded: one import for all ranks of all worlds.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["torch"])
         self.folder = tempfile.TemporaryDirectory(prefix="rhyme-ranks-")
         meet = str(Path(self.folder.name) / "meet")
         self.pipes: list[Connection] = []

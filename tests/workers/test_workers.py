@@ -23,7 +23,9 @@ from rhyme.workers import Pool, map_ordered
 
 
 def children() -> set[int]:
-    return {c.pid for c in multiprocessing.active_children() if c.pid is not None}
+    """Worker processes of this process; other tests may keep processes of their own."""
+    found = multiprocessing.active_children()
+    return {c.pid for c in found if c.pid is not None and c.name == "pebble_pool_worker"}
 
 
 def alive(pid: int) -> bool:
