@@ -215,3 +215,36 @@ def test_another_encoder_in_the_folder_is_told(copy, made):
     shutil.rmtree(copy / "encoder")
     with pytest.raises(StoreError, match="cannot be used"):
         open_store(copy).search((store.table.column("path")[0].as_py(), 0.0))
+
+
+def test_frame_folders_are_asked_by_folder_and_by_picture(made, tmp_path):
+    from PIL import Image
+
+    from rhyme.catalog import scan
+    from rhyme.store import contact_sheet, write_store
+
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        folder = tmp_path / "data" / name
+        folder.mkdir(parents=True)
+        base = rng.integers(0, 255, (6, 6, 3))
+        for i in range(20):
+            picture = np.clip(base + 8 * i, 0, 255).astype(np.uint8)
+            Image.fromarray(picture).resize((24, 24)).save(folder / f"{i:03d}.png")
+    catalog = scan(tmp_path / "data", out=tmp_path / "c.catalog", spacing=0.5)
+    write_store(tmp_path / "s", made / "encoder", catalog, every=2.5)
+    store = open_store(tmp_path / "s")
+    assert len(store) == 8
+    path, time = store.table.column("path")[1].as_py(), store.table.column("time")[1].as_py()
+    assert Path(path).is_dir()
+    hits = store.search((path, time), k=8)
+    assert hits[0].row == 1
+    assert hits[0].score == pytest.approx(1.0, abs=1e-4)
+    assert hits[0].spacing == 0.5
+    (single, *_) = hits[0].files
+    for query in ((path, time), (single, None)):
+        others = store.search(query, k=8, exclude_same_group=True)
+        assert {Path(h.path).name for h in others} == {"b"}
+    sheet = contact_sheet(hits, tmp_path / "sheet.png")
+    with Image.open(sheet) as picture:
+        assert np.asarray(picture)[10:178, 10:234].std() > 5

@@ -23,11 +23,6 @@ def pixels(path):
         return np.asarray(picture.convert("RGB"))
 
 
-def pixels(path):
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"))
-
-
 def field(path, place, columns, width):
     """Pixels of one picture of a sheet."""
     x, y = 10 + place % columns * (width + 10), 10 + place // columns * (width * 3 // 4 + 50)

@@ -214,6 +214,7 @@ def evaluate(
         for place in range(len(measured["trained"])):
             for name, metrics in measured.items():
                 results.append(record.row(protocol, parsed[protocol.id], name, metrics[place]))
+    notes += [f"{name} was skipped: {reason}" for name, reason in skipped.items()]
     features = {name: getattr(ready["trained"], name) for name in ("train", "val", "test")}
     return Evaluation(
         results=tuple(results),

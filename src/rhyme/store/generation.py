@@ -133,8 +133,8 @@ def read_table(directory: Path, info: StoreInfo) -> pa.Table:
         info: what it is.
 
     Returns:
-        Arrow table with the columns ``row, item, path, kind, time, start, stop, group, collection,
-        labels, files, state, package``.
+        Arrow table with the columns ``row, item, path, kind, time, start, stop, spacing, group,
+        collection, labels, files, state, package``.
 
     Raises:
         StoreError: missing, damaged, or of another number.
@@ -263,7 +263,7 @@ def _fields() -> list[tuple[str, pa.DataType]]:
     import pyarrow as pa
 
     fields: list[tuple[str, pa.DataType]] = [("row", pa.int64()), ("item", pa.int64())]
-    fields += [(name, pa.float64()) for name in ("time", "start", "stop")]
+    fields += [(name, pa.float64()) for name in ("time", "start", "stop", "spacing")]
     return fields + [(name, pa.string()) for name in _WORDS]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from rhyme.encoders import EncoderPackage
 from rhyme.errors import ConfigError, FileMissing, NoVideoStream
-from rhyme.media import FrameReader, open_reader, sniff
+from rhyme.media import R2V2_SPACING, FrameReader, open_reader, sniff
 from rhyme.tasks import encode, normalise
 from rhyme.views import EvalTransform
 
@@ -54,24 +55,25 @@ def parse_query(text: str) -> tuple[Path, float | None]:
     return Path(head), time
 
 
-def open_query(path: Path, files: list[str] | None = None) -> FrameReader:
+def open_query(path: Path, files: Sequence[str] = (), spacing: float = R2V2_SPACING) -> FrameReader:
     """A reader for whatever a path is.
 
     Args:
         path: a video, a picture, or a folder of numbered pictures.
         files: the pictures of a frame folder, where they are known.
+        spacing: seconds between them.
 
     Raises:
         FileMissing: no such file.
         NoVideoStream: a sound file.
     """
     if files:
-        return open_reader("frames", files)
+        return open_reader("frames", files, spacing=spacing)
     if path.is_dir():
         pictures = sorted(p for p in path.iterdir() if p.suffix.lower() in _PICTURES)
         if not pictures:
             raise NoVideoStream("the folder holds no pictures", file=path, stage="search")
-        return open_reader("frames", pictures)
+        return open_reader("frames", pictures, spacing=spacing)
     if not path.is_file():
         raise FileMissing(
             "no such file", file=path, stage="search", remedy="give FILE@SECONDS, e.g. a.mp4@12.5"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rhyme.encoders import EncoderPackage, load_package
 from rhyme.errors import ConfigError, FileMissing, PackageError, StoreError, UnknownName, nearest
 from rhyme.kernels import top_k
+from rhyme.media import R2V2_SPACING
 from rhyme.store.generation import read_table, read_vectors
 from rhyme.store.layout import ENCODER, WORK, StoreInfo, read_info
 from rhyme.store.query import embed_moment, moment_of, open_query, parse_query
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Hit", "Store", "open_store"]
 
 Vector = NDArray[np.floating]
+_PLAIN = ("path", "time", "group", "start", "stop", "kind", "spacing", "row")
 Query = str | tuple[str | Path, float | None] | Vector | torch.Tensor
 
 
@@ -45,6 +47,7 @@ class Hit:
         stop: end of its item, seconds.
         kind: kind of media.
         files: the pictures of a frame folder, else empty.
+        spacing: seconds between them.
         row: row of the store.
     """
 
@@ -58,6 +61,7 @@ class Hit:
     stop: float = 0.0
     kind: str = "video"
     files: tuple[str, ...] = ()
+    spacing: float = 0.04
     row: int = -1
 
 
@@ -69,11 +73,18 @@ class Store:
         info: what it is.
         vectors: ``float32 [n, d]``, mapped.
         table: what they are.
+        device: where encoder and search run.
     """
 
     def __init__(
-        self, directory: Path, info: StoreInfo, vectors: NDArray[np.float32], table: pa.Table
+        self,
+        directory: Path,
+        info: StoreInfo,
+        vectors: NDArray[np.float32],
+        table: pa.Table,
+        device: str | torch.device = "cpu",
     ) -> None:
+        self.device = device
         self.directory = directory
         self.info = info
         self.vectors = vectors
@@ -132,14 +143,13 @@ class Store:
         return np.flatnonzero(np.isin(self.group_codes, np.unique(self.group_codes[mine])))
 
     def embed(
-        self, path: str | Path, time: float | None = None, *, device: str | torch.device = "cpu"
+        self, path: str | Path, time: float | None = None
     ) -> tuple[NDArray[np.float32], float]:
         """The vector of any moment of any file, made by the store's own encoder.
 
         Args:
             path: the file, in the store or not.
             time: seconds; None for the middle.
-            device: where the encoder runs.
 
         Returns:
             ``float32 [d]``, normalised, and the time that was meant.
@@ -150,10 +160,10 @@ class Store:
             MediaError: the file cannot be read.
         """
         file = Path(path)
-        reader = open_query(file, self._frame_files(file))
+        reader = open_query(file, *self._frame_folder(file))
         try:
             when = moment_of(reader, time, file)
-            return embed_moment(self.package, reader, when, device), when
+            return embed_moment(self.package, reader, when, self.device), when
         finally:
             reader.close()
 
@@ -164,7 +174,6 @@ class Store:
         *,
         exclude_same_group: bool = False,
         exclude_group: str | Sequence[str] | None = None,
-        device: str | torch.device = "cpu",
     ) -> list[Hit]:
         """The moments most like a query, best first; exact.
 
@@ -174,7 +183,6 @@ class Store:
             exclude_same_group: leave out the moments of the query's file and of its group. A file
                 that is not in the store has none.
             exclude_group: names of groups to leave out.
-            device: where encoder and search run.
 
         Returns:
             The moments found.
@@ -193,7 +201,7 @@ class Store:
         if isinstance(query, tuple):
             if exclude_same_group:
                 hidden[self.rows_of(query[0])] = True
-            vector, _ = self.embed(query[0], query[1], device=device)
+            vector, _ = self.embed(query[0], query[1])
         else:
             if exclude_same_group:
                 raise ConfigError(
@@ -203,7 +211,7 @@ class Store:
                 )
             vector = self._vector(query)
         hidden |= self._named(exclude_group)
-        return self._hits(vector, k, hidden, device)
+        return self._hits(vector, k, hidden)
 
     def _vector(self, query: Vector | torch.Tensor) -> NDArray[np.float32]:
         given = query.detach().cpu().numpy() if isinstance(query, torch.Tensor) else query
@@ -234,9 +242,8 @@ class Store:
             )
         return np.array([group in names for group in column], dtype=bool)
 
-    def _hits(
-        self, vector: Vector, k: int, hidden: NDArray[np.bool_], device: str | torch.device
-    ) -> list[Hit]:
+    def _hits(self, vector: Vector, k: int, hidden: NDArray[np.bool_]) -> list[Hit]:
+        device = self.device
         # a hidden row has the query's group, 0; negative groups match nobody
         groups = torch.from_numpy(np.where(hidden, 0, -1).astype(np.int64))
         found = top_k(
@@ -254,22 +261,22 @@ class Store:
                 score=float(score),
                 labels=json.loads(fact["labels"]),
                 files=tuple(json.loads(fact["files"])),
-                **{n: fact[n] for n in ("path", "time", "group", "start", "stop", "kind", "row")},
+                **{name: fact[name] for name in _PLAIN},
             )
             for place, (fact, score) in enumerate(
                 zip(facts, found.scores[0].tolist(), strict=False)
             )
         ]
 
-    def _frame_files(self, path: Path) -> list[str]:
-        """The pictures of a frame folder that the store knows by this path."""
-        if path.is_file():
-            return []
-        wanted = str(path.resolve())
-        for found, files in zip(self._column("path"), self._column("files"), strict=True):
-            if found == wanted and files != "[]":
-                return cast("list[str]", json.loads(files))
-        return []
+    def _frame_folder(self, path: Path) -> tuple[list[str], float]:
+        """The pictures of a frame folder that the store knows by this path, and their spacing."""
+        if not path.is_file():
+            wanted = str(path.resolve())
+            for row, found in enumerate(self._column("path")):
+                if found == wanted and self._column("files")[row] != "[]":
+                    files = cast("list[str]", json.loads(self._column("files")[row]))
+                    return files, float(self.table.column("spacing")[row].as_py())
+        return [], R2V2_SPACING
 
     def _column(self, name: str) -> list[str]:
         cache = cast("dict[str, list[str]]", self.__dict__.setdefault("_columns", {}))
@@ -278,12 +285,15 @@ class Store:
         return cache[name]
 
 
-def open_store(directory: str | Path, *, verify: bool = False) -> Store:
+def open_store(
+    directory: str | Path, *, verify: bool = False, device: str | torch.device = "cpu"
+) -> Store:
     """Open a store for searching.
 
     Args:
         directory: the folder that ``write_store`` made.
         verify: read all vectors and hold them against their checksum.
+        device: where encoder and search run.
 
     Returns:
         The store.
@@ -308,4 +318,5 @@ def open_store(directory: str | Path, *, verify: bool = False) -> Store:
             if unfinished
             else "give the folder that rhyme embed wrote",
         )
-    return Store(folder, info, read_vectors(folder, info, verify=verify), read_table(folder, info))
+    vectors = read_vectors(folder, info, verify=verify)
+    return Store(folder, info, vectors, read_table(folder, info), device)

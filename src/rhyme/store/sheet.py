@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from rhyme.errors import ConfigError, RhymeError, printable
+from rhyme.media import R2V2_SPACING
 from rhyme.run import atomic_write
 from rhyme.store.query import moment_of, open_query
 from rhyme.store.search import Hit
@@ -57,10 +58,10 @@ def contact_sheet(
     cells: list[tuple[Image.Image | str, list[str], bool]] = []
     if query is not None:
         path = Path(query[0])
-        picture, time = _picture(path, query[1], ())
+        picture, time = _picture(path, query[1])
         cells.append((picture, [path.name, f"query, {time:.2f} s"], True))
     for hit in hits:
-        picture, _ = _picture(Path(hit.path), hit.time, hit.files)
+        picture, _ = _picture(Path(hit.path), hit.time, hit.files, hit.spacing)
         text = f"{hit.rank}.  {hit.time:.2f} s   cosine {hit.score:.3f}"
         cells.append((picture, [Path(hit.path).name, text], False))
     if not cells:
@@ -91,11 +92,11 @@ _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def _picture(
-    path: Path, time: float | None, files: Sequence[str]
+    path: Path, time: float | None, files: Sequence[str] = (), spacing: float = R2V2_SPACING
 ) -> tuple[Image.Image | str, float]:
     """The frame, or why there is none; and its time."""
     try:
-        reader = open_query(path, list(files))
+        reader = open_query(path, files, spacing)
         try:
             when = moment_of(reader, time, path)
             frames, _ = reader.read([when])

@@ -17,6 +17,7 @@ from rhyme.catalog import Catalog
 from rhyme.encoders import EncoderPackage, load_package
 from rhyme.errors import ConfigError, PackageError, StoreError
 from rhyme.loading import inference_batches
+from rhyme.media import R2V2_SPACING
 from rhyme.store.generation import old_moments, write_generation
 from rhyme.store.layout import ENCODER, LOCK, WORK, StoreInfo, locked, read_info, write_info
 from rhyme.store.shards import ItemKey, Rows, Work
@@ -55,6 +56,9 @@ class StoreSummary:
     kept: int
     replaced: int
     failed: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return self.moments
 
 
 def write_store(
@@ -286,6 +290,7 @@ def _new(
     fresh: dict[ItemKey, int], work: Work, catalog: Catalog
 ) -> Iterator[tuple[ItemKey, Rows, dict[str, Any]]]:
     """Moments of the items that were embedded, in the order of the catalog."""
+    spacing = catalog.table.column("spacing").to_pylist()
     for key, index in fresh.items():
         rows = work.rows(key)
         if len(rows.times):
@@ -299,6 +304,7 @@ def _new(
                     "group": item.group,
                     "collection": str(catalog.root),
                     "labels": json.dumps({k: v for k, v in item.labels.items() if v is not None}),
+                    "spacing": R2V2_SPACING if spacing[index] is None else float(spacing[index]),
                     "files": json.dumps([str((catalog.root / f).resolve()) for f in item.files]),
                 },
             )
