@@ -247,13 +247,6 @@ def load_yaml(path: Path) -> dict[str, Any]:
     return cast(dict[str, Any], values)
 
 
-def save(config: Any, path: Path) -> None:
-    """Write a configuration as YAML, atomically."""
-    from rhyme.run import atomic_write
-
-    atomic_write(path, dump_yaml(config))
-
-
 def load(cls: type[T], path: Path) -> T:
-    """Read a configuration that :func:`save` wrote."""
+    """Read a configuration that was written with :func:`dump_yaml`."""
     return from_dict(cls, load_yaml(path))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from rhyme.config import load, save
+from rhyme.config import dump_yaml, load
 from rhyme.errors import CheckpointError, ConfigError, DataError, TrainingError
 from rhyme.run import read_jsonl
 from rhyme.systems.base import ParameterGroup, Phase, StepOutput, System

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rhyme.api.data import DataOptions, read_data
 from rhyme.api.progress import progress_bar
-from rhyme.api.train import CATALOG, command_line
+from rhyme.api.provenance import command_line, commit
+from rhyme.api.train import CATALOG
 from rhyme.catalog import Catalog
 from rhyme.encoders import EncoderPackage, load_package
 from rhyme.errors import PackageError, RunError
@@ -119,19 +119,3 @@ def compare(runs: Sequence[str | Path], *, baseline: str | None = None) -> Compa
     for path in map(Path, runs):
         rows += read_results(path if path.is_file() else RunFolder.open(path).results)
     return compare_results(rows, baseline=baseline)
-
-
-def commit() -> str:
-    """Revision of the checkout that rhyme runs from; empty for an installed package."""
-    here = Path(__file__).resolve().parent
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return found.stdout.strip()

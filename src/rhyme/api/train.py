@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,10 +12,12 @@ import numpy as np
 
 from rhyme.api.data import DataOptions, part, quarantined, read_data
 from rhyme.api.progress import progress_bar
+from rhyme.api.provenance import command_line, commit
 from rhyme.catalog import Catalog
 from rhyme.config import override
 from rhyme.encoders import seeded
 from rhyme.errors import ConfigError, DataError
+from rhyme.evaluation import group_hashes
 from rhyme.loading import CatalogSource, FrameCache
 from rhyme.recipes import Recipe, load_recipe, recipe_from_dict, recipe_to_dict
 from rhyme.recipes import recipe as named_recipe
@@ -125,14 +126,18 @@ def train(
     run = RunFolder.create(out, recipe_to_dict(chosen))
     saved = catalog.save(run.path / CATALOG)
     left_out = quarantined(catalog)
+    trained = part(saved, "train")
     run.event(
         "data",
         data=catalog.root.name,
         items=len(catalog),
         groups=int(saved.group_codes.max()) + 1,
         splits=saved.summary()["splits"],
+        train_items=len(trained),
+        train_groups=len(set(trained.group_names)),
         fingerprint=saved.fingerprint,
         command=command_line(),
+        commit=commit(),
     )
     for row in left_out:
         run.event("quarantined", **row)
@@ -181,6 +186,8 @@ def fit(
         run,
         probes=probes(recipe, catalog),
         progress=progress,
+        about={"system": recipe.system, "recipe": recipe.name, "data": catalog.root.name},
+        extra={"train_groups": group_hashes(items.group_names)},
     )
     try:
         done: TrainResult = trainer.fit(resume=resume)
@@ -279,8 +286,3 @@ def describe(catalog: Catalog, recipe: Recipe) -> str:
         f"{catalog.root.name}: {len(catalog)} items by group: {counts}{note}\n"
         f"{recipe.name}: {length} of {t.batch_size} items on {resolve_device(t.device)}"
     )
-
-
-def command_line() -> str:
-    """The command as typed, without the path of the program."""
-    return shlex.join(["rhyme", *sys.argv[1:]]) if sys.argv[0].endswith("rhyme") else "python"

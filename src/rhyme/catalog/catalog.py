@@ -240,6 +240,11 @@ class Catalog:
         return self._cache["group"]
 
     @property
+    def group_names(self) -> list[str]:
+        """Group of each item."""
+        return cast("list[str]", self.table.column("group").to_pylist())
+
+    @property
     def splits(self) -> list[str | None]:
         """Split of each item, None where it has none; folds, where those were given as split."""
         return cast("list[str | None]", self.table.column("split").to_pylist())

@@ -74,7 +74,8 @@ def print_answer(answer: Answer, *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(plain(answer.document), ensure_ascii=False) + "\n")
         return
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    # A pipe or a log has no width: rows stay whole there.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 240)
     for part in answer.show:
         console.print(part if isinstance(part, Table) else Text(str(part)))
 

@@ -16,8 +16,10 @@ WORLD_TRAIN = TrainConfig(
     batch_size=128,
     optimizer=OptimizerConfig(name="adamw", lr=4e-3, weight_decay=1e-4),
     schedule=ScheduleConfig(name="cosine", warmup_steps=50),
+    channels_last=True,
     log_every=20,
     checkpoint_every=200,
+    probe_every=175,
 )
 """Settings at which the generated world is learnt within a minute on two cores."""
 
@@ -30,8 +32,10 @@ FOLDER_TRAIN = TrainConfig(
     batch_size=64,
     optimizer=OptimizerConfig(name="adamw", lr=2e-3, weight_decay=1e-4),
     schedule=ScheduleConfig(name="cosine", warmup_steps=50),
+    channels_last=True,
     log_every=20,
     checkpoint_every=200,
+    probe_every=200,
 )
 """Settings for a small folder of clips on a CPU: minutes, not hours."""
 
@@ -45,6 +49,7 @@ R2V2_TRAIN = TrainConfig(
     ),
     schedule=ScheduleConfig(name="cosine", per="epoch"),
     workers=16,
+    channels_last=True,
     log_every=50,
     checkpoint_every=2000,
 )

@@ -95,6 +95,9 @@ class CycleContrastConfig:
     mask_same_group: bool | None = None
     neighbour_values: Literal["support", "shuffled"] = "support"
 
+    def __post_init__(self) -> None:
+        _check(self)
+
     @property
     def shared_queue(self) -> int:
         """Size of the queue that the cycle term reads."""
@@ -112,7 +115,6 @@ class CycleContrast(System):
 
     def __init__(self, config: CycleContrastConfig) -> None:
         super().__init__(config)
-        _check(config)
         heads = {"m": config.head} | ({"c": config.head} if config.separate_heads else {})
         self.encoders = MomentumPair(config.backbone, heads, config.momentum)
         self.queue = FeatureQueue(config.queue, config.head.out)

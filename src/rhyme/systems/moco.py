@@ -66,6 +66,9 @@ class MocoConfig:
     exclude_query_frame: bool = False
     mask_same_group: bool | None = None
 
+    def __post_init__(self) -> None:
+        check_momentum_contrast(self.temperature, self.momentum, self.queue)
+
 
 def check_momentum_contrast(temperature: float, momentum: float, queue: int) -> None:
     """Refuse values that no momentum-contrast system can train with."""
@@ -95,7 +98,6 @@ class Moco(System):
 
     def __init__(self, config: MocoConfig) -> None:
         super().__init__(config)
-        check_momentum_contrast(config.temperature, config.momentum, config.queue)
         self.encoders = MomentumPair(config.backbone, {"m": config.head}, config.momentum)
         self.queue = FeatureQueue(config.queue, config.head.out)
         self.mask_same_group = bool(config.mask_same_group)

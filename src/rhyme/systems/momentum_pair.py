@@ -84,9 +84,7 @@ def inference_plan(transform: Transform) -> InferencePlan:
         resize = round(transform.size * _EVAL_MARGIN)
     else:
         resize = transform.resize or transform.size
-    return InferencePlan(
-        size=transform.size, resize=resize, mean=transform.mean, std=transform.std
-    )
+    return InferencePlan(size=transform.size, resize=resize, mean=transform.mean, std=transform.std)
 
 
 def encoder_export(pair: MomentumPair, transform: Transform) -> Export:

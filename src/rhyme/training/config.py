@@ -179,6 +179,8 @@ class TrainConfig:
         schedule: see :class:`ScheduleConfig`.
         clip_norm: largest L2 norm of a phase's gradient; None for no clipping.
         device: ``"auto"`` (a GPU where there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+        channels_last: keep 4-D weights channels-last, which is faster for convolutions on most
+            machines; it changes the order of sums, and so the last bits.
         deterministic: ask torch for deterministic operations, and warn where it has none.
         seed: run seed.
         workers: processes that make batches.
@@ -199,6 +201,7 @@ class TrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     clip_norm: float | None = None
     device: str = "auto"
+    channels_last: bool = False
     deterministic: bool = False
     seed: int = 0
     workers: int = 0

@@ -13,6 +13,7 @@ import torch
 import rhyme
 from rhyme import distributed
 from rhyme.errors import ConfigError
+from rhyme.systems.base import System
 
 
 def resolve_device(name: str) -> torch.device:
@@ -70,3 +71,12 @@ def deterministic(on: bool) -> Generator[None]:
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warned)
         torch.backends.cudnn.benchmark = benchmark
+
+
+def lay_out(system: System, channels_last: bool) -> System:
+    """Give 4-D parameters and buffers the channels-last layout, where asked for."""
+    if channels_last:
+        for tensor in (*system.parameters(), *system.buffers()):
+            if tensor.dim() == 4:
+                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return system

@@ -29,7 +29,7 @@ from rhyme.run import RunFolder
 from rhyme.systems.base import RunContext, StepContext, StepOutput, System
 from rhyme.training import checkpoint
 from rhyme.training.config import TrainConfig
-from rhyme.training.environment import deterministic, environment, resolve_device
+from rhyme.training.environment import deterministic, environment, lay_out, resolve_device
 from rhyme.training.metrics import forget_rows_after
 from rhyme.training.packages import export_packages, load_module
 from rhyme.training.recorder import Probe, Recorder
@@ -71,6 +71,8 @@ class Trainer:
         features: for systems that ask for it: ``(plan, module) -> [items, d]`` in item order.
         load: for systems that ask for it: reads an encoder package; by default from a folder.
         stop: asked after each step, with the steps done, whether to save and stop there.
+        about: entries for the cards of exported packages.
+        extra: plain data to store in them, such as the groups that were trained on.
 
     Raises:
         ConfigError: options that do not fit together, or a device that is absent.
@@ -90,9 +92,12 @@ class Trainer:
         features: Callable[[InferencePlan, nn.Module], Tensor] | None = None,
         load: Callable[[str], nn.Module] | None = None,
         stop: Callable[[int], bool] | None = None,
+        about: Mapping[str, Any] | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> None:
         self.device = resolve_device(config.device)
-        self.system = system.to(self.device)
+        self.system = lay_out(system.to(self.device), config.channels_last)
+        self._about, self._extra = dict(about or {}), dict(extra or {})
         self.source, self.config, self.run = source, config, run
         self.probes = dict(probes or {})
         self._features, self._load, self._asked = features, load, stop
@@ -163,7 +168,7 @@ class Trainer:
             seconds = self.recorder.seconds
             self.system.finish(self._context())
             if self._leader:
-                export_packages(self.system, self.run, card=self._card())
+                export_packages(self.system, self.run, self._card(), self._extra)
                 self.run.event("finished", step=self.step, seconds=round(seconds, 3))
             distributed.barrier()  # no rank leaves before the export is on disk
         return TrainResult(
@@ -330,13 +335,9 @@ class Trainer:
 
     def _card(self) -> dict[str, Any]:
         """Where an export comes from."""
-        return {
-            "system": identity(self.system, self.config)["system"],
-            "step": self.step,
-            "seed": self.config.seed,
-            "data": data_facts(self.source),
-            "run": self.run.path.name,
-        }
+        system = identity(self.system, self.config)["system"]
+        facts = {"system": system, "step": self.step, "seed": self.config.seed}
+        return facts | {"data": data_facts(self.source), "run": self.run.path.name} | self._about
 
     # -- state -----------------------------------------------------------------------------------
 

@@ -31,7 +31,10 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def export_packages(
-    system: System, run: RunFolder, card: Mapping[str, Any] | None = None
+    system: System,
+    run: RunFolder,
+    card: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Path]:
     """Write every export of a system.
 
@@ -42,6 +45,7 @@ def export_packages(
         system: the trained system.
         run: its folder.
         card: what people should know of it.
+        extra: plain data to keep in encoder packages.
 
     Returns:
         The folders by the exports' names.
@@ -51,7 +55,15 @@ def export_packages(
         module = export.module
         if isinstance(module, Backbone | EncoderWithHeads) and export.plan is not None:
             path = run.encoder if name == "encoder" else run.path / "exports" / name
-            save_package(path, module, export.plan, kind=export.kind, card=card, overwrite=True)
+            save_package(
+                path,
+                module,
+                export.plan,
+                kind=export.kind,
+                card=card,
+                extra=extra,
+                overwrite=True,
+            )
         else:
             path = run.path / "exports" / name
             save_part(path, export, card)

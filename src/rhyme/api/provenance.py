@@ -1,0 +1,29 @@
+"""Where a figure comes from: the command as typed, the revision of the code."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+
+def command_line() -> str:
+    """The command as typed, without the path of the program."""
+    return shlex.join(["rhyme", *sys.argv[1:]]) if sys.argv[0].endswith("rhyme") else "python"
+
+
+def commit() -> str:
+    """Revision of the checkout that rhyme runs from; empty for an installed package."""
+    here = Path(__file__).resolve().parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return found.stdout.strip()

@@ -1,0 +1,43 @@
+"""What the README says is true."""
+
+import re
+from pathlib import Path
+
+from rhyme.cli import COMMANDS
+from rhyme.systems import SYSTEMS
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def test_the_table_of_systems_is_the_registry() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \((.+)\) \| (\w+) \|$", PAGES[0].read_text(), re.M)
+    assert rows == [(e.id, e.title, e.paper, e.state) for e in SYSTEMS.values()]
+    assert len(rows) == 22
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_commands_in_the_docs_exist() -> None:
+    for page in PAGES:
+        blocks = "\n".join(re.findall(r"```bash\n(.*?)```", page.read_text(), re.S))
+        for command in re.findall(r"^rhyme ([a-z-]+)", blocks, re.M):
+            assert command in COMMANDS, f"{page.name}: rhyme {command}"
+
+
+def test_every_page_is_in_the_contents() -> None:
+    index = (ROOT / "docs" / "index.md").read_text().splitlines()
+    for page in (ROOT / "docs").rglob("*.md"):
+        name = str(page.relative_to(ROOT / "docs").with_suffix(""))
+        assert name == "index" or name in index, name
+
+
+def test_make_targets_of_the_readme_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    for page in PAGES:
+        for target in re.findall(r"`make ([a-z-]+)", page.read_text()):
+            assert target in targets, f"{page.name}: make {target}"
