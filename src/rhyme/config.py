@@ -129,7 +129,7 @@ def _convert_union(args: tuple[Any, ...], value: Any, where: str) -> Any:
             return _convert(arg, value, where)
         except ConfigError as error:
             problems.append(error)
-    # The branch that got furthest speaks: an unknown key inside a table says more than "wrong type".
+    # The branch that got furthest speaks: an unknown key says more than "wrong type".
     problems.sort(key=lambda e: isinstance(e, UnknownName), reverse=True)
     raise problems[0]
 

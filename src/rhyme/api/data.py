@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rhyme.api.progress import progress_bar
-from rhyme.catalog import Catalog, assign_splits, open_data
+from rhyme.catalog import FILE_NAME, Catalog, assign_splits, open_data
 from rhyme.catalog import scan as scan_folder
 from rhyme.errors import ConfigError, DataError
 from rhyme.evaluation import fold_splits
@@ -66,7 +66,7 @@ def scan(
 
     Args:
         folder: videos, frame folders or images, in any depth of sub-folders.
-        out: where the catalog goes; ``<folder>.catalog`` beside the folder by default.
+        out: where the catalog goes; ``<folder>.catalog.arrow`` beside it by default.
         depth: ``header``, ``packets`` or ``frames``.
         workers: processes that read.
         **options: ``labels``, ``label_column``, ``group_column``, ``split_column``, ``segment``.
@@ -75,7 +75,7 @@ def scan(
         DataError: the folder holds nothing that can be used.
     """
     folder = Path(folder)
-    target = Path(out) if out is not None else folder.with_name(f"{folder.name}.catalog")
+    target = Path(out) if out is not None else folder.with_name(f"{folder.name}.catalog.arrow")
     begun = time.perf_counter()
     with progress_bar("scan", "files") as progress:
         found = scan_folder(
@@ -100,7 +100,7 @@ def read_data(
     """A collection with a split: the one it brings, a fold, or 60/20/20 by group.
 
     Args:
-        data: a folder, a catalog file, or a catalog.
+        data: a folder, a file, a catalog file, or a catalog.
         options: how to read a folder.
         seed: of the split, where none is given.
 
@@ -114,6 +114,11 @@ def read_data(
     o = options or DataOptions()
     if isinstance(data, Catalog):
         catalog = data
+    elif is_catalog(data):
+        catalog = open_data(Path(data))
+        if o.label_column is not None:
+            catalog.labels(o.label_column)
+            catalog = catalog.with_meta(label_column=o.label_column)
     else:
         with progress_bar("scan", "files") as progress:
             catalog = open_data(
@@ -141,6 +146,17 @@ def read_data(
             remedy="if these are folds, choose the one to test on: --fold VALUE",
         )
     return catalog if names else assign_splits(catalog, seed=seed)
+
+
+def is_catalog(data: str | Path) -> bool:
+    """Whether a path is a catalog that was scanned before, or a folder that holds one."""
+    path = Path(data)
+    if path.is_dir():
+        return (path / FILE_NAME).is_file()
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) in (b"ARRO", b"PAR1")
 
 
 def part(catalog: Catalog, split: str) -> Catalog:

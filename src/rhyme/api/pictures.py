@@ -14,6 +14,7 @@ from rhyme.encoders import EncoderPackage
 from rhyme.errors import DataError, RhymeError
 from rhyme.report import Frame, Rhyme, Strip
 from rhyme.tasks import FeatureTable, cycle_return, extract_features, nearest_rows, rhymes
+from rhyme.tasks import Rhyme as Way
 
 QUERIES = 8
 NEIGHBOURS = 5
@@ -71,9 +72,7 @@ def draw_pictures(
     try:
         found = cycle_return(frames, groups, seed=seed)
         measured = (round(found.rate * found.queries), found.queries)
-        for way in rhymes(
-            frames, groups, n=QUERIES, neighbours=NEIGHBOURS, returns=RETURNS, seed=seed
-        ):
+        for way in _ways(frames, groups, seed):
             drawn.append(
                 Rhyme(
                     query=album.frame(way.query),
@@ -95,6 +94,17 @@ def draw_pictures(
     return Pictures(
         rhymes=drawn, strips=_strips(album, frames, groups, seed), measured=measured, notes=notes
     )
+
+
+def _ways(frames: NDArray[np.float32], groups: NDArray[Any], seed: int) -> list[Way]:
+    """Ways to draw: of those that came home and of those that did not, as many of each.
+
+    One way a group is asked, in an order that the seed decides.
+    """
+    asked = rhymes(frames, groups, n=len(groups), neighbours=NEIGHBOURS, returns=RETURNS, seed=seed)
+    home = [way for way in asked if way.returned]
+    astray = [way for way in asked if not way.returned]
+    return home[: QUERIES // 2] + astray[: QUERIES - min(len(home), QUERIES // 2)]
 
 
 def _strips(

@@ -187,7 +187,10 @@ def fit(
         probes=probes(recipe, catalog),
         progress=progress,
         about={"system": recipe.system, "recipe": recipe.name, "data": catalog.root.name},
-        extra={"train_groups": group_hashes(items.group_names)},
+        extra={
+            "train_groups": group_hashes(items.group_names),
+            "cycle_head": system.cycle_head,
+        },
     )
     try:
         done: TrainResult = trainer.fit(resume=resume)

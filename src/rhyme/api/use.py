@@ -63,7 +63,7 @@ class Encoder:
 
         from rhyme.loading import inference_batches
 
-        catalog = one_file(data) if _is_file(data) else read_items(data)
+        catalog = read_items(data)
         vectors: list[NDArray[np.float32]] = []
         times: list[NDArray[np.float64]] = []
         rows: list[int] = []
@@ -92,19 +92,6 @@ def load(run: str | Path, *, device: str = "auto") -> Encoder:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     """
     return Encoder(encoder_of(run, device), str(resolve_device(device)))
-
-
-def _is_file(data: str | Path | Catalog) -> bool:
-    return not isinstance(data, Catalog) and Path(data).is_file() and Path(data).suffix != ".arrow"
-
-
-def one_file(path: str | Path | Catalog) -> Catalog:
-    """A catalog of one media file."""
-    from rhyme.catalog import scan
-
-    assert not isinstance(path, Catalog)
-    file = Path(path)
-    return scan(file.parent, files=[file.name], labels="none")
 
 
 def read_items(data: str | Path | Catalog, options: DataOptions | None = None) -> Catalog:
@@ -170,7 +157,7 @@ def embed(
         moments=len(written),
         items=len(catalog),
         dim=written.dim,
-        quarantined=len(quarantined(catalog)),
+        quarantined=len(quarantined(catalog)) + len(written.failed),
     )
 
 

@@ -18,7 +18,7 @@ from rhyme.errors import CatalogError, DataError
 def open_data(path: str | Path, *, cache: str | Path | None = None, **options: Any) -> Catalog:
     """A catalog of the data at a path.
 
-    A catalog file, or a folder that holds ``catalog.arrow``, is opened. Any other folder is
+    A media file is looked at. A catalog file, or a folder that holds ``catalog.arrow``, is opened. Any other folder is
     scanned; the result is kept outside of it and used again as long as the folder does not change,
     and after a change only what is new is looked at.
 
@@ -40,16 +40,13 @@ def open_data(path: str | Path, *, cache: str | Path | None = None, **options: A
     if not given.exists():
         raise DataError("no such file or folder", file=given, stage="data", remedy="check the path")
     if given.is_file():
-        if given.suffix.lower() == ".parquet":
+        with given.open("rb") as file:
+            magic = file.read(6)
+        if magic.startswith(b"PAR1"):
             return Catalog.from_parquet(given)
-        if given.suffix.lower() != ".arrow":
-            raise DataError(
-                "data is a folder or a catalog",
-                file=given,
-                stage="data",
-                remedy="give the folder that the file lies in, or make a catalog with rhyme scan",
-            )
-        return Catalog.open(given)
+        if magic == b"ARROW1" or given.suffix.lower() == ".arrow":
+            return Catalog.open(given)
+        return scan(given, **options)
     if (given / FILE_NAME).is_file() and not options:
         return Catalog.open(given)
     kept = cache_folder(cache) / "catalogs" / _name(given, options)

@@ -85,19 +85,21 @@ def discover(root: Path, *, kinds: Iterable[Kind] | None = None) -> Found:
     folder; other pictures are items of their own.
 
     Args:
-        root: the folder.
+        root: the folder, or one file, which is then all that is listed.
         kinds: what to list; by default video and frame folders, else (where there are none)
             pictures, else sound.
 
     Raises:
         DataError: no such folder.
     """
+    places = [(root.parent, [root.name])] if root.is_file() else _walk(root)
+    root = root.parent if root.is_file() else root
     if not root.is_dir():
         raise DataError("no such folder", file=root, stage="scan", remedy="check the path")
     found = Found()
     by_kind: dict[Kind, list[Candidate]] = {"video": [], "frames": [], "image": [], "audio": []}
     wanted = None if kinds is None else set(kinds)
-    for folder, names in _walk(root):
+    for folder, names in places:
         relative = folder.relative_to(root).as_posix()
         prefix = "" if relative == "." else relative + "/"
         pictures: list[tuple[str, os.stat_result]] = []

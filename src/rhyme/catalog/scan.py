@@ -58,7 +58,7 @@ def scan(
     A scan with ``out`` that is stopped half way goes on from there when it is started again.
 
     Args:
-        folder: the data.
+        folder: the data, a folder or one media file.
         out: where to write the catalog, a file or an existing folder; None keeps it in memory.
         depth: ``"header"``, ``"packets"`` or ``"frames"``; see `rhyme.media.probe`.
         labels: a CSV file; ``"folder"`` for the first folder of each path; ``"none"``; or
@@ -92,9 +92,12 @@ def scan(
         raise ConfigError("segment must be above 0 seconds", value=segment, stage="scan")
     if spacing is not None and not (math.isfinite(spacing) and spacing > 0):
         raise ConfigError("spacing must be above 0 seconds", value=spacing, stage="scan")
-    root = Path(folder)
+    given = Path(folder)
+    root = given.parent if given.is_file() else given
+    if given.is_file() and str(labels) == "auto":
+        labels = "none"
     listed = None if kinds is None else tuple(kinds)
-    found = discover(root, kinds=listed)
+    found = discover(given, kinds=listed)
     columns = Columns(path=path_column, label=label_column, group=group_column, split=split_column)
     table = _read_labels(root, labels, columns)
     target = None if out is None else Path(out)

@@ -45,6 +45,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return plain(value.item())
     if isinstance(value, float):
+        value = 0.0 if abs(value) < 1e-12 else value  # what is left of a difference of equals
         return value if np.isfinite(value) else str(value)
     if isinstance(value, Path):
         return str(value)

@@ -89,14 +89,14 @@ class Scan(Common):
 
     Exit code 3 when files were left out.
 
-    Example: rhyme scan my_videos --out my_videos.catalog --label-column action
+    Example: rhyme scan my_videos --out mine.catalog.arrow --label-column action
     """
 
     folder: Annotated[Positional[Path], arg(metavar="DIR")]
     """Folder of videos, frame folders or images."""
 
     out: Path | None = None
-    """Where the catalog goes; by default beside the folder as DIR.catalog."""
+    """Where the catalog goes; by default beside the folder as DIR.catalog.arrow."""
 
     labels: str = "auto"
     """Where labels come from: auto, none, folder (class sub-folders), or a CSV file."""

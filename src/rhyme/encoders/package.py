@@ -23,6 +23,7 @@ from typing import Any, cast
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from rhyme.config import from_dict, to_dict
 from rhyme.encoders.backbone import Backbone, BackboneConfig, build_backbone
@@ -151,6 +152,21 @@ def save_package(
     return identity(files)
 
 
+class _NoDraws(TorchFunctionMode):
+    """Leaves tensors as they are where a module would draw its first weights.
+
+    Drawing on the meta device does nothing, slowly: it imports PyTorch's compiler.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in ("uniform_", "normal_", "kaiming_uniform_", "kaiming_normal_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 def load_package(directory: str | Path, device: str | torch.device = "cpu") -> EncoderPackage:
     """Read a package and check every byte of it.
 
@@ -170,8 +186,8 @@ def load_package(directory: str | Path, device: str | torch.device = "cpu") -> E
         backbone_config = from_dict(BackboneConfig, config["backbone"])
         plan = from_dict(InferencePlan, json.loads(files[PLAN]))
         _check_plan(plan)
-        # On the meta device nothing is allocated and no random number is drawn.
-        with torch.device("meta"):
+        # On the meta device nothing is allocated, and weights that are read anyway are not drawn.
+        with torch.device("meta"), _NoDraws():
             backbone = build_backbone(backbone_config)
             heads = {
                 name: Head(

@@ -15,6 +15,7 @@ from rhyme.catalog import Catalog
 from rhyme.config import to_dict
 from rhyme.encoders import EncoderPackage, load_package, untrained
 from rhyme.errors import DataError, EvaluationError
+from rhyme.evaluation.heads import cycle_head, fresh_head, through_head
 from rhyme.evaluation.protocol import (
     PROTOCOLS,
     Metric,
@@ -31,6 +32,7 @@ from rhyme.tasks.extract import Progress
 
 __all__ = ["Evaluation", "evaluate"]
 
+PARTS = ("train", "val", "test")
 Seen = Literal["error", "drop", "allow"]
 
 
@@ -201,12 +203,18 @@ def evaluate(
     skipped: dict[str, str] = {}
     results: list[Result] = []
     ready = {name: _split(t, splits, classes, seed) for name, t in tables.items()}
+    head = cycle_head(package)
+    behind = {} if head is None else _behind(package, head, ready)
     for protocol in chosen:
         if protocol.needs_labels and classes is None:
             skipped[protocol.id] = "no labels: give a label column (scan with --labels)"
             continue
         try:
             measured = {name: protocol.run(d, parsed[protocol.id]) for name, d in ready.items()}
+            if protocol.id == "cycle":
+                for name, tables_behind in behind.items():
+                    figures = protocol.run(tables_behind, parsed[protocol.id])
+                    measured[name] += [replace(m, name=f"{m.name}@{head}") for m in figures]
         except (DataError, EvaluationError) as error:
             skipped[protocol.id] = error.cause + (f"; {error.remedy}" if error.remedy else "")
             continue
@@ -215,7 +223,7 @@ def evaluate(
             for name, metrics in measured.items():
                 results.append(record.row(protocol, parsed[protocol.id], name, metrics[place]))
     notes += [f"{name} was skipped: {reason}" for name, reason in skipped.items()]
-    features = {name: getattr(ready["trained"], name) for name in ("train", "val", "test")}
+    features = {name: getattr(ready["trained"], name) for name in PARTS}
     return Evaluation(
         results=tuple(results),
         skipped=skipped,
@@ -223,6 +231,19 @@ def evaluate(
         splits=splits,
         features=features,
     )
+
+
+def _behind(
+    package: EncoderPackage, head: str, ready: Mapping[str, SplitData]
+) -> dict[str, SplitData]:
+    """The same splits behind the cycle's head; behind a fresh one for the untrained encoders."""
+    found: dict[str, SplitData] = {}
+    for name, data in ready.items():
+        _, _, seed = name.partition("/")
+        used = fresh_head(package.heads[head], int(seed)) if seed else package.heads[head]
+        tables = {part: through_head(getattr(data, part), used) for part in PARTS}
+        found[name] = replace(data, **tables)
+    return found
 
 
 def _unseen(
@@ -294,7 +315,7 @@ def _split(table: FeatureTable, splits: Splits, classes: Classes | None, seed: i
     origin = splits.rows[table.index]
     parts: dict[str, FeatureTable] = {}
     labels: dict[str, np.ndarray] = {}
-    for name in ("train", "val", "test"):
+    for name in PARTS:
         rows = np.flatnonzero(np.isin(origin, getattr(splits, name)))
         parts[name] = table.select(rows)
         if classes is not None:

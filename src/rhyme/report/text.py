@@ -92,6 +92,8 @@ def figure(value: float | None, *, sign: bool = False, digits: int = 3) -> str:
         return DASH
     if not math.isfinite(value):
         return "not finite"
+    if abs(value) < 1e-12:
+        value = 0.0  # what is left of a difference of equals
     size = abs(value)
     if size != 0 and size < 0.5 * 10**-digits:
         text = f"{size:.1e}"
@@ -149,6 +151,9 @@ def protocol_name(protocol: str) -> str:
 
 def metric_name(metric: str) -> str:
     """Name of a metric for readers, e.g. ``recall_at_5`` as ``recall @ 5``."""
+    name, at, head = metric.partition("@")
+    if at:
+        return f"{metric_name(name)}, head {clean(head, 20)}"
     return METRICS.get(metric) or words(metric).replace(" at ", " @ ").replace(" map", " mAP")
 
 

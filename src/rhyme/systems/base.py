@@ -213,6 +213,11 @@ class System(nn.Module):
         """Trained parts by name."""
         return {}
 
+    @property
+    def cycle_head(self) -> str | None:
+        """Name of the head in which the system's cycles run, for the cycle protocol."""
+        return None
+
     def state_roles(self) -> dict[str, StateRole]:
         """Roles of state items by prefix of their name; what is not named is replicated."""
         return {}

@@ -164,8 +164,8 @@ class CycleContrast(System):
             batch.group,
         )
         terms = {"intra": (c.intra_weight, intra)}
+        head = self.cycle_head
         if c.cycle_weight > 0:
-            head = "c" if c.separate_heads else "m"
             terms["cycle"] = (
                 c.cycle_weight,
                 self._cycle(
@@ -246,6 +246,11 @@ class CycleContrast(System):
             if self.cycle_queue is not None:
                 self.cycle_queue.enqueue(keys["c"], group)
         self._fresh = None
+
+    @property
+    def cycle_head(self) -> str:
+        """Head c, or the one head where both losses share it."""
+        return "c" if self.config.separate_heads else "m"
 
     def exports(self) -> dict[str, Export]:
         """The online backbone, its heads beside it."""
