@@ -220,7 +220,9 @@ def test_open_data_of_files(films: Films, tmp_path: Path) -> None:
     catalog.to_parquet(tmp_path / "c.parquet")
     for name in ("c.arrow", "c.parquet"):
         assert open_data(tmp_path / name).fingerprint == catalog.fingerprint
-    with pytest.raises(DataError, match="folder or a catalog"):
-        open_data(root / "a.mp4")
+    films("b.mp4")
+    (alone,) = [item.path for item in map(open_data(root / "a.mp4").item, range(1))]
+    assert alone == "a.mp4"
+    assert len(open_data(root / "a.mp4")) == 1
     with pytest.raises(DataError, match="no such"):
         open_data(tmp_path / "none")

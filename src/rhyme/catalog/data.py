@@ -18,8 +18,8 @@ from rhyme.errors import CatalogError, DataError
 def open_data(path: str | Path, *, cache: str | Path | None = None, **options: Any) -> Catalog:
     """A catalog of the data at a path.
 
-    A media file is looked at. A catalog file, or a folder that holds ``catalog.arrow``, is opened. Any other folder is
-    scanned; the result is kept outside of it and used again as long as the folder does not change,
+    A media file is looked at. A catalog file, or a folder that holds ``catalog.arrow``, is opened.
+    Any other folder is scanned; the result is kept outside of it and used again as long as the folder does not change,
     and after a change only what is new is looked at.
 
     Args:

@@ -45,7 +45,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return plain(value.item())
     if isinstance(value, float):
-        value = 0.0 if abs(value) < 1e-12 else value  # what is left of a difference of equals
         return value if np.isfinite(value) else str(value)
     if isinstance(value, Path):
         return str(value)
@@ -66,6 +65,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | No
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
+        value = 0.0 if abs(value) < 1e-12 else value  # what is left of a difference of equals
         return f"{value:.4g}"
     return "" if value is None else printable(str(value))
 
