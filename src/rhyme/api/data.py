@@ -15,6 +15,7 @@ from rhyme.errors import ConfigError, DataError
 from rhyme.evaluation import fold_splits
 from rhyme.synthetic import WorldConfig, write_world
 
+DEFAULT_SEGMENT = 10.0
 SPLITS = ("train", "val", "test")
 
 
@@ -28,7 +29,7 @@ class DataOptions:
         group_column: column whose equal values mean: same source.
         split_column: column with train, val and test, or with folds.
         fold: value of the split column to test on; the next one validates, the rest trains.
-        segment: seconds of an item of a long file.
+        segment: seconds of an item of a long file; the recipe's, or 10, where None.
         split: ``auto``: the given split, or 60/20/20 by group; ``all``: everything trains.
     """
 
@@ -37,7 +38,7 @@ class DataOptions:
     group_column: str | None = None
     split_column: str | None = None
     fold: str | None = None
-    segment: float = 10.0
+    segment: float | None = None
     split: Literal["auto", "all"] = "auto"
 
 
@@ -127,7 +128,7 @@ def read_data(
                 label_column=o.label_column,
                 group_column=o.group_column,
                 split_column=o.split_column,
-                segment=o.segment,
+                segment=DEFAULT_SEGMENT if o.segment is None else o.segment,
                 progress=progress,
             )
     if o.fold is not None:

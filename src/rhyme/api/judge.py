@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rhyme.api.provenance import command_line, commit
 from rhyme.api.train import CATALOG
 from rhyme.catalog import Catalog
 from rhyme.encoders import EncoderPackage, load_package
-from rhyme.errors import PackageError, RunError
+from rhyme.errors import ConfigError, PackageError, RunError
 from rhyme.evaluation import Comparison, Evaluation, append_results, read_results
 from rhyme.evaluation import compare as compare_results
 from rhyme.evaluation import evaluate as run_protocols
@@ -84,6 +85,7 @@ def evaluate(
                 "an encoder package brings no data", file=run, remedy="say what to judge on: --data"
             )
         catalog = Catalog.open(folder / CATALOG)
+        refuse_data_options(options)
         if options is not None and options.label_column is not None:
             catalog.labels(options.label_column)
     else:
@@ -106,6 +108,24 @@ def evaluate(
     if record and (folder / "config.yaml").is_file():
         append_results(RunFolder.open(folder).results, done.results)
     return done
+
+
+def refuse_data_options(options: DataOptions | None) -> None:
+    """Refuse options on how to read a folder where no folder is read.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    given = options or DataOptions()
+    defaults = DataOptions(label_column=given.label_column)
+    changed = [f.name for f in fields(given) if getattr(given, f.name) != getattr(defaults, f.name)]
+    if changed:
+        raise ConfigError(
+            f"--{changed[0].replace('_', '-')} says how to read a folder, and none is given",
+            stage="evaluate",
+            value=getattr(given, changed[0]),
+            remedy="add --data DIR, or leave the option out: the run's own data and split are used",
+        )
 
 
 def compare(runs: Sequence[str | Path], *, baseline: str | None = None) -> Comparison:

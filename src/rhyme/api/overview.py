@@ -85,7 +85,8 @@ def _line(run: RunFolder) -> RunLine:
     knn = [
         float(row["value"])
         for row in read_jsonl(run.results)
-        if row.get("protocol") == "knn" and row.get("encoder") == "trained"
+        if (row.get("protocol"), row.get("metric"), row.get("encoder"))
+        == ("knn", "top1", "trained")
     ]
     last = metrics[-1] if metrics else {}
     return RunLine(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +121,11 @@ def train(
     changes = {"train.seed": seed, "train.device": device}
     chosen = override(chosen, {k: v for k, v in changes.items() if k not in (overrides or {})})
     check_device(chosen)
-    wanted = options or DataOptions(segment=chosen.data.segment)
+    wanted = options or DataOptions()
+    if wanted.segment is None:
+        wanted = replace(wanted, segment=chosen.data.segment)
     catalog = read_data(data, wanted, seed=seed)
+    check_size(chosen, catalog)
     run = RunFolder.create(out, recipe_to_dict(chosen))
     saved = catalog.save(run.path / CATALOG)
     left_out = quarantined(catalog)
@@ -141,6 +144,9 @@ def train(
     )
     for row in left_out:
         run.event("quarantined", **row)
+    cut = saved.partial
+    for path in cut:
+        run.event("partial", path=path, cause="the file ends early; its readable part is used")
     if progress is not False:
         print(describe(saved, chosen), file=sys.stderr)
     return fit(chosen, saved, run, resume=False, progress=progress)
@@ -277,6 +283,23 @@ def check_device(recipe: Recipe) -> None:
         )
 
 
+def check_size(recipe: Recipe, catalog: Catalog) -> None:
+    """Refuse data that do not fill one batch, before a run folder is made.
+
+    Raises:
+        DataError: with both numbers and the ways out.
+    """
+    items, batch = len(part(catalog, "train")), recipe.train.batch_size
+    if items < batch:
+        raise DataError(
+            f"{items} items to train on do not fill a batch of {batch}",
+            file=catalog.root,
+            stage="train",
+            remedy=f"give more videos, cut long ones into shorter items (--segment), "
+            f"train on all of them (--split all), or lower the batch: --train.batch_size {items}",
+        )
+
+
 def describe(catalog: Catalog, recipe: Recipe) -> str:
     """What will be trained on what, in two lines."""
     splits = catalog.summary()["splits"]
@@ -285,6 +308,8 @@ def describe(catalog: Catalog, recipe: Recipe) -> str:
     length = f"{t.steps} steps" if t.steps is not None else f"{t.epochs} epochs"
     left_out = len(quarantined(catalog))
     note = f"; {left_out} files left out" if left_out else ""
+    cut = len(catalog.partial)
+    note += f"; {cut} files end early and are used in part" if cut else ""
     return (
         f"{catalog.root.name}: {len(catalog)} items by group: {counts}{note}\n"
         f"{recipe.name}: {length} of {t.batch_size} items on {resolve_device(t.device)}"

@@ -240,6 +240,13 @@ class Catalog:
         return self._cache["group"]
 
     @property
+    def partial(self) -> list[str]:
+        """Files that end early, of which the readable part is used."""
+        status = self.table.column("status").to_pylist()
+        paths = self.table.column("path").to_pylist()
+        return sorted({str(p) for p, s in zip(paths, status, strict=True) if s == "partial"})
+
+    @property
     def group_names(self) -> list[str]:
         """Group of each item."""
         return cast("list[str]", self.table.column("group").to_pylist())

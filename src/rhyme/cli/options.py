@@ -38,8 +38,8 @@ class DataFlags:
     fold: str | None = None
     """Value of the split column to test on; the next one validates, the rest trains."""
 
-    segment: float = 10.0
-    """Seconds of an item of a long file."""
+    segment: float | None = None
+    """Seconds of an item of a long file; by default the recipe's, or 10."""
 
     split: Literal["auto", "all"] = "auto"
     """auto: the given split, or 60/20/20 by group; all: train on everything, judge nothing."""

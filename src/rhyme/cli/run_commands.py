@@ -73,10 +73,13 @@ class Train(Common, DataFlags):
 
     def __call__(self, overrides: Mapping[str, Any]) -> Answer:
         if self.resume is not None:
-            if self.recipe is not None or overrides:
+            given = [self.recipe, self.data, self.out, *overrides]
+            given += [o for o in (self.data_options(),) if o != api.DataOptions()]
+            given = [value for value in given if value is not None]
+            if given:
                 raise ConfigError(
-                    "a resumed run keeps its recipe",
-                    value=self.recipe or next(iter(overrides)),
+                    "a resumed run keeps its recipe, its data and its folder",
+                    value=given[0],
                     remedy=f"write only: rhyme train --resume {self.resume}",
                 )
             done = api.resume(self.resume, device=self.device)

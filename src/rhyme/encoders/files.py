@@ -152,11 +152,16 @@ def sha256(data: bytes) -> str:
 
 
 def identity(files: Mapping[str, bytes]) -> str:
-    """SHA-256 over the three files, their names and lengths."""
+    """SHA-256 over what vectors depend on: weights, plan, architecture and kind.
+
+    The card is left out: the same encoder trained into another folder is the same encoder.
+    """
+    config = json.loads(files[CONFIG])
+    about = dump_json({key: config[key] for key in ("kind", "backbone", "heads")})
     digest = hashlib.sha256()
-    for name in _HASHED:
-        digest.update(f"{name} {len(files[name])}\n".encode())
-        digest.update(files[name])
+    for name, data in ((WEIGHTS, files[WEIGHTS]), (PLAN, files[PLAN]), (CONFIG, about)):
+        digest.update(f"{name} {len(data)}\n".encode())
+        digest.update(data)
     return digest.hexdigest()
 
 

@@ -69,7 +69,7 @@ class EncoderPackage:
         config: its configuration.
         plan: how it wants its input.
         card: the card's entries.
-        hash: SHA-256 over weights, configuration and plan, in hexadecimal: the package's identity.
+        hash: SHA-256 over weights, architecture and plan, in hexadecimal: the package's identity.
         directory: where it was read.
         kind: kind of export.
         heads: heads by name, in evaluation mode; usually none.
