@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.tiny_runs import OVERRIDES, SYSTEMS, Outcome, catalog, rhyme, train, trained, world
 
 import rhyme as toolkit
 from rhyme import api
@@ -26,6 +24,7 @@ from rhyme.recipes import load_recipe
 from rhyme.run import read_jsonl
 from rhyme.store import open_store
 from rhyme.systems import system_class
+from support.tiny_runs import OVERRIDES, SYSTEMS, Outcome, catalog, rhyme, train, trained, world
 
 UNTRAINED_SEEDS = 3
 
@@ -71,9 +70,8 @@ def journey(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture
-def named_as_program(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def named_as_program(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["rhyme", "evaluate", "runs/mine"])
-    yield
 
 
 def test_every_command_ends_well_and_answers_one_document(journey: Journey) -> None:

@@ -1,0 +1,231 @@
+"""Recipes: names, files, the published values, and two steps of each at a reduced size."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rhyme import api
+from rhyme.api import resolve_recipe
+from rhyme.config import dump_yaml
+from rhyme.errors import ConfigError, UnknownName
+from rhyme.recipes import (
+    RECIPES,
+    Recipe,
+    load_recipe,
+    recipe,
+    recipe_from_dict,
+    recipe_to_dict,
+)
+from rhyme.run import read_jsonl
+from rhyme.systems import SYSTEMS, system_class
+from rhyme.systems.cycle_contrast import CycleContrastConfig
+from rhyme.systems.moco import MocoConfig
+from rhyme.training.schedules import learning_rate
+from rhyme.views import ContrastTransform
+from support.tiny_runs import catalog, flags, rhyme
+
+PAPER = [name for name in RECIPES if name.endswith("_8gpu")]
+SMALL = [name for name in RECIPES if name not in PAPER]
+BUILT = [name for name, entry in SYSTEMS.items() if entry.state != "planned"]
+
+REDUCED: dict[str, Any] = {
+    "train.steps": 2,
+    "train.batch_size": 8,
+    "train.schedule.warmup_steps": 0,
+    "train.log_every": 1,
+    "train.workers": 0,
+    "model.queue": 64,
+}
+PAPER_REDUCED = {
+    **REDUCED,
+    # two items in each of the eight groups of the norm, as many as the norm needs
+    "train.batch_size": 16,
+    "model.backbone.name": "resnet18",
+    "model.transform.size": 32,
+}
+CYCLE_REDUCED = {"model.cycle_queue": 80, "model.support": 16}
+
+
+def reduced(found: Recipe) -> dict[str, Any]:
+    """Overrides that make a recipe small enough for the tiny world."""
+    changes = dict(PAPER_REDUCED if found.needs_gpu else REDUCED)
+    return changes | (CYCLE_REDUCED if found.system == "cycle_contrast" else {})
+
+
+def test_every_built_system_has_a_paper_recipe_and_a_small_one() -> None:
+    assert BUILT
+    for system in BUILT:
+        own = [name for name in RECIPES if recipe(name).system == system]
+        assert any(recipe(name).needs_gpu for name in own)
+        assert recipe(system) == recipe(f"{system}_folder_cpu")
+        assert not recipe(system).needs_gpu
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_complete_and_survives_a_file(name: str, tmp_path: Path) -> None:
+    found = recipe(name)
+    assert found.name == name
+    assert name.startswith(f"{found.system}_")
+    assert found.about
+    assert isinstance(found.model, system_class(found.system).Config)
+    assert recipe_from_dict(recipe_to_dict(found)) == found
+    file = tmp_path / "recipe.yaml"
+    file.write_text(dump_yaml(recipe_to_dict(found)))
+    assert load_recipe(file) == found
+    assert resolve_recipe(file) == found
+    assert resolve_recipe(found, {}) == found
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_two_steps_at_a_reduced_size(name: str, tmp_path: Path) -> None:
+    found = recipe(name)
+    run, file = tmp_path / "run", tmp_path / "mine.yaml"
+    # the way that the refusal on a CPU names: a file of one's own, without the mark
+    file.write_text(dump_yaml(recipe_to_dict(replace(found, needs_gpu=False))))
+    done = rhyme("train", file, "--data", catalog(), "--out", run, "--json", *flags(reduced(found)))
+    assert done.code == 0, done.err
+    assert done.document["steps"] == 2
+    rows = [row for row in read_jsonl(run / "metrics.jsonl") if "loss" in row]
+    assert len(rows) == 2
+    assert all(math.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in rows)
+    kept = load_recipe(run / "config.yaml")
+    assert kept.model.backbone.norm_groups == found.model.backbone.norm_groups
+    assert kept.train.optimizer == found.train.optimizer
+    package = api.load(run).package
+    assert package.config.name == kept.model.backbone.name
+    assert set(package.heads) == ({"m", "c"} if found.system == "cycle_contrast" else {"m"})
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_published_schedule(name: str) -> None:
+    """ResNet-50 on 8 GPUs: the values that both published scripts share."""
+    found = recipe(name)
+    assert found.needs_gpu
+    train = found.train
+    assert (train.epochs, train.steps, train.batch_size) == (200, None, 512)
+    optimizer = train.optimizer
+    assert (optimizer.name, optimizer.lr, optimizer.momentum) == ("sgd", 0.06, 0.9)
+    assert (optimizer.weight_decay, optimizer.nesterov) == (1e-4, False)
+    assert optimizer.decays_all, "biases and norms decay too"
+    assert train.clip_norm is None
+    schedule = train.schedule
+    assert (schedule.name, schedule.per, schedule.final_lr) == ("cosine", "epoch", 0)
+    assert (schedule.warmup_steps, schedule.warmup_epochs) == (0, 0)
+    per_epoch = 1360
+    for epoch in (0, 1, 100, 199):
+        for step in (0, per_epoch - 1):
+            found_rate = learning_rate(
+                schedule, optimizer.lr, epoch * per_epoch + step, 200 * per_epoch, per_epoch
+            )
+            published = 0.06 * 0.5 * (1 + math.cos(math.pi * epoch / 200))
+            assert found_rate == pytest.approx(published, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_published_network_and_views(name: str) -> None:
+    model = recipe(name).model
+    assert (model.backbone.name, model.backbone.norm_groups) == ("resnet50", 8)
+    head = model.head
+    assert (head.layers, head.out, head.hidden, head.hidden_norm) == (2, 128, None, False)
+    assert (head.last_norm, head.activation, head.normalise) == (False, "relu", True)
+    assert (model.temperature, model.momentum, model.queue) == (0.07, 0.999, 65536)
+    transform = model.transform
+    assert isinstance(transform, ContrastTransform)
+    assert (transform.size, transform.scale) == (224, (0.2, 1.0))
+    assert transform.ratio == pytest.approx((3 / 4, 4 / 3))
+    assert (transform.jitter, transform.gray, transform.blur, transform.flip) == (
+        0.8,
+        0.2,
+        0.5,
+        0.5,
+    )
+    colour = (transform.brightness, transform.contrast, transform.saturation, transform.hue)
+    assert colour == (0.4, 0.4, 0.4, 0.1)
+    assert (transform.blur_sigma, transform.blur_kernel) == ((0.1, 2.0), None)
+    assert (transform.solarize, transform.gray_first) == (0, False)
+    assert transform.mean == (0.485, 0.456, 0.406)
+    assert transform.std == (0.229, 0.224, 0.225)
+
+
+def test_the_published_cycle() -> None:
+    model = recipe("cycle_contrast_r2v2_8gpu").model
+    assert isinstance(model, CycleContrastConfig)
+    assert (model.cycle_queue, model.support) == (81920, 16384)
+    assert model.cycle_queue - (model.support or 0) == model.queue, "as many negatives as MoCo has"
+    assert (model.intra_weight, model.cycle_weight) == (1.0, 0.1)
+    assert model.neighbour_temperature is None, "one temperature for all three contrasts"
+    assert (model.separate_heads, model.include_self, model.candidates) == (True, False, 1)
+    assert (model.positive, model.neighbour_values) == ("video", "support")
+    assert not model.exclude_query_frame
+    batch = recipe("cycle_contrast_r2v2_8gpu").train.batch_size
+    assert model.queue % batch == model.cycle_queue % batch == 0
+
+
+def test_the_published_baseline_is_image_level() -> None:
+    model = recipe("moco_r2v2_8gpu").model
+    assert isinstance(model, MocoConfig)
+    assert model.positive == "image"
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_recipes_for_gpus_are_refused_on_a_cpu(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="sized for GPUs") as caught:
+        api.train(name, catalog(), out=tmp_path / "run", device="cpu", progress=False)
+    assert f"rhyme train {recipe(name).system}" in str(caught.value.remedy)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_small_recipes_are_small(name: str) -> None:
+    found = recipe(name)
+    assert found.model.backbone.name == "small"
+    assert found.model.transform.size <= 64
+    assert found.train.steps is not None
+    assert found.train.steps <= 1000
+
+
+def test_arms_of_one_budget_differ_in_the_method_alone() -> None:
+    for cycle in (name for name in RECIPES if name.startswith("cycle_contrast")):
+        ours, theirs = recipe(cycle), recipe(cycle.replace("cycle_contrast", "moco"))
+        assert ours.train == theirs.train
+        assert ours.data == theirs.data
+        for shared in ("backbone", "head", "transform", "temperature", "momentum", "queue"):
+            assert getattr(ours.model, shared) == getattr(theirs.model, shared)
+
+
+def test_unknown_and_planned_names() -> None:
+    with pytest.raises(UnknownName) as caught:
+        recipe("moco_folder_gpu")
+    assert "moco_folder_cpu" in str(caught.value.remedy)
+    with pytest.raises(ConfigError, match="planned"):
+        recipe("dual")
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"model.cycle_queue": 64}, "cycle_queue"),
+        ({"cycle.queue": 64}, "cycle"),
+        ({"data.cache_frames": None}, "cache_size"),
+        ({"data.segment": -1}, "segment"),
+        ({"train.steps": "many"}, "train.steps"),
+        ({"system": "mocco"}, "mocco"),
+    ],
+)
+def test_changes_that_do_not_fit_are_refused(changes: dict[str, Any], names: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve_recipe("moco_folder_cpu", changes)
+    assert names in str(caught.value)
+
+
+def test_a_length_replaces_the_other_one() -> None:
+    assert resolve_recipe("moco_folder_cpu", {"train.epochs": 3}).train.steps is None
+    long = resolve_recipe("moco_r2v2_8gpu", {"train.steps": 5}).train
+    assert (long.steps, long.epochs) == (5, None)
+    both = resolve_recipe("moco_folder_cpu", {"train.epochs": 3, "train.steps": 9}).train
+    assert (both.steps, both.epochs) == (9, 3)
