@@ -249,7 +249,7 @@ def test_runs_are_compared_and_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_run_from_its_folder_says_what_was_made(system: str, tmp_path: Path) -> None:
     """The plain folder gives the run that its catalog gives."""
-    run = tmp_path / system
+    run = tmp_path / "run"
     done = train(system, run, "--label-column", "appearance", "--json", data=world())
     assert done.code == 0, done.err
     said = done.document
@@ -264,9 +264,11 @@ def hash_of(run: Path) -> str:
     return toolkit.load(run).package.hash
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize(
+    ("system", "asked"), [("cycle_contrast", signal.SIGTERM), ("moco", signal.SIGINT)]
+)
 def test_a_run_that_was_told_to_stop_goes_on_to_the_same_bits(
-    system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    system: str, asked: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind = system_class(system)
     steps = iter(range(1, 100))
@@ -275,9 +277,9 @@ def test_a_run_that_was_told_to_stop_goes_on_to_the_same_bits(
     def stop_at_third(self: object, applied: bool) -> None:
         after_step(self, applied)  # type: ignore[arg-type]
         if next(steps) == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), asked)
 
-    run = tmp_path / system  # the name stands in the package
+    run = tmp_path / "stopped"
     with monkeypatch.context() as patched:
         patched.setattr(kind, "after_step", stop_at_third)
         stopped = train(system, run, "--json")
@@ -331,3 +333,44 @@ def test_figures_say_which_command_made_them(tmp_path: Path) -> None:
     done = api.evaluate(trained("moco"), protocols=("retrieval",), record=False)
     assert {row.command for row in done.results} == {"rhyme evaluate runs/mine"}
     assert not (trained("moco") / "results.jsonl").exists()
+
+
+@pytest.mark.parametrize("command", ["command line", "python"])
+def test_a_recipe_says_how_long_items_are_unless_the_user_does(
+    command: str, tmp_path: Path
+) -> None:
+    """The world's videos last 2 s: an item of 1 s makes two of each."""
+    run = tmp_path / "run"
+    if command == "python":
+        changes = {**OVERRIDES["moco"], "data.segment": 1.0, "train.steps": 1}
+        api.train("moco_world_demo", world(), out=run, overrides=changes, progress=False)
+    else:
+        done = train("moco", run, "--data.segment", "1.0", "--train.steps", "1", data=world())
+        assert done.code == 0, done.err
+    items = Catalog.open(run / "catalog.arrow")
+    assert len(items) == 2 * 44
+    assert len(set(items.group_names)) == 44
+
+
+def test_a_world_answers_one_document(tmp_path: Path) -> None:
+    place = tmp_path / "world"
+    made = rhyme(
+        "world", "--out", place, "--videos", "5", "--size", "32", "--frames", "6", "--truth",
+        "labels", "--workers", "0", "--json",
+    )  # fmt: skip
+    assert made.code == 0, made.err
+    assert made.document["videos"] == 5
+    assert sum(made.document["splits"].values()) == 5
+    assert len(list(place.rglob("*.mp4"))) == 5
+    first = {p.name: p.read_bytes() for p in place.rglob("*.mp4")}
+    again = tmp_path / "again"
+    api.world(again, videos=5, size=32, frames=6, truth="labels")
+    assert {p.name: p.read_bytes() for p in again.rglob("*.mp4")} == first
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_worker_processes_change_no_bit(system: str, tmp_path: Path) -> None:
+    done = train(system, tmp_path / "run", "--train.workers", "2")
+    assert done.code == 0, done.err
+    assert hash_of(tmp_path / "run") == hash_of(trained(system))

@@ -145,11 +145,16 @@ def test_damaged_files_are_left_out_and_named(tmp_path: Path) -> None:
 
 def test_a_cut_video_is_used_as_far_as_it_goes(tmp_path: Path) -> None:
     folder = tmp_path / "clips"
-    cut = videos(folder, 14)[0]
+    cut = videos(folder, 20)[0]
     whole = cut.read_bytes()
     cut.write_bytes(whole[: len(whole) * 6 // 10])
     scanned = rhyme("scan", folder, "--out", tmp_path / "c.catalog", *ALONE, "--json")
-    assert scanned.document["facts"]["status"] == {"ok": 13, "partial": 1}
+    assert scanned.document["facts"]["status"] == {"ok": 19, "partial": 1}
+    done = train("moco", tmp_path / "run", "--json", data=folder)
+    assert done.code == 0, done.err
+    assert "1 files end early" in done.err
+    events = read_jsonl(tmp_path / "run" / "events.jsonl")
+    assert [row["path"] for row in events if row["event"] == "partial"] == [cut.name]
     moments = toolkit.load(trained("moco")).embed(cut, every=0.25)
     assert 1 <= len(moments.times) < 8
     assert moments.times.max() < 1.9
@@ -238,6 +243,19 @@ def test_mistyped_protocols_and_columns_when_judging() -> None:
     assert contents(run) == before
 
 
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--split-column", "motion"), ("--fold", "0"), ("--group-column", "colour"),
+     ("--segment", "2"), ("--labels", "none")],
+)  # fmt: skip
+def test_options_on_a_folder_need_a_folder(flag: str, value: str) -> None:
+    run = trained("moco")
+    before = contents(run)
+    refused(rhyme("evaluate", run, flag, value), 2, flag, "--data")
+    refused(rhyme("train", "--resume", run, flag, value), 2, "keeps", f"--resume {run}")
+    assert contents(run) == before
+
+
 def test_a_recipe_for_gpus_on_a_cpu(tmp_path: Path) -> None:
     for system in ("cycle_contrast", "moco"):
         done = rhyme(
@@ -280,6 +298,8 @@ def test_resume_keeps_the_recipe(tmp_path: Path) -> None:
     before = contents(run)
     refused(rhyme("train", "--resume", run, "--train.steps", "9"), 2, "keeps its recipe")
     refused(rhyme("train", "moco", "--resume", run), 2, "keeps its recipe")
+    refused(rhyme("train", "--resume", run, "--data", world()), 2, "keeps", world())
+    refused(rhyme("train", "--resume", run, "--out", tmp_path / "new"), 2, "keeps", "new")
     refused(rhyme("train", "--resume", tmp_path / "nope"), 1, "no such run", tmp_path / "nope")
     (tmp_path / "other").mkdir()
     refused(rhyme("train", "--resume", tmp_path / "other"), 1, "config.yaml")
