@@ -1,0 +1,245 @@
+"""Tables of the docs, made from the rows in ``results/`` and from nothing else.
+
+    python -m benchmarks.tables            rewrite them
+    python -m benchmarks.tables --check    1 where a page differs from its rows; nothing is written
+
+A page says ``<!-- table NAME -->`` ... ``<!-- end -->``; what stands between becomes the table of
+``results/NAME.jsonl``, rows of :class:`rhyme.evaluation.Result`, an arm by ``encoder``.
+
+A *repetition* is one collection, split and seed. What an arm has several values for in one (the
+untrained encoder has three sets of fresh weights) is averaged there first, so that all arms of a
+column rest on the same repetitions. Means and deviations are taken over repetitions, differences
+over those that both arms have.
+"""
+
+import argparse
+import json
+import math
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from rhyme.evaluation import Result, read_results
+
+ROOT = Path(__file__).parent.parent
+NOTHING = "*not measured yet*"
+UNTRAINED = "untrained"
+# Settings that tell the repetitions of one measurement apart.
+REPETITION = ("fold", "seed", "split_seed")
+BLOCK = re.compile(r"(<!-- table ([\w.-]+) -->\n)(.*?)(<!-- end -->)", re.S)
+
+Values = dict[str, float]  # a value by repetition
+
+
+def repetition(row: Result) -> str:
+    """Collection, split and seed of the evaluation: the pair key less the encoder's own seed."""
+    return row.pair.removesuffix(f"/seed{row.seed}")
+
+
+def collect(rows: Iterable[Result]) -> dict[tuple[str, str], dict[str, Values]]:
+    """Values by (protocol, metric), arm and repetition; a row measured twice counts once."""
+    last: dict[tuple[str, ...], Result] = {}
+    for row in rows:
+        job = str(row.details.get("job", ""))
+        last[row.protocol, row.metric, _variant(row), row.encoder, job, row.pair] = row
+    several = {name for name, kinds in _settings(last.values()).items() if len(kinds) > 1}
+    found: dict[tuple[str, str], dict[str, dict[str, list[float]]]] = {}
+    for row in last.values():
+        metric = row.metric
+        if (row.protocol, metric) in several:
+            metric = f"{metric} ({_variant(row)})"
+        arms = found.setdefault((row.protocol, metric), {})
+        arms.setdefault(row.encoder, {}).setdefault(repetition(row), []).append(row.value)
+    return {
+        key: {
+            arm: {r: fmean(values) for r, values in repetitions.items()}
+            for arm, repetitions in arms.items()
+        }
+        for key, arms in found.items()
+    }
+
+
+def _variant(row: Result) -> str:
+    kept = {k: v for k, v in row.settings.items() if k not in REPETITION}
+    text = json.dumps(kept, sort_keys=True, default=str).strip("{}").replace('"', "")
+    return re.sub(r", seed \d+", "", text)  # a drawn split is named with its seed
+
+
+def _settings(rows: Iterable[Result]) -> dict[tuple[str, str], set[str]]:
+    kinds: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        kinds.setdefault((row.protocol, row.metric), set()).add(_variant(row))
+    return kinds
+
+
+def spread(values: Sequence[float]) -> str:
+    """``mean ± sd (n)`` of the finite values; the sd needs two."""
+    kept = [v for v in values if math.isfinite(v)]
+    if not kept:
+        return "–"
+    deviation = f" ± {stdev(kept):.3f}" if len(kept) > 1 else ""
+    return f"{fmean(kept):.3f}{deviation} ({len(kept)})"
+
+
+def difference(arm: Values, other: Values) -> str:
+    """``mean ± sd (n)`` of the paired differences, and in how many of them the arm is higher."""
+    gains = [arm[r] - other[r] for r in arm if r in other]
+    gains = [g for g in gains if math.isfinite(g)]
+    if not gains:
+        return "–"
+    deviation = f" ± {stdev(gains):.3f}" if len(gains) > 1 else ""
+    return f"{fmean(gains):+.3f}{deviation} ({sum(g > 0 for g in gains)} of {len(gains)} higher)"
+
+
+def order(arms: Iterable[str]) -> list[str]:
+    """The untrained encoder first, then the arms as their rows came."""
+    return sorted(dict.fromkeys(arms), key=lambda arm: arm != UNTRAINED)
+
+
+def grid(head: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
+    """A Markdown table."""
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *lines)]
+
+
+def table(rows: Sequence[Result]) -> str:
+    """All there is to show of a study, as Markdown."""
+    if not rows:
+        return NOTHING
+    found = collect(rows)
+    names = order(row.encoder for row in rows)
+    lines: list[str] = []
+    # The figures behind a head (metric@head) are a measurement of their own.
+    for part in dict.fromkeys((protocol, metric.partition("@")[2]) for protocol, metric in found):
+        protocol, behind = part
+        metrics = [k for k in found if (k[0], k[1].partition("@")[2]) == part]
+        where = f", behind head `{behind}`" if behind else ""
+        lines += [f"**{protocol}**{where}", ""]
+        body = [[name, *_cells(found, metrics, name)] for name in names]
+        chance = [_chance(rows, protocol, metric) for _, metric in metrics]
+        body += [["a guess", *chance]] if any(c != "–" for c in chance) else []
+        body += [
+            [f"{b} − {a}", *[_gain(found[m], b, a) for m in metrics]]
+            for a, b in combinations(names, 2)
+        ]
+        body = [line for line in body if any(cell != "–" for cell in line[1:])]
+        lines += [*grid(["", *[f"`{m.partition('@')[0]}`" for _, m in metrics]], body), ""]
+    return "\n".join([*lines, *facts(rows)])
+
+
+def _cells(found: Mapping[Any, dict[str, Values]], metrics: Iterable[Any], arm: str) -> list[str]:
+    return [spread([*found[m].get(arm, {}).values()]) for m in metrics]
+
+
+def _gain(arms: Mapping[str, Values], arm: str, other: str) -> str:
+    return difference(arms.get(arm, {}), arms.get(other, {}))
+
+
+def _chance(rows: Iterable[Result], protocol: str, metric: str) -> str:
+    name = metric.partition(" (")[0]
+    known = [r.chance for r in rows if (r.protocol, r.metric) == (protocol, name)]
+    finite = [c for c in known if c is not None and math.isfinite(c)]
+    return f"{fmean(finite):.3f}" if finite else "–"
+
+
+def facts(rows: Sequence[Result]) -> list[str]:
+    """Sizes, recipes, seeds, command, commits and machines, a line each."""
+    trained = [row for row in rows if row.encoder != UNTRAINED]
+    lost = sum(not math.isfinite(row.value) for row in rows)
+    seeds = _listed(str(s) for s in sorted({row.seed for row in trained}))
+    lines = [
+        "Cells: mean ± standard deviation over repetitions (how many), a repetition being one "
+        "collection, split and seed; differences are paired by repetition. The untrained encoder "
+        "is a mean over its fresh weights in each.",
+        "",
+    ]
+    if lost:
+        lines += [f"- **{lost} values are not finite** and no part of the means."]
+    lines += [f"- {_recipe(rows, arm)}" for arm in order(row.encoder for row in trained)]
+    sizes = [
+        f"{name} {_range(row.details[key] for row in rows if key in row.details)}"
+        for name, key in (("train", "train_items"), ("val", "val_items"), ("test", "test_items"))
+        if any(key in row.details for row in rows)
+    ]
+    lines += [f"- items: {', '.join(sizes)}"] if sizes else []
+    lines += [f"- seeds: {seeds}", f"- command: {_listed(f'`{row.command}`' for row in rows)}"]
+    lines += [f"- commits: {_listed(f'`{row.commit}`' if row.commit else '?' for row in rows)}"]
+    lines += [f"- machine: {m}" for m in dict.fromkeys(_machine(row) for row in rows)]
+    return lines
+
+
+def _recipe(rows: Sequence[Result], arm: str) -> str:
+    own = [row.details for row in rows if row.encoder == arm]
+    recipe = _listed(f"`{d['recipe']}`" for d in own if "recipe" in d) or "recipe not recorded"
+    changes = {f"`{k}={v}`": None for d in own for k, v in d.get("changes", {}).items()}
+    spent = {str(d.get("job")): float(d["train_seconds"]) for d in own if "train_seconds" in d}
+    took = f", trained in {_range(round(s) for s in spent.values())} s" if spent else ""
+    return f"{arm}: {recipe}{' with ' + ', '.join(changes) if changes else ''}{took}"
+
+
+def _machine(row: Result) -> str:
+    known = row.details.get("machine") or {}
+    return ", ".join(f"{k} {v}" for k, v in known.items() if v is not None) or "?"
+
+
+def _listed(values: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(values))
+
+
+def _range(values: Iterable[Any]) -> str:
+    known = sorted(set(values))
+    return f"{known[0]:,}" if len(known) == 1 else f"{known[0]:,} to {known[-1]:,}"
+
+
+def fill(page: str, results: Path) -> str:
+    """The page with every table made anew.
+
+    Raises:
+        ValueError: a table's begin has no end.
+    """
+    begun = re.findall(r"<!-- table ([\w.-]+) -->", page)
+    if begun != [match[1] for match in BLOCK.findall(page)]:
+        raise ValueError(f"a table is not closed by '<!-- end -->', one of {begun}")
+
+    def made(match: re.Match[str]) -> str:
+        rows = read_results(results / f"{match[2]}.jsonl")
+        return f"{match[1]}\n{table(rows)}\n\n{match[4]}"
+
+    return BLOCK.sub(made, page)
+
+
+def stale(docs: Path, results: Path) -> dict[Path, str]:
+    """Pages that differ from their rows, and what should stand there."""
+    found: dict[Path, str] = {}
+    for path in sorted(docs.rglob("*.md")):
+        page = path.read_text(encoding="utf-8")
+        filled = fill(page, results)
+        if filled != page:
+            found[path] = filled
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Rewrite the pages, or say which would be."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; 1 where pages differ")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs")
+    parser.add_argument("--results", type=Path, default=ROOT / "results")
+    options = parser.parse_args(argv)
+    pages = stale(options.docs, options.results)
+    for path, page in pages.items():
+        print(f"{path}: {'differs from its rows' if options.check else 'rewritten'}")
+        if not options.check:
+            path.write_text(page, encoding="utf-8")
+    if pages and options.check:
+        print("make them anew: python -m benchmarks.tables", file=sys.stderr)
+    return 1 if pages and options.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

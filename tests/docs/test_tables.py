@@ -1,0 +1,152 @@
+"""Tables of the docs come from the rows in results/, and from nothing else."""
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks import tables
+from rhyme.evaluation import Result, append_results
+
+PAGE = "# Study\n\nBefore.\n\n<!-- table study -->\nold\n<!-- end -->\n\nAfter.\n"
+FACTS = {"machine": {"cpu": "a chip", "cores": 2, "gpu": None}, "test_items": 1000}
+
+
+def row(arm: str, seed: int, value: float, *, world: int | None = None, **changes) -> Result:
+    """A made-up figure: one world a seed, as in the evidence."""
+    world = seed if world is None else world
+    values = {
+        "system": "study",
+        "checkpoint": f"{arm}{seed}",
+        "data": "study",
+        "data_fingerprint": f"w{world}",
+        "protocol": "knn",
+        "metric": "top1",
+        "value": value,
+        "seed": seed,
+        "pair": f"w{world}/split/{world}/seed{seed}",
+        "items": 1000,
+        "encoder": arm,
+        "settings": {"k": 10, "split_seed": world, "split": f"60/20/20 by group, seed {world}"},
+        "chance": 0.1,
+        "command": "python -m benchmarks.evidence",
+        "commit": "abc",
+        "details": {**FACTS, "job": f"{arm}-{world}", "recipe": "small", "changes": {"a.b": 0.0}},
+    }
+    return Result(**{**values, **changes})
+
+
+def study() -> Iterator[Result]:
+    """Two arms on three worlds; three sets of fresh weights beside each."""
+    for world, (moco, intra) in enumerate([(0.30, 0.41), (0.32, 0.40), (0.34, 0.45)]):
+        yield row("image MoCo", world, moco)
+        yield row("intra", world, intra)
+        for job in ("image MoCo", "intra"):
+            for fresh, value in enumerate((0.19, 0.20, 0.24)):
+                value += 0.01 * world
+                facts = {**FACTS, "job": f"{job}-{world}"}
+                yield row("untrained", fresh, value, world=world, details=facts)
+
+
+def cells(text: str) -> dict[str, list[str]]:
+    """Cells of the lines of all tables by their first cell."""
+    lines = [line[2:-2].split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return {line[0]: line[1:] for line in lines}
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    docs, results = tmp_path / "docs", tmp_path / "results"
+    (docs / "systems").mkdir(parents=True)
+    (docs / "systems" / "page.md").write_text(PAGE)
+    return docs, results
+
+
+def test_the_tables_of_the_docs_are_those_of_the_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tables.main(["--check"]) == 0, capsys.readouterr().out
+
+
+def test_without_rows_the_page_says_so(folders: tuple[Path, Path]) -> None:
+    docs, results = folders
+    arguments = [f"--docs={docs}", f"--results={results}"]
+    assert tables.main([*arguments, "--check"]) == 1
+    assert tables.main(arguments) == 0
+    page = (docs / "systems" / "page.md").read_text()
+    assert "\n*not measured yet*\n" in page
+    assert "old" not in page
+    assert page.startswith("# Study\n\nBefore.\n")
+    assert page.endswith("<!-- end -->\n\nAfter.\n")
+
+
+def test_a_new_row_makes_the_page_differ(folders: tuple[Path, Path]) -> None:
+    docs, results = folders
+    arguments = [f"--docs={docs}", f"--results={results}"]
+    append_results(results / "study.jsonl", study())
+    assert tables.main(arguments) == 0
+    assert tables.main([*arguments, "--check"]) == 0
+    append_results(results / "study.jsonl", [row("intra", 3, 0.5)])
+    before = (docs / "systems" / "page.md").read_text()
+    assert tables.main([*arguments, "--check"]) == 1
+    assert (docs / "systems" / "page.md").read_text() == before
+
+
+def test_means_spreads_and_paired_differences() -> None:
+    lines = cells(tables.table([*study()]))
+    assert [*lines][2] == "untrained"
+    # Fresh weights are averaged in each world first: three repetitions, not nine or eighteen.
+    assert lines["untrained"] == ["0.220 ± 0.010 (3)"]
+    assert lines["image MoCo"] == ["0.320 ± 0.020 (3)"]
+    assert lines["a guess"] == ["0.100"]
+    assert lines["intra − image MoCo"] == ["+0.100 ± 0.017 (3 of 3 higher)"]
+    assert lines["intra − untrained"] == ["+0.200 ± 0.020 (3 of 3 higher)"]
+
+
+def test_differences_are_taken_over_shared_repetitions_alone() -> None:
+    rows = [row("a", 0, 0.5), row("a", 1, 0.9), row("b", 0, 0.4), row("b", 2, 0.0)]
+    assert cells(tables.table(rows))["b − a"] == ["-0.100 (0 of 1 higher)"]
+    assert "b − a" not in cells(tables.table([rows[1], rows[3]]))
+
+
+def test_the_last_of_a_figure_measured_twice_counts() -> None:
+    rows = [row("a", 0, 0.9), row("a", 1, 0.3), row("a", 0, 0.1)]
+    assert cells(tables.table(rows))["a"] == ["0.200 ± 0.141 (2)"]
+
+
+def test_other_settings_are_another_column() -> None:
+    rows = [row("a", 0, 0.3), row("a", 0, 0.4, settings={"k": 20})]
+    text = tables.table(rows)
+    assert len(cells(text)["a"]) == 2
+    assert "k: 20" in text
+
+
+def test_figures_behind_a_head_stand_apart() -> None:
+    rows = [row("a", 0, 0.3), row("a", 0, 0.4, metric="top1@c"), row("b", 0, 0.2)]
+    text = tables.table(rows)
+    assert "**knn**, behind head `c`" in text
+    assert re.findall(r"^\| b \|.*", text, re.M) == ["| b | 0.200 (1) |"]
+
+
+def test_values_that_are_not_finite_are_told() -> None:
+    text = tables.table([row("a", 0, math.nan), row("a", 1, 0.5)])
+    assert cells(text)["a"] == ["0.500 (1)"]
+    assert "1 values are not finite" in text
+
+
+def test_how_it_was_made_stands_below() -> None:
+    text = tables.table([*study(), row("intra", 3, 0.4, commit="def")])
+    for part in (
+        "- image MoCo: `small` with `a.b=0.0`",
+        "- items: test 1,000",
+        "- seeds: 0, 1, 2, 3",
+        "- command: `python -m benchmarks.evidence`",
+        "- commits: `abc`, `def`",
+        "- machine: cpu a chip, cores 2",
+    ):
+        assert part in text
+
+
+def test_a_table_without_an_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not closed"):
+        tables.fill("<!-- table a -->\n<!-- table b -->\n<!-- end -->\n", tmp_path)
