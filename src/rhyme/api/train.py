@@ -126,6 +126,7 @@ def train(
         wanted = replace(wanted, segment=chosen.data.segment)
     catalog = read_data(data, wanted, seed=seed)
     check_size(chosen, catalog)
+    system = build_system(chosen)
     run = RunFolder.create(out, recipe_to_dict(chosen))
     saved = catalog.save(run.path / CATALOG)
     left_out = quarantined(catalog)
@@ -149,7 +150,7 @@ def train(
         run.event("partial", path=path, cause="the file ends early; its readable part is used")
     if progress is not False:
         print(describe(saved, chosen), file=sys.stderr)
-    return fit(chosen, saved, run, resume=False, progress=progress)
+    return fit(chosen, saved, run, system, resume=False, progress=progress)
 
 
 def resume(path: str | Path, *, device: str = "auto", progress: bool | None = None) -> Trained:
@@ -167,15 +168,20 @@ def resume(path: str | Path, *, device: str = "auto", progress: bool | None = No
     run = RunFolder.open(path)
     recipe = override(load_recipe(run.config), {"train.device": device})
     catalog = Catalog.open(run.path / CATALOG)
-    return fit(recipe, catalog, run, resume=True, progress=progress)
+    return fit(recipe, catalog, run, build_system(recipe), resume=True, progress=progress)
 
 
 def fit(
-    recipe: Recipe, catalog: Catalog, run: RunFolder, *, resume: bool, progress: bool | None
+    recipe: Recipe,
+    catalog: Catalog,
+    run: RunFolder,
+    system: System,
+    *,
+    resume: bool,
+    progress: bool | None,
 ) -> Trained:
     """Train a recipe's system on the train split of a catalog, inside a run folder."""
     items = part(catalog, "train")
-    system = build_system(recipe)
     cache = frame_cache(recipe, items)
     source = CatalogSource(
         items,

@@ -242,9 +242,8 @@ class Catalog:
     @property
     def partial(self) -> list[str]:
         """Files that end early, of which the readable part is used."""
-        status = self.table.column("status").to_pylist()
-        paths = self.table.column("path").to_pylist()
-        return sorted({str(p) for p, s in zip(paths, status, strict=True) if s == "partial"})
+        pairs = self.table.select(["path", "status"]).to_pylist()
+        return sorted({str(row["path"]) for row in pairs if row["status"] == "partial"})
 
     @property
     def group_names(self) -> list[str]:
@@ -257,11 +256,7 @@ class Catalog:
         return cast("list[str | None]", self.table.column("split").to_pylist())
 
     def with_splits(self, splits: Sequence[str | None]) -> Catalog:
-        """The catalog with its split column replaced; it is not written.
-
-        Args:
-            splits: one a row.
-        """
+        """The catalog with another split for each item; it is not written."""
         return self.with_column("split", splits)
 
     def labels(self, column: str | None = None) -> tuple[np.ndarray, list[str]]:
@@ -384,11 +379,7 @@ class Catalog:
         return Catalog(table, root=self._root)
 
     def with_meta(self, **changes: object) -> Catalog:
-        """The catalog with metadata changed; it is not written.
-
-        Args:
-            changes: new values by key.
-        """
+        """The catalog with some of its metadata changed; it is not written."""
         meta: Mapping[str, object] = {**self.meta, **changes}
         return Catalog(with_meta(self.table, meta), root=self._root)
 

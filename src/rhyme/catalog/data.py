@@ -19,8 +19,8 @@ def open_data(path: str | Path, *, cache: str | Path | None = None, **options: A
     """A catalog of the data at a path.
 
     A media file is looked at. A catalog file, or a folder that holds ``catalog.arrow``, is opened.
-    Any other folder is scanned; the result is kept outside of it and used again as long as the folder does not change,
-    and after a change only what is new is looked at.
+    Any other folder is scanned; the result is kept outside of it and used again as long as the
+    folder does not change, and after a change only what is new is looked at.
 
     Args:
         path: a catalog file or a folder.

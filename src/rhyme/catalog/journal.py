@@ -77,10 +77,12 @@ class Journal:
             self._path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Close the file and keep it."""
+        """Close the file and keep it, unless nothing was learnt."""
         if self._file is not None:
             self._file.close()
             self._file = None
+        if self._path is not None and self._path.is_file() and self._path.stat().st_size == 0:
+            self._path.unlink()
 
     def __enter__(self) -> Self:
         return self

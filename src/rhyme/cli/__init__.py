@@ -73,9 +73,21 @@ def run(argv: list[str]) -> int:
     except BrokenPipeError:  # `rhyme runs | head`: the reader has seen enough
         sys.stderr.close()
         return 0
+    except OSError as error:
+        print_error(disk_trouble(error), as_json=as_json)
+        return 1
     except KeyboardInterrupt:
         print("rhyme: stopped", file=sys.stderr)
         return 130
+
+
+def disk_trouble(error: OSError) -> RhymeError:
+    """What the system says of a file or folder, as an error with a remedy."""
+    return RhymeError(
+        error.strerror or str(error),
+        file=error.filename,
+        remedy="check the path, its permissions and the free space; then run the command again",
+    )
 
 
 def _usage() -> str:
