@@ -10,7 +10,8 @@ Checked: all sides give the same items with the same pixels, bit for bit.
 
 Expected on a machine of two cores: 1.6 with two workers (the process that consumes takes a little
 of a core), 0.9 with one worker instead of none (nothing is gained while nobody trains, the
-hand-over costs little), and 0.9 of DataLoader, which cannot restart a dead worker or give up a hung one.
+hand-over costs little), and 0.9 of DataLoader, which cannot restart a dead worker or give up a
+hung one.
 """
 
 import time
@@ -31,6 +32,12 @@ from rhyme.synthetic import WorldConfig, write_world
 from rhyme.views import Clip, ContrastTransform, ViewPlan, ViewSpec
 
 SIZE = 64
+CAUSES = {
+    "workers2": "the consuming process takes its part of the two cores, and so does whatever else "
+    "runs: the row's load tells",
+    "dataloader": "our batches travel through a pipe as bytes, so that a killed worker leaves "
+    "nothing behind; DataLoader hands over shared memory",
+}
 AUGMENT = ContrastTransform.moco_v2(size=SIZE)
 PLAN = ViewPlan(
     clips={"a": Clip()},
@@ -141,6 +148,7 @@ def cases(room: Path, quick: bool) -> Iterator[Case]:
                 same=agree,
                 at_least=floor,
                 why=why,
+                cause=CAUSES.get(name, ""),
                 measure=told,
                 unit=f"s for {batch_size * count} items",
                 threads=1,

@@ -27,8 +27,8 @@ from rhyme.objectives import info_nce, soft_nearest_neighbour
 
 TAU = 0.07
 CAUSES = {
-    "info_nce/memory": "two matrices of 256 x 65,536 at once against three; the rest is the sums of "
-    "rows for the diagnostics",
+    "info_nce/memory": "two matrices of 256 x 65,536 at once against three; the rest is the sums "
+    "of rows for the diagnostics",
     "soft_neighbour/memory": "the backward pass holds weights, their gradient, and two products of "
     "them at once, four matrices against three",
     "soft_neighbour/time": "one more pass for the log-sum-exp and the entropy, and products in the "

@@ -24,8 +24,8 @@ from rhyme.kernels import top_k
 
 K = 10
 TIES = (
-    "the search for ties counts `scores >= last` over every chunk: the booleans become int64, which "
-    "takes half of our time and twice the memory of the scores"
+    "the search for ties counts `scores >= last` over every chunk: the booleans become int64, "
+    "which takes half of our time and twice the memory of the scores"
 )
 
 Found = tuple[Tensor, Tensor]
