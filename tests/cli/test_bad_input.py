@@ -27,9 +27,9 @@ from support.tiny_runs import (
 ALONE = ("--workers", 0)  # two processes need longer to start than a few files to be read
 
 
-def refused(outcome: Outcome, code: int, *says: object) -> None:
-    """The exit code, the words, and no traceback."""
-    assert outcome.code == code, outcome.err
+def refused(outcome: Outcome, code: int | None, *says: object) -> None:
+    """The exit code (None: 1 or 2), the words, and no traceback."""
+    assert outcome.code in ((1, 2) if code is None else (code,)), outcome.err
     for word in says:
         assert str(word) in outcome.err
     assert "remedy:" in outcome.err
@@ -445,6 +445,73 @@ def test_a_damaged_store_is_not_searched(store: Path, tmp_path: Path) -> None:
     film = next((world() / "videos" / "val").glob("*.mp4"))
     refused(rhyme("search", copy, "--query", film), 1, vectors.name)
     assert not (copy / "sheet.png").exists()
+
+
+# ---------------------------------------------------------------- outputs in the wrong place
+
+
+def test_no_output_takes_the_place_of_a_video(store: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "clips"
+    film = videos(folder, 3)[0]
+    before = contents(folder)
+    refused(rhyme("scan", folder, "--out", film, *ALONE), None, film)
+    refused(rhyme("report", trained("moco"), "--out", film), None, film)
+    refused(rhyme("search", store, "--query", film, "--sheet", film), None, film)
+    refused(rhyme("export", trained("moco"), "--out", film), None, film)
+    refused(rhyme("embed", trained("moco"), "--data", catalog(), "--store", folder), 1, folder)
+    refused(rhyme("export", trained("moco"), "--format", "hub", "--out", folder), 1, folder)
+    refused(rhyme("world", "--out", folder, "--videos", "5"), 1, folder)
+    assert contents(folder) == before
+
+
+def test_outputs_may_not_be_folders(tmp_path: Path) -> None:
+    refused(rhyme("report", trained("moco"), "--out", tmp_path), None, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- data that moved
+
+
+def test_data_that_is_gone_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "clips"
+    videos(folder, 20)
+    run = tmp_path / "run"
+    assert train("moco", run, data=folder).code == 0
+    shutil.rmtree(run / "checkpoints" / "step-00000006")
+    folder.rename(tmp_path / "elsewhere")
+    before = contents(run / "checkpoints")
+    refused(rhyme("train", "--resume", run), None, folder)
+    refused(rhyme("evaluate", run), None, folder)
+    assert contents(run / "checkpoints") == before
+    (tmp_path / "elsewhere").rename(folder)
+    assert rhyme("train", "--resume", run).code == 0
+
+
+def test_one_broken_run_hides_no_other(tmp_path: Path) -> None:
+    shutil.copytree(trained("moco"), tmp_path / "whole")
+    shutil.copytree(trained("moco"), tmp_path / "broken")
+    (tmp_path / "broken" / "config.yaml").write_text("system: [")
+    listed = rhyme("runs", tmp_path, "--json")
+    assert listed.code == 0, listed.err
+    states = {Path(line["path"]).name: line["state"] for line in listed.document}
+    assert states == {"whole": "finished", "broken": "unreadable"}
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--device", "tpu"], "tpu"),
+        (["--protocol", ","], "knn"),
+        (["--frames", "0"], "frames"),
+        (["--seed", "-4"], "seed"),
+    ],
+)
+def test_values_that_judging_cannot_use(more: list[str], says: str) -> None:
+    done = rhyme("evaluate", trained("moco"), *more)
+    assert done.code in (1, 2), done.err
+    assert says in done.err
+    assert "Traceback" not in done.err
+    assert not (trained("moco") / "results.jsonl").exists()
 
 
 # ---------------------------------------------------------------- a full disk
