@@ -35,6 +35,10 @@ from rhyme.media import Video
 FPS, WIDTH, HEIGHT = 25, 640, 360
 LONG, SHORT = 250, 12  # frames from one key frame to the next
 CLIPS, FRAMES, STRIDE = 8, 8, 2
+CHECKS = (
+    "both decode the same number of pictures; ours also opens the file through the allow-list and "
+    "follows each packet to flag damage, about 4 % of processor time with short groups"
+)
 
 
 def film(path: Path, seconds: int, gop: int) -> Path:
@@ -139,6 +143,7 @@ def cases(room: Path, quick: bool) -> Iterator[Case]:
                 same=equal,
                 at_least=floor,
                 why=why,
+                cause=CHECKS,
                 rounds=5,
             )
         few = far[:1]
