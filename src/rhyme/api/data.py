@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from rhyme.api.checks import CATALOG, check_seed, output_file
 from rhyme.api.progress import progress_bar
 from rhyme.catalog import FILE_NAME, Catalog, assign_splits, open_data
 from rhyme.catalog import scan as scan_folder
@@ -77,6 +78,8 @@ def scan(
     """
     folder = Path(folder)
     target = Path(out) if out is not None else folder.with_name(f"{folder.name}.catalog.arrow")
+    if not target.is_dir():
+        output_file(target, "catalog", CATALOG)
     begun = time.perf_counter()
     with progress_bar("scan", "files") as progress:
         found = scan_folder(
@@ -112,6 +115,7 @@ def read_data(
         DataError: nothing usable, or too few groups to split.
         ConfigError: a fold without a split column, or the reverse.
     """
+    check_seed(seed)
     o = options or DataOptions()
     if isinstance(data, Catalog):
         catalog = data

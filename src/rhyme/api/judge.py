@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from rhyme.api.checks import check_root, check_seed
 from rhyme.api.data import DataOptions, read_data
 from rhyme.api.progress import progress_bar
 from rhyme.api.provenance import command_line, commit
@@ -77,6 +78,11 @@ def evaluate(
     Returns:
         Rows, notes, and what could not be measured with its reason.
     """
+    if not protocols:
+        raise ConfigError(
+            "no protocol is named", stage="evaluate", remedy=f"choose from {', '.join(PROTOCOLS)}"
+        )
+    check_seed(seed)
     package = encoder_of(run, device)
     folder = Path(run)
     if data is None:
@@ -90,6 +96,7 @@ def evaluate(
             catalog.labels(options.label_column)
     else:
         catalog = read_data(data, options, seed=seed)
+    check_root(catalog)
     label_column = options.label_column if options is not None else None
     with progress_bar("evaluate", "frames") as progress:
         done = run_protocols(

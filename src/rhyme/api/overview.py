@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rhyme.config import dump_yaml
-from rhyme.errors import RunError
+from rhyme.errors import RhymeError, RunError
 from rhyme.recipes import RECIPES, Recipe, load_recipe, recipe_to_dict
 from rhyme.recipes import recipe as named_recipe
 from rhyme.run import RunFolder, read_jsonl
@@ -49,7 +49,7 @@ class RunLine:
         step: last logged step.
         steps: steps asked for; None where the recipe counts epochs.
         loss: last logged loss.
-        state: ``finished``, ``stopped``, or ``started``.
+        state: ``finished``, ``stopped``, ``started``, or ``unreadable``.
         knn: newest k-NN figure of the trained encoder, if it was measured.
     """
 
@@ -78,7 +78,12 @@ def runs(folder: str | Path = "runs") -> list[RunLine]:
 
 
 def _line(run: RunFolder) -> RunLine:
-    recipe = load_recipe(run.config)
+    try:
+        recipe = load_recipe(run.config)
+    except RhymeError:
+        return RunLine(
+            path=run.path, system="?", step=0, steps=None, loss=None, state="unreadable", knn=None
+        )
     metrics = [row for row in read_jsonl(run.metrics) if "loss" in row]
     kinds = [str(row.get("event")) for row in read_jsonl(run.events)]
     state = "finished" if "finished" in kinds else "stopped" if "preempted" in kinds else "started"

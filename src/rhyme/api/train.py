@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rhyme.api.checks import check_root
 from rhyme.api.data import DataOptions, part, quarantined, read_data
 from rhyme.api.progress import progress_bar
 from rhyme.api.provenance import command_line, commit
@@ -181,6 +182,7 @@ def fit(
     progress: bool | None,
 ) -> Trained:
     """Train a recipe's system on the train split of a catalog, inside a run folder."""
+    check_root(catalog)
     items = part(catalog, "train")
     cache = frame_cache(recipe, items)
     source = CatalogSource(

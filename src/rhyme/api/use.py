@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rhyme.api.checks import HTML, PNG, check_root, check_seed, output_file
 from rhyme.api.data import DataOptions, part, quarantined, read_data
 from rhyme.api.judge import encoder_of
 from rhyme.api.pictures import draw_pictures
@@ -199,10 +200,10 @@ def search(
         StoreError: the store is missing or damaged.
         MediaError: the query's file cannot be read.
     """
+    target = output_file(sheet if sheet is not None else Path(store) / "sheet.png", "picture", PNG)
     opened = open_store(Path(store), device=str(resolve_device(device)))
     path, time = parse_query(query)
     hits = opened.search((path, time), k=k, exclude_same_group=exclude_same_group)
-    target = Path(sheet) if sheet is not None else Path(store) / "sheet.png"
     contact_sheet(hits, target, query=(path, time))
     return Found(query=query, hits=hits, sheet=target)
 
@@ -218,12 +219,15 @@ def report(
         seed: picks the queries shown.
         device: where the encoder runs.
     """
+    check_seed(seed)
     folder = RunFolder.open(run)
+    target = output_file(out if out is not None else folder.report, "report", HTML)
     data = collect(folder.path, titles=lambda s: SYSTEMS[s].title if s in SYSTEMS else s)
     notes = list(data.notes)
     if folder.encoder.is_dir() and (folder.path / CATALOG).is_file():
         package = encoder_of(run, device)
         catalog = Catalog.open(folder.path / CATALOG)
+        check_root(catalog)
         try:
             drawn = draw_pictures(
                 package, part(catalog, "test"), seed=seed, device=str(resolve_device(device))
@@ -236,7 +240,7 @@ def report(
             notes.append(f"no pictures: {error.cause}")
     else:
         notes.append("no pictures yet: the run has no encoder")
-    return write_report(replace(data, notes=notes), Path(out) if out else folder.report)
+    return write_report(replace(data, notes=notes), target)
 
 
 def export(run: str | Path, out: str | Path, *, kind: Literal["torch", "hub"] = "torch") -> Path:

@@ -7,6 +7,7 @@ requeued.
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -52,6 +53,9 @@ def run(argv: list[str]) -> int:
     """
     from rhyme.cli.answer import print_answer, print_error
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a letter shows its code
+            stream.reconfigure(errors="backslashreplace")
     as_json = "--json" in argv
     try:
         if not argv or argv[0] in ("-h", "--help", "help"):

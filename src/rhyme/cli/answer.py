@@ -73,7 +73,7 @@ def _cell(value: Any) -> str:
 def print_answer(answer: Answer, *, as_json: bool) -> None:
     """Print an answer on standard output."""
     if as_json:
-        sys.stdout.write(json.dumps(plain(answer.document), ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(plain(answer.document)) + "\n")
         return
     # A pipe or a log has no width: rows stay whole there.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 240)
@@ -89,5 +89,5 @@ def print_error(error: RhymeError, *, as_json: bool) -> None:
             "stage": error.stage, "value": repr(error.value) if error.value is not None else None,
             "remedy": error.remedy, "exit_code": error.exit_code,
         }  # fmt: skip
-        sys.stdout.write(json.dumps(facts, ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(facts) + "\n")
     sys.stderr.write(f"rhyme: {error}\n".encode("utf-8", "backslashreplace").decode())

@@ -25,6 +25,13 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         ConfigError: the device is not here.
     """
+    kind, _, number = name.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (
+        number and not (kind == "cuda" and number.isdigit())
+    ):
+        raise ConfigError(
+            "unknown device", stage="device", value=name, remedy="choose auto, cpu, cuda or cuda:0"
+        )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
