@@ -118,6 +118,25 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+ALONE = ("--workers", 0)  # two processes need longer to start than a few files to be read
+
+
+def refused(outcome: Outcome, code: int | None, *says: object) -> None:
+    """The exit code (None: 1 or 2), the words, and no traceback."""
+    assert outcome.code in ((1, 2) if code is None else (code,)), outcome.err
+    for word in says:
+        assert str(word) in outcome.err
+    assert "remedy:" in outcome.err
+    assert "Traceback" not in outcome.err + outcome.out
+
+
+def videos(folder: Path, count: int) -> list[Path]:
+    """Copy some of the world's videos into a new folder."""
+    folder.mkdir()
+    chosen = sorted((world() / "videos").rglob("*.mp4"))[:count]
+    return [Path(shutil.copy(path, folder)) for path in chosen]
+
+
 @functools.cache
 def _place() -> Path:
     folder = tempfile.mkdtemp(prefix="rhyme-tests-")

@@ -1,0 +1,320 @@
+"""Runs, stores, outputs and disks that are not as they should be: named, and nothing is lost."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import rhyme as toolkit
+from rhyme.run import read_jsonl
+from support.tiny_runs import (
+    ALONE,
+    catalog,
+    contents,
+    flags,
+    refused,
+    rhyme,
+    train,
+    trained,
+    videos,
+    world,
+)
+
+
+def test_an_existing_run_is_never_overwritten(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained("moco"), run)
+    before = contents(run)
+    refused(train("cycle_contrast", run), 1, "exists", run, f"--resume {run}")
+    assert contents(run) == before
+    letter = tmp_path / "letter"
+    letter.write_text("dear reader")
+    refused(train("moco", letter), 1, letter)
+    assert letter.read_text() == "dear reader"
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "a.txt").write_text("keep me")
+    refused(train("moco", notes), 1, notes)
+    assert contents(notes) == {"a.txt": b"keep me"}
+
+
+def test_resume_keeps_the_recipe(tmp_path: Path) -> None:
+    run = trained("moco")
+    before = contents(run)
+    refused(rhyme("train", "--resume", run, "--train.steps", "9"), 2, "keeps its recipe")
+    refused(rhyme("train", "moco", "--resume", run), 2, "keeps its recipe")
+    refused(rhyme("train", "--resume", run, "--data", world()), 2, "keeps", world())
+    refused(rhyme("train", "--resume", run, "--out", tmp_path / "new"), 2, "keeps", "new")
+    refused(rhyme("train", "--resume", tmp_path / "nope"), 1, "no such run", tmp_path / "nope")
+    (tmp_path / "other").mkdir()
+    refused(rhyme("train", "--resume", tmp_path / "other"), 1, "config.yaml")
+    assert contents(run) == before
+
+
+def test_a_run_without_checkpoints_begins_again(tmp_path: Path) -> None:
+    run = tmp_path / "moco"
+    shutil.copytree(trained("moco"), run)
+    shutil.rmtree(run / "checkpoints")
+    shutil.rmtree(run / "encoder")
+    done = rhyme("train", "--resume", run, "--json")
+    assert done.code == 0, done.err
+    assert done.document["steps"] == 6
+    assert toolkit.load(run).package.hash == toolkit.load(trained("moco")).package.hash
+
+
+def flip(path: Path) -> None:
+    """Flip the bits of a byte in the middle."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 255
+    path.write_bytes(data)
+
+
+def cut_short(path: Path) -> None:
+    """Leave half of a file."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("state.safetensors", flip),
+        ("state.safetensors", Path.unlink),
+        ("state.json", cut_short),
+        ("manifest.json", cut_short),
+    ],
+)
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    name: str, damage: Callable[[Path], None], tmp_path: Path
+) -> None:
+    run = tmp_path / "moco"
+    shutil.copytree(trained("moco"), run)
+    damage(run / "checkpoints" / "step-00000006" / name)
+    done = rhyme("train", "--resume", run, "--json")
+    assert done.code == 0, done.err
+    events = read_jsonl(run / "events.jsonl")
+    assert [e["checkpoint"] for e in events if e["event"] == "checkpoint_damaged"] == [
+        "step-00000006"
+    ]
+    assert [e["step"] for e in events if e["event"] == "resumed"] == [4]
+    assert toolkit.load(run).package.hash == toolkit.load(trained("moco")).package.hash
+
+
+def test_when_every_checkpoint_is_damaged_nothing_is_thrown_away(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained("moco"), run)
+    for file in (run / "checkpoints").rglob("state.safetensors"):
+        flip(file)
+    before = contents(run / "checkpoints") | contents(run / "encoder")
+    refused(rhyme("train", "--resume", run), 1, "checkpoint", run)
+    assert contents(run / "checkpoints") | contents(run / "encoder") == before
+
+
+def test_a_damaged_encoder_is_not_used(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained("moco"), run)
+    flip(run / "encoder" / "weights.safetensors")
+    store = tmp_path / "store"
+    refused(rhyme("embed", run, "--data", catalog(), "--store", store), 1, "weights.safetensors")
+    assert not store.exists()
+    refused(rhyme("evaluate", run), 1, "weights.safetensors")
+    assert not (run / "results.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["report", "{}"], ["evaluate", "{}"], ["compare", "{}"], ["runs", "{}"],
+     ["export", "{}", "--out", "x.pt2"], ["search", "{}", "--query", "a.mp4"]],
+)  # fmt: skip
+def test_a_folder_that_does_not_exist(arguments: list[str], tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    refused(rhyme(*(a.format(missing) for a in arguments)), 1, "no such", missing)
+    assert not missing.exists()
+
+
+def test_runs_that_were_not_evaluated_cannot_be_compared() -> None:
+    refused(rhyme("compare", trained("moco")), 1, "no results", "rhyme evaluate")
+
+
+def test_an_export_of_another_kind_or_ending_is_refused(tmp_path: Path) -> None:
+    run, out = trained("moco"), tmp_path / "encoder.onnx"
+    refused(rhyme("export", run, "--out", out), 2, out, ".pt2")
+    refused(rhyme("export", run, "--out", out, "--format", "onnx"), 2, "onnx", "torch")
+    assert not out.exists()
+
+
+# ---------------------------------------------------------------- stores
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The world, embedded by the MoCo run."""
+    folder = tmp_path_factory.mktemp("store") / "world.store"
+    done = rhyme("embed", trained("moco"), "--data", catalog(), "--store", folder)
+    assert done.code == 0, done.err
+    return folder
+
+
+def test_a_store_of_another_encoder_is_left_alone(store: Path) -> None:
+    before = contents(store)
+    refused(
+        rhyme("embed", trained("cycle_contrast"), "--data", catalog(), "--store", store),
+        1, "belongs to the encoder", store, "new folder",
+    )  # fmt: skip
+    assert contents(store) == before
+
+
+def test_queries_that_cannot_be_answered(store: Path, tmp_path: Path) -> None:
+    film = next((world() / "videos" / "val").glob("*.mp4"))
+    letter = tmp_path / "letter.mp4"
+    letter.write_text("dear reader")
+    before = contents(store)
+    for query, code, says in (
+        (f"{film}@99", 2, ["99.0", film, "2.00"]),
+        (f"{film}@-1", 2, ["-1", "FILE@SECONDS"]),
+        (f"{film}@noon", 1, ["no such file", "FILE@SECONDS"]),
+        (tmp_path / "gone.mp4@1", 1, ["no such file", "gone.mp4"]),
+        (f"{letter}@0", 1, ["text, not media", letter]),
+    ):
+        refused(rhyme("search", store, "--query", query), code, *says)
+    done = rhyme("search", store, "--query", film, "-k", "0")
+    assert done.code == 2
+    assert "k must be at least 1" in done.err
+    assert contents(store) == before
+
+
+def test_a_damaged_store_is_not_searched(store: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.store"
+    shutil.copytree(store, copy)
+    vectors = max(copy.rglob("vectors*"), key=lambda p: p.stat().st_size)
+    cut_short(vectors)
+    film = next((world() / "videos" / "val").glob("*.mp4"))
+    refused(rhyme("search", copy, "--query", film), 1, vectors.name)
+    assert not (copy / "sheet.png").exists()
+
+
+# ---------------------------------------------------------------- outputs in the wrong place
+
+
+def test_no_output_takes_the_place_of_a_video(store: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "clips"
+    film = videos(folder, 3)[0]
+    before = contents(folder)
+    refused(rhyme("scan", folder, "--out", film, *ALONE), None, film)
+    refused(rhyme("report", trained("moco"), "--out", film), None, film)
+    refused(rhyme("search", store, "--query", film, "--sheet", film), None, film)
+    refused(rhyme("export", trained("moco"), "--out", film), None, film)
+    refused(rhyme("embed", trained("moco"), "--data", catalog(), "--store", folder), 1, folder)
+    refused(rhyme("export", trained("moco"), "--format", "hub", "--out", folder), 1, folder)
+    refused(rhyme("world", "--out", folder, "--videos", "5"), 1, folder)
+    assert contents(folder) == before
+
+
+def test_outputs_may_not_be_folders(tmp_path: Path) -> None:
+    refused(rhyme("report", trained("moco"), "--out", tmp_path), None, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- data that moved
+
+
+def test_data_that_is_gone_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "clips"
+    videos(folder, 20)
+    run = tmp_path / "run"
+    assert train("moco", run, data=folder).code == 0
+    shutil.rmtree(run / "checkpoints" / "step-00000006")
+    folder.rename(tmp_path / "elsewhere")
+    before = contents(run / "checkpoints")
+    refused(rhyme("train", "--resume", run), None, folder)
+    refused(rhyme("evaluate", run), None, folder)
+    assert contents(run / "checkpoints") == before
+    (tmp_path / "elsewhere").rename(folder)
+    assert rhyme("train", "--resume", run).code == 0
+
+
+def test_one_broken_run_hides_no_other(tmp_path: Path) -> None:
+    shutil.copytree(trained("moco"), tmp_path / "whole")
+    shutil.copytree(trained("moco"), tmp_path / "broken")
+    (tmp_path / "broken" / "config.yaml").write_text("system: [")
+    listed = rhyme("runs", tmp_path, "--json")
+    assert listed.code == 0, listed.err
+    states = {Path(line["path"]).name: line["state"] for line in listed.document}
+    assert states == {"whole": "finished", "broken": "unreadable"}
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--device", "tpu"], "tpu"),
+        (["--protocol", ","], "knn"),
+        (["--frames", "0"], "frames"),
+        (["--seed", "-4"], "seed"),
+    ],
+)
+def test_values_that_judging_cannot_use(more: list[str], says: str) -> None:
+    done = rhyme("evaluate", trained("moco"), *more)
+    assert done.code in (1, 2), done.err
+    assert says in done.err
+    assert "Traceback" not in done.err
+    assert not (trained("moco") / "results.jsonl").exists()
+
+
+# ---------------------------------------------------------------- a full disk
+
+
+def test_a_full_disk_while_saving_keeps_what_was_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rhyme.training import checkpoint
+
+    write = checkpoint.write_bytes
+
+    def full_after_step_four(path: Path, data: bytes) -> None:
+        if "00000006" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, data)
+
+    run = tmp_path / "moco"
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "write_bytes", full_after_step_four)
+        done = train("moco", run)
+    refused(done, 1, "No space left", run)
+    steps = sorted(p.name for p in (run / "checkpoints").iterdir())
+    assert steps == ["step-00000002", "step-00000004"]
+    resumed = rhyme("train", "--resume", run)
+    assert resumed.code == 0, resumed.err
+    assert toolkit.load(run).package.hash == toolkit.load(trained("moco")).package.hash
+
+
+def test_a_full_disk_while_results_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rhyme.evaluation import result
+
+    def full(path: Path, row: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    run = tmp_path / "run"
+    shutil.copytree(trained("moco"), run)
+    assert rhyme("evaluate", run, "--protocol", "retrieval").code == 0
+    before = contents(run)
+    with monkeypatch.context() as patched:
+        patched.setattr(result, "append_jsonl", full)
+        done = rhyme("evaluate", run, "--protocol", "retrieval")
+    refused(done, 1, "No space left", run / "results.jsonl")
+    assert contents(run) == before
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    """The parent of the run is a file."""
+    (tmp_path / "file").write_text("x")
+    done = rhyme(
+        "train", "moco_world_demo", "--data", catalog(), "--out", tmp_path / "file" / "run",
+        *flags({"train.batch_size": 8}),
+    )  # fmt: skip
+    refused(done, 1, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "x"
