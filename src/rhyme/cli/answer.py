@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -74,6 +75,7 @@ def print_answer(answer: Answer, *, as_json: bool) -> None:
     """Print an answer on standard output."""
     if as_json:
         sys.stdout.write(json.dumps(plain(answer.document)) + "\n")
+        sys.stdout.flush()
         return
     # A pipe or a log has no width: rows stay whole there.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 240)
@@ -89,5 +91,7 @@ def print_error(error: RhymeError, *, as_json: bool) -> None:
             "stage": error.stage, "value": repr(error.value) if error.value is not None else None,
             "remedy": error.remedy, "exit_code": error.exit_code,
         }  # fmt: skip
-        sys.stdout.write(json.dumps(facts) + "\n")
+        with contextlib.suppress(OSError):  # a full disk behind a pipe; standard error says it
+            sys.stdout.write(json.dumps(facts) + "\n")
+            sys.stdout.flush()
     sys.stderr.write(f"rhyme: {error}\n".encode("utf-8", "backslashreplace").decode())

@@ -74,7 +74,7 @@ class Train(Common, DataFlags):
     def __call__(self, overrides: Mapping[str, Any]) -> Answer:
         if self.resume is not None:
             given = [self.recipe, self.data, self.out, *overrides]
-            given += [o for o in (self.data_options(),) if o != api.DataOptions()]
+            given += ["options of the data"] if self.data_options() != api.DataOptions() else []
             given = [value for value in given if value is not None]
             if given:
                 raise ConfigError(
