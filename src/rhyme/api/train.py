@@ -240,6 +240,7 @@ def frame_cache(recipe: Recipe, catalog: Catalog) -> FrameCache | None:
             frames_per_item=d.cache_frames,
             size=d.cache_size,
             budget_bytes=int(d.cache_gib * 2**30),
+            workers=recipe.train.workers,
             progress=progress,
         )
 
