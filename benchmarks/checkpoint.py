@@ -4,7 +4,7 @@ Compared: ``checkpoint.save`` of all state of a run (weights, momentum copy, opt
 position), copied, hashed, synced to the disk and renamed into place.
 
 - ``share``: the time of the 200 steps between two checkpoints, over the same with one save, for the
-  demo recipe ``cycle_contrast_world_demo``; 20 steps are measured and taken ten times.
+  demo recipe ``cycle_contrast_world_demo``; 10 steps are measured and taken twenty times.
 - ``bytes``: the state of the same system with a ResNet-50 and queues of 65,536 and 81,920 against
   ``torch.save`` to a file that is synced: pickled, neither verified nor written aside.
 
@@ -86,7 +86,7 @@ def holds(path: Path, tensors: dict[str, Tensor]) -> None:
 def share(room: Path, quick: bool) -> Case:
     recipe = cycle_contrast_world_demo()
     every = recipe.train.checkpoint_every or 200
-    count = 2 if quick else 20
+    count = 2 if quick else 10
     config = dataclasses.replace(
         recipe.train, steps=count, device="cpu", checkpoint_every=None, probe_every=None
     )

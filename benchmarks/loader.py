@@ -1,7 +1,7 @@
 """Batches decoded from files: more workers, and our workers against PyTorch's.
 
 Compared: items a second of ``CatalogSource`` on a small generated world, frames decoded from the
-mp4 files in every step, two MoCo v2 views of 64 pixels of each, batches of 32. Time runs over ten
+mp4 files in every step, two MoCo v2 views of 64 pixels of each, batches of 16. Time runs over ten
 batches in the middle of a pass; starting the workers and what they had made ahead do not count.
 ``workers2`` is two workers against one, ``workers1`` one worker against none, and ``dataloader`` is
 two of ours against two of PyTorch's DataLoader, given the same function that makes a batch.
@@ -33,10 +33,10 @@ from rhyme.views import Clip, ContrastTransform, ViewPlan, ViewSpec
 
 SIZE = 64
 CAUSES = {
-    "workers2": "the consuming process takes its part of the two cores, and so does whatever else "
-    "runs: the row's load tells",
-    "dataloader": "our batches travel through a pipe as bytes, so that a killed worker leaves "
-    "nothing behind; DataLoader hands over shared memory",
+    "workers2": "probably (not taken apart) the consuming process takes its part of the two cores, "
+    "and so does whatever else runs: the row's load tells",
+    "dataloader": "probably (not taken apart) the hand-over: our batches travel through a pipe as "
+    "bytes, so that a killed worker leaves nothing behind; DataLoader hands over shared memory",
 }
 AUGMENT = ContrastTransform.moco_v2(size=SIZE)
 PLAN = ViewPlan(
@@ -106,7 +106,7 @@ def agree(first: Held, second: Held) -> None:
 
 
 def cases(room: Path, quick: bool) -> Iterator[Case]:
-    videos, batch_size, count = (24, 4, 3) if quick else (128, 32, 10)
+    videos, batch_size, count = (24, 4, 3) if quick else (128, 16, 10)
     config = WorldConfig(videos=videos, size=SIZE, sound=False, truth="labels")
     write_world(config, room / "world")
     catalog = scan(room / "world")

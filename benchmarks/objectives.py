@@ -31,8 +31,8 @@ CAUSES = {
     "of rows for the diagnostics",
     "soft_neighbour/memory": "the backward pass holds weights, their gradient, and two products of "
     "them at once, four matrices against three",
-    "soft_neighbour/time": "one more pass for the log-sum-exp and the entropy, and products in the "
-    "backward pass that are not made in place",
+    "soft_neighbour/time": "probably (not taken apart) one more pass for the log-sum-exp and the "
+    "entropy, and products in the backward pass that are not made in place",
 }
 
 
