@@ -68,14 +68,20 @@ def real_jobs(data: Path, seeds: list[int]) -> list[Job]:
     """The surveillance clips by group folds, and all real clips together without labels."""
     clips = data / "action" / "surveillance_fight"
     folds = [
-        api.DataOptions(label_column="label", group_column="scene_group", split_column="fold", fold=f)
+        api.DataOptions(
+            label_column="label", group_column="scene_group", split_column="fold", fold=f
+        )
         for f in ("0", "1", "2", "3")
     ]
-    jobs = [Job("surveillance", arm, s, clips, o) for s in seeds for o in folds for arm in FOLDER_ARMS]
+    jobs = [
+        Job("surveillance", arm, s, clips, o) for s in seeds for o in folds for arm in FOLDER_ARMS
+    ]
     mixed = api.DataOptions(labels="none")
     protocols = ("retrieval", "cycle")
     jobs += [
-        Job("mixed", arm, s, data / "action", mixed, protocols) for s in seeds for arm in FOLDER_ARMS
+        Job("mixed", arm, s, data / "action", mixed, protocols)
+        for s in seeds
+        for arm in FOLDER_ARMS
     ]
     return jobs
 

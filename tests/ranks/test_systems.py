@@ -6,11 +6,11 @@ with shuffling. A new system joins by an entry in ``support.tiny_systems.OPTIONS
 
 import pytest
 import torch
-from ranks.pool import run_on_ranks
-from support.tiny_systems import OPTIONS, TINY, at, build_tiny, make_batch
 
+from ranks.pool import run_on_ranks
 from rhyme import distributed
 from rhyme.systems import SYSTEMS
+from support.tiny_systems import OPTIONS, TINY, at, build_tiny, make_batch
 
 STEPS, ITEMS = 3, 8
 

@@ -1,4 +1,5 @@
 import pytest
+
 from support.tiny_systems import Build, build_tiny
 
 

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from support.tiny_systems import at, make_batch, setup
 
 from rhyme.errors import ConfigError
 from rhyme.systems.cycle_contrast import CycleContrastConfig
+from support.tiny_systems import at, make_batch, setup
 
 
 def gradients(system, loss) -> dict[str, torch.Tensor]:

@@ -3,11 +3,11 @@
 import math
 
 import torch
-from support.tiny_systems import TINY, at, make_batch, setup
 
 from rhyme.encoders import HEAD_PRESETS, BackboneConfig
 from rhyme.systems.cycle_contrast import CycleContrast
 from rhyme.systems.moco import Moco, MocoConfig
+from support.tiny_systems import TINY, at, make_batch, setup
 
 
 def test_equal_features_give_the_logarithm_of_the_queue(build) -> None:
