@@ -92,7 +92,7 @@ def test_the_run_folder_can_be_read_without_rhyme(journey: Journey) -> None:
     assert all(math.isfinite(loss) for loss in losses)
     probed = {row["step"]: row["probes"]["cycle"] for row in metrics if "probes" in row}
     assert set(probed) == {3, 6}
-    assert all(0 <= found["cycle_return"] <= 1 for found in probed.values())
+    assert all(0 <= found["return_rate"] <= 1 for found in probed.values())
     events = {row["event"]: row for row in read_jsonl(journey.run / "events.jsonl")}
     assert {"data", "started", "finished"} <= events.keys()
     assert events["data"]["train_items"] == 24

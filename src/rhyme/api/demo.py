@@ -20,7 +20,7 @@ from rhyme.evaluation import Evaluation
 GATE = 0.25
 """Least gain of the trained encoder over untrained ones in video k-NN; nothing more is claimed."""
 
-BUDGETS = {"world": 75, "train": 110, "evaluate": 60, "embed": 20, "search": 10, "report": 20}
+BUDGETS = {"world": 50, "train": 140, "evaluate": 70, "embed": 12, "search": 5, "report": 15}
 """Seconds a stage on two cores; under five minutes together."""
 
 T = TypeVar("T")

@@ -270,7 +270,7 @@ def probes(recipe: Recipe, catalog: Catalog) -> dict[str, Probe]:
             )
         except DataError:
             return {}
-        return {"cycle_return": found.rate, "return_of_query": found.rate_query}
+        return {"return_rate": found.rate, "return_rate_query": found.rate_query}
 
     return {"cycle": cycle}
 

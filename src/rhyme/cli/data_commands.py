@@ -113,6 +113,12 @@ class Scan(Common):
     segment: float = 10.0
     """Seconds of an item of a long file."""
 
+    path_column: str | None = None
+    """Column of the CSV that names the file; found by itself where it is called file or path."""
+
+    spacing: float | None = None
+    """Seconds from one picture of a frame folder to the next."""
+
     depth: Literal["header", "packets", "frames"] = "packets"
     """header: fast; packets: exact times; frames: decodes everything and finds corrupt frames."""
 
@@ -127,6 +133,8 @@ class Scan(Common):
             label_column=self.label_column,
             group_column=self.group_column,
             split_column=self.split_column,
+            path_column=self.path_column,
+            spacing=self.spacing,
             segment=self.segment,
             depth=self.depth,
             workers=self.workers,
