@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 
 from rhyme import api
 from rhyme.cli.answer import Answer, table
-from rhyme.cli.options import Common, Data, DataFlags
+from rhyme.cli.options import Common, Data, HowToRead
 from rhyme.errors import ConfigError
 
 
@@ -41,7 +41,7 @@ class Demo(Common):
 
 
 @dataclass(kw_only=True)
-class Train(Common, DataFlags):
+class Train(Common):
     """Train an encoder on a folder of videos, or go on with a run that was stopped.
 
     Any option of the recipe can be changed by its dotted name: see `rhyme recipes NAME`.
@@ -69,12 +69,14 @@ class Train(Common, DataFlags):
     resume: Path | None = None
     """Run folder to go on with."""
 
+    reading: HowToRead = field(default_factory=api.DataOptions)
+
     takes_overrides: ClassVar[bool] = True
 
     def __call__(self, overrides: Mapping[str, Any]) -> Answer:
         if self.resume is not None:
             given = [self.recipe, self.data, self.out, *overrides]
-            given += ["options of the data"] if self.data_options() != api.DataOptions() else []
+            given += ["options of the data"] if self.reading != api.DataOptions() else []
             given = [value for value in given if value is not None]
             if given:
                 raise ConfigError(
@@ -96,7 +98,7 @@ class Train(Common, DataFlags):
                 seed=self.seed,
                 device=self.device,
                 overrides=overrides,
-                options=self.data_options(),
+                options=self.reading,
             )
         lines = [
             f"{done.path}: {done.system}, {done.steps} steps in {done.seconds:.0f} s, "
@@ -110,7 +112,7 @@ class Train(Common, DataFlags):
 
 
 @dataclass(kw_only=True)
-class Evaluate(Common, DataFlags):
+class Evaluate(Common):
     """Judge a run's encoder beside the untrained one, on groups that it never saw.
 
     Example: rhyme evaluate runs/mine --protocol knn,linear,retrieval,cycle
@@ -137,6 +139,8 @@ class Evaluate(Common, DataFlags):
     workers: int = 0
     """Processes that decode."""
 
+    reading: HowToRead = field(default_factory=api.DataOptions)
+
     def __call__(self) -> Answer:
         done = api.evaluate(
             self.run,
@@ -146,7 +150,7 @@ class Evaluate(Common, DataFlags):
             seed=self.seed,
             device=self.device,
             workers=self.workers,
-            options=self.data_options(),
+            options=self.reading,
         )
         shown: list[Any] = [*done.notes, table(done.columns, done.rows)]
         return Answer(document=done, show=shown)

@@ -52,7 +52,7 @@ def retrieval(
 ) -> Retrieval:
     """Rank the gallery for each query under cosine; gallery items of its group are left out.
 
-    The protocol of the UCF101 retrieval tables (frames.md 1.8): test items ask, training items
+    The protocol of the customary UCF101 retrieval tables: test items ask, training items
     answer, any of the top k of the same class is a hit.
 
     Args:
