@@ -91,7 +91,7 @@ class _Softmax(torch.autograd.Function):
         inner = (weights * on_weights).sum(1, keepdim=True)
         if on_lse is not None:
             inner = inner - on_lse[:, None]
-        return weights * (on_weights - inner)
+        return (on_weights - inner).mul_(weights)
 
 
 def _check_kernel(kernel: str) -> None:

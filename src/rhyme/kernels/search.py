@@ -114,10 +114,11 @@ def _top_k_rows(
 
 def _select(scores: Tensor, k: int) -> TopK:
     """The ``k`` best of each row; ``torch.topk`` alone breaks ties as it likes."""
-    values, indices = scores.topk(k, dim=1)
-    last = values[:, -1:]
-    # a tie between the last row taken and one left out
-    torn = ((scores >= last).sum(1) > k) & (last[:, 0] > -torch.inf)
+    values, indices = scores.topk(min(k + 1, scores.shape[1]), dim=1)
+    # a tie between the last row taken and the first one left out
+    last, next_ = values[:, k - 1], values[:, -1]
+    torn = (last == next_) & (last > -torch.inf) & (values.shape[1] > k)
+    values, indices = values[:, :k].contiguous(), indices[:, :k].contiguous()
     if bool(torn.any()):
         again, order = scores[torn].sort(dim=1, descending=True, stable=True)
         values[torn], indices[torn] = again[:, :k], order[:, :k]
