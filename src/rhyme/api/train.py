@@ -128,14 +128,28 @@ def train(
     catalog = read_data(data, wanted, seed=seed)
     check_size(chosen, catalog)
     system = build_system(chosen)
-    run = RunFolder.create(out, recipe_to_dict(chosen))
+    run, saved = begin(chosen, catalog, out)
+    if progress is not False:
+        print(describe(saved, chosen), file=sys.stderr)
+    return fit(chosen, saved, run, system, resume=False, progress=progress)
+
+
+def begin(recipe: Recipe, catalog: Catalog, out: str | Path) -> tuple[RunFolder, Catalog]:
+    """Make a run folder with recipe, catalog, and the events that say what the data is.
+
+    Returns:
+        The folder, and the catalog as it is kept there, with its split.
+
+    Raises:
+        RunError: the folder is in use.
+    """
+    run = RunFolder.create(out, recipe_to_dict(recipe))
     saved = catalog.save(run.path / CATALOG)
-    left_out = quarantined(catalog)
     trained = part(saved, "train")
     run.event(
         "data",
-        data=catalog.root.name,
-        items=len(catalog),
+        data=saved.root.name,
+        items=len(saved),
         groups=int(saved.group_codes.max()) + 1,
         splits=saved.summary()["splits"],
         train_items=len(trained),
@@ -144,14 +158,11 @@ def train(
         command=command_line(),
         commit=commit(),
     )
-    for row in left_out:
+    for row in quarantined(saved):
         run.event("quarantined", **row)
-    cut = saved.partial
-    for path in cut:
+    for path in saved.partial:
         run.event("partial", path=path, cause="the file ends early; its readable part is used")
-    if progress is not False:
-        print(describe(saved, chosen), file=sys.stderr)
-    return fit(chosen, saved, run, system, resume=False, progress=progress)
+    return run, saved
 
 
 def resume(path: str | Path, *, device: str = "auto", progress: bool | None = None) -> Trained:
