@@ -29,8 +29,8 @@ TAU = 0.07
 CAUSES = {
     "info_nce/memory": "two matrices of 256 x 65,536 at once against three; the rest is the sums "
     "of rows for the diagnostics",
-    "soft_neighbour/memory": "the backward pass holds weights, their gradient, and two products of "
-    "them at once, four matrices against three",
+    "soft_neighbour/memory": "the backward pass holds weights, their gradient and one product, "
+    "three matrices, as the other side does",
     "soft_neighbour/time": "probably (not taken apart) one more pass for the log-sum-exp and the "
     "entropy, and products in the backward pass that are not made in place",
 }

@@ -24,8 +24,8 @@ from rhyme.kernels import top_k
 
 K = 10
 TIES = (
-    "the search for ties counts `scores >= last` over every chunk: the booleans become int64, "
-    "which takes half of our time and twice the memory of the scores"
+    "probably (not taken apart) the merge of the chunks' best: each chunk is selected and sorted "
+    "anew, and its neighbours are joined with those found before"
 )
 
 Found = tuple[Tensor, Tensor]
