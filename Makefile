@@ -47,7 +47,12 @@ format: setup  ## rewrite the code in the house style
 evidence: setup  ## the table of a system: make evidence SYSTEM=cycle_contrast (resumable)
 	@$(BIN)/python -m benchmarks.evidence --system $(SYSTEM)
 
-bench: setup  ## ratios against peers, a command each
+# Other libraries that are measured beside ours; nothing else needs them.
+$(VENV)/.bench: $(STAMP) requirements-bench.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements-bench.lock
+	@touch $@
+
+bench: $(VENV)/.bench  ## ratios against peers, a command each
 	@$(BIN)/python -m benchmarks
 
 docs: setup  ## the site, docs/_build/html
@@ -56,6 +61,7 @@ docs: setup  ## the site, docs/_build/html
 
 lock: setup  ## resolve the requirements anew
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --output-file requirements.lock
+	@echo "decord2 opencv-python-headless" | tr ' ' '\n' | $(BIN)/uv pip compile - --no-deps --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --output-file requirements-bench.lock
 	@echo uv | $(BIN)/uv pip compile - --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --output-file requirements-bootstrap.lock
 
 clean:  ## remove what was built
