@@ -23,18 +23,17 @@ from torch import Tensor, nn
 
 from rhyme import distributed
 from rhyme.encoders.features import InferencePlan
-from rhyme.errors import CheckpointError, ConfigError, DataError, RhymeError, TrainingError
+from rhyme.errors import ConfigError, DataError, TrainingError
 from rhyme.loading.batch import Batch, Source
 from rhyme.run import RunFolder
 from rhyme.systems.base import RunContext, StepContext, StepOutput, System
-from rhyme.training import checkpoint
 from rhyme.training.config import TrainConfig
 from rhyme.training.environment import deterministic, environment, lay_out, resolve_device
 from rhyme.training.metrics import forget_rows_after
-from rhyme.training.packages import export_packages, load_module
+from rhyme.training.packages import load_module
 from rhyme.training.recorder import Probe, Recorder
+from rhyme.training.saving import Saver
 from rhyme.training.signals import Preempted, StopRequest
-from rhyme.training.state import check_identity, collect, data_facts, identity, restore
 from rhyme.training.stepper import Stepper
 
 
@@ -97,7 +96,6 @@ class Trainer:
     ) -> None:
         self.device = resolve_device(config.device)
         self.system = lay_out(system.to(self.device), config.channels_last)
-        self._about, self._extra = dict(about or {}), dict(extra or {})
         self.source, self.config, self.run = source, config, run
         self.probes = dict(probes or {})
         self._features, self._load, self._asked = features, load, stop
@@ -113,10 +111,20 @@ class Trainer:
         self.steps = min(ends)
         self.step = self.batches = 0
         self._begun: int | None = None
-        self._saved: int | None = None
         self._iterator: Iterator[Batch] | None = None
         shown = progress is not False and self._leader
         self.recorder = Recorder(run, config, self.steps, leader=self._leader, shown=shown)
+        self.saver = Saver(
+            self.system,
+            self.stepper,
+            source,
+            config,
+            run,
+            self.device,
+            self._counters,
+            about=about,
+            extra=extra,
+        )
 
     def _check(self) -> None:
         if self.source.batches_per_epoch < 1:
@@ -167,8 +175,8 @@ class Trainer:
             items_per_second, wait_share = self.recorder.rates()
             seconds = self.recorder.seconds
             self.system.finish(self._context())
+            self.saver.export(self.step)
             if self._leader:
-                export_packages(self.system, self.run, self._card(), self._extra)
                 self.run.event("finished", step=self.step, seconds=round(seconds, 3))
             distributed.barrier()  # no rank leaves before the export is on disk
         return TrainResult(
@@ -181,14 +189,7 @@ class Trainer:
 
     def _start(self, resume: bool) -> None:
         """Load the newest checkpoint, or make sure that there is none."""
-        if not resume and checkpoint.steps_on_disk(self.run.checkpoints):
-            raise CheckpointError(
-                "the run has checkpoints already",
-                file=self.run.checkpoints,
-                stage="train",
-                remedy=f"go on with: rhyme train --resume {self.run.path}, or take another --out",
-            )
-        path = checkpoint.latest(self.run, tell=self._leader) if resume else None
+        path = self.saver.find(resume)
         facts = environment(self.device)
         if path is not None:
             before = self._restore(path)
@@ -333,21 +334,15 @@ class Trainer:
     def _reset_optimiser(self, names: Iterable[str]) -> None:
         self.stepper.reset(names)
 
-    def _card(self) -> dict[str, Any]:
-        """Where an export comes from."""
-        system = identity(self.system, self.config)["system"]
-        facts = {"system": system, "step": self.step, "seed": self.config.seed}
-        return facts | {"data": data_facts(self.source), "run": self.run.path.name} | self._about
-
     # -- state -----------------------------------------------------------------------------------
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All state of the run: tensors by flat name, and JSON data with the items' schema."""
-        tensors, state = collect(self.system, self.stepper.pairs, self.source, self._counters())
-        state["config"] = identity(self.system, self.config)
-        state["data"] = data_facts(self.source)
-        state["environment"] = environment(self.device)
-        return tensors, state
+        return self.saver.state()
+
+    def save(self) -> None:
+        """Write a checkpoint of this step, unless there is one."""
+        self.saver.save(self.step)
 
     def _counters(self) -> dict[str, Any]:
         return {
@@ -358,41 +353,10 @@ class Trainer:
             "recorder": self.recorder.state_dict(),
         }
 
-    def save(self) -> None:
-        """Write a checkpoint of this step, unless there is one."""
-        if self._saved == self.step:
-            return
-        failure: RhymeError | None = None
-        if self._leader:
-            try:
-                tensors, state = self.state()
-                folder = self.run.checkpoints
-                checkpoint.save(folder, self.step, tensors, state, keep=self.config.keep)
-            except CheckpointError as error:
-                failure = error
-        # The others wait for the leader: a rank that leaves early takes the whole job down.
-        if distributed.agree(failure is not None):
-            raise failure or CheckpointError("the first rank could not save", stage="train")
-        self._saved = self.step
-
     def _restore(self, path: Path) -> dict[str, Any]:
         """Go on from a checkpoint; returns the environment it was written in."""
-        held = checkpoint.read(path)
-        for name, now, what in (
-            ("config", identity(self.system, self.config), "configuration"),
-            ("data", data_facts(self.source), "catalog"),
-        ):
-            check_identity(held.state.get(name, {}), now, what)
-        counters = restore(
-            held.tensors,
-            held.state,
-            self.system,
-            self.stepper.pairs,
-            self.source,
-            self._counters(),
-        )
+        counters, before = self.saver.restore(path)
         self.step, self.batches = counters["step"], counters["batches"]
         self._begun, self.stepper.skipped = counters["begun"], counters["skipped"]
         self.recorder.load_state_dict(counters["recorder"])
-        self._saved = self.step
-        return held.state.get("environment", {})
+        return before
