@@ -1,4 +1,4 @@
-"""Ranks: the only module that talks to ``torch.distributed``.
+"""Ranks: the door to ``torch.distributed``, for all but the engines in ``training.parallel``.
 
 Every function works without any process group too, as one rank. The convention behind all of them:
 the global batch is the ranks' local batches one after another, each rank computes a loss, and the
@@ -32,6 +32,7 @@ __all__ = [
     "barrier",
     "broadcast_object",
     "broadcast_tensors",
+    "engine_group",
     "gather",
     "init",
     "is_active",
@@ -130,9 +131,26 @@ def _number(name: str, default: int | None) -> int:
         ) from None
 
 
+def engine_group() -> dist.ProcessGroup:
+    """All ranks in a second group, for the collectives of DDP and FSDP.
+
+    An engine reduces a gradient when it is ready, which may be at another moment on each rank; in
+    the default group that would cross with the collectives of the loss. Made at the first call,
+    which all ranks make together.
+    """
+    default = cast(dist.ProcessGroup, dist.group.WORLD)
+    if default not in _engine_groups:
+        _engine_groups[default] = cast(dist.ProcessGroup, dist.new_group())
+    return _engine_groups[default]
+
+
+_engine_groups: dict[dist.ProcessGroup, dist.ProcessGroup] = {}
+
+
 def shutdown() -> None:
     """Leave the process group; harmless without one."""
     if is_active():
+        _engine_groups.clear()
         dist.destroy_process_group()
 
 

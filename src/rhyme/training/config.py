@@ -10,6 +10,7 @@ from rhyme.errors import ConfigError
 
 OptimizerName = Literal["sgd", "adamw", "lars"]
 ScheduleName = Literal["cosine", "step", "constant"]
+ParallelName = Literal["auto", "ddp", "fsdp"]
 
 
 def _check(good: bool, cause: str, value: Any, remedy: str) -> None:
@@ -182,6 +183,9 @@ class TrainConfig:
         channels_last: keep 4-D weights channels-last, which is faster for convolutions on most
             machines; it changes the order of sums, and so the last bits.
         deterministic: ask torch for deterministic operations, and warn where it has none.
+        parallel: how several ranks share a step: ``"ddp"`` keeps everything on every rank,
+            ``"fsdp"`` a slice of each parameter, for encoders that do not fit; ``"auto"`` is
+            ``"ddp"``.
         seed: run seed.
         workers: processes that make batches.
         log_every: steps between rows of ``metrics.jsonl``.
@@ -203,6 +207,7 @@ class TrainConfig:
     device: str = "auto"
     channels_last: bool = False
     deterministic: bool = False
+    parallel: ParallelName = "auto"
     seed: int = 0
     workers: int = 0
     log_every: int = 10
@@ -259,6 +264,8 @@ class TrainConfig:
             "0 turns the alarm off",
         )
         _check(self.nan in ("stop", "skip"), "unknown nan policy", self.nan, "choose stop or skip")
+        known = ("auto", "ddp", "fsdp")
+        _check(self.parallel in known, "unknown parallel", self.parallel, f"choose one of {known}")
         kind, _, number = self.device.partition(":")
         _check(
             kind in ("auto", "cpu", "cuda")
@@ -273,6 +280,7 @@ class TrainConfig:
         """Options that may change between two parts of a run: they do not touch its numbers."""
         return (
             "device",
+            "parallel",
             "workers",
             "log_every",
             "checkpoint_every",

@@ -18,6 +18,7 @@ from rhyme.run import RunFolder
 from rhyme.systems.base import ParameterGroup, Phase, StepContext, StepOutput, System
 from rhyme.training.config import ScheduleConfig, TrainConfig
 from rhyme.training.optim import build_optimizers
+from rhyme.training.parallel import build_parallel, clip_gradients, gradient_norm, to_slice
 from rhyme.training.schedules import learning_rate
 from rhyme.views.keys import fork_seed
 
@@ -49,6 +50,7 @@ class Stepper:
 
     def __init__(self, system: System, config: TrainConfig, run: RunFolder) -> None:
         self.system, self.config, self.run = system, config, run
+        self.parallel = build_parallel(system, config.parallel)  # before groups and optimisers
         groups = system.parameter_groups()
         self.groups = {group.name: group for group in groups}
         self.optimizers = build_optimizers(groups, config.optimizer)
@@ -126,14 +128,13 @@ class Stepper:
         torch.manual_seed(fork_seed(at.seed, "dropout", at.step, phase.name, at.repeat))
         with frozen(others):
             output = self._gradients(batch, at)
-        if distributed.world_size() > 1:
-            distributed.average_gradients(trained)
-        norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+        self.parallel.finish(trained)
+        norm = gradient_norm(trained)
         finite = bool(torch.isfinite(output.loss.detach()) & torch.isfinite(norm))
         applied = not distributed.agree(not finite)
         if applied:
             if self.config.clip_norm is not None:
-                nn.utils.clip_grads_with_norm_(trained, self.config.clip_norm, norm)
+                clip_gradients(trained, self.config.clip_norm, norm)
             for name in active:
                 for table in self.optimizers[name].param_groups:
                     table["lr"] = rates[name]
@@ -148,7 +149,7 @@ class Stepper:
     def _gradients(self, batch: Batch, at: StepContext) -> StepOutput:
         """Forward and backward pass."""
         try:
-            output = self.system.training_step(batch, at)
+            output = self.parallel.training_step(batch, at)
             if not output.loss.requires_grad:
                 raise TrainingError("the loss has no gradient", stage="train", value=at.phase)
             # The gradient of a loss that is not finite is never used, but taking it keeps the
@@ -195,4 +196,5 @@ class Stepper:
         """Whether the skipped step left no infinity in the state (batch-norm statistics)."""
         state = cast(Mapping[str, Any], self.system.state_dict()).values()
         tensors = [v for v in state if isinstance(v, Tensor) and v.is_floating_point()]
-        return not distributed.agree(any(not bool(torch.isfinite(t).all()) for t in tensors))
+        sound = all(bool(torch.isfinite(to_slice(t)).all()) for t in tensors)
+        return not distributed.agree(not sound)
