@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from contracts.support import noise
+from rhyme import distributed
 from rhyme.loading import ArraySource
 from rhyme.systems.base import Export, ParameterGroup, Phase, StepOutput, System
 from rhyme.training import OptimizerConfig, TrainConfig
@@ -43,9 +44,9 @@ class Adversaries(System):
         draws = context.per_sample("noise", batch.ids).normal("z", 3)
         forged = self.generator(torch.from_numpy(draws).float())
         if context.phase == "forge":
-            return StepOutput(loss=F.softplus(-self.critic(forged)).mean())
+            return StepOutput(loss=distributed.mean(F.softplus(-self.critic(forged))))
         real, false = self.critic(batch.views["real"].data), self.critic(forged)
-        return StepOutput(loss=(F.softplus(-real) + F.softplus(false)).mean())
+        return StepOutput(loss=distributed.mean(F.softplus(-real) + F.softplus(false)))
 
     def exports(self):
         return {"generator": Export(kind="generator", module=self.generator)}

@@ -1,7 +1,5 @@
 """A bandit: the source plays the system's actions, remembers what they paid, and replays it."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 
@@ -37,6 +35,8 @@ class Replay(RowSource):
 
 
 class Bandit(System):
+    single_rank = True  # the actions that it plays come from its own draws
+
     def __init__(self):
         super().__init__()
         self.value = nn.Linear(6, 3)

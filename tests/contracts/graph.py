@@ -35,6 +35,8 @@ class Convolution(nn.Module):
 
 
 class NodeContrast(System):
+    single_rank = True  # every batch needs the whole graph
+
     def __init__(self):
         super().__init__()
         self.encoder = Convolution()

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from contracts.support import noise
+from rhyme import distributed
 from rhyme.loading import ArraySource
 from rhyme.systems.base import Export, ParameterGroup, StepOutput, System
 from rhyme.training import OptimizerConfig, TrainConfig
@@ -45,8 +46,10 @@ class Match(System):
         words = batch.views["words"]
         told = self.words(words.data, words.valid)
         seen = F.normalize(self.arrays(batch.views["array"].data)[1][0], dim=1)
-        loss = F.cross_entropy(self.scale.exp() * seen @ told.T, torch.arange(len(batch)))
-        return StepOutput(loss=loss, embeddings={"words": told.detach()})
+        keys = distributed.gather(told, grad=True)
+        own = torch.arange(len(keys))[distributed.rank_slice(len(keys))]
+        values = F.cross_entropy(self.scale.exp() * seen @ keys.T, own, reduction="none")
+        return StepOutput(loss=distributed.mean(values), embeddings={"words": told.detach()})
 
     def exports(self):
         return {"words": Export(kind="encoder", module=self.words)}

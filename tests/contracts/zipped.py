@@ -6,6 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from contracts.support import noise
+from rhyme import distributed
+from rhyme.encoders import GroupBatchNorm2d
 from rhyme.loading import ArraySource, ZipSource
 from rhyme.systems.base import Export, StepOutput, System
 from rhyme.training import OptimizerConfig, ScheduleConfig, TrainConfig
@@ -34,13 +36,13 @@ class Segmenter(System):
     def __init__(self):
         super().__init__()
         self.net = nn.Sequential(
-            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1)
+            nn.Conv2d(3, 8, 3, padding=1), GroupBatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1)
         )
 
     def training_step(self, batch, context):
         scores = self.net(batch.views["picture.x"].frames)
         labels = batch.views["map.y"].data
-        loss = F.cross_entropy(scores, labels)
+        loss = distributed.mean(F.cross_entropy(scores, labels, reduction="none"))
         right = (scores.argmax(1) == labels).float().mean()
         return StepOutput(loss=loss, diagnostics={"accuracy": right})
 

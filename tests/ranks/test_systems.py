@@ -1,75 +1,93 @@
 """One global batch has one loss, gradient, queue and momentum copy on 1, 2 and 4 ranks.
 
-The test runs over every system that is built, with batch norm across the whole batch and in groups
-with shuffling. A new system joins by an entry in ``support.tiny_systems.OPTIONS``.
+The test runs over every system of the registry that is built, and over the miniature systems of
+``contracts`` that may run on several ranks, along our own average of the gradients, DDP and FSDP,
+with batch norm across the whole batch and in groups with shuffling. A new system joins by itself;
+arms of it that need options of their own stand in ``support.tiny_systems.OPTIONS``.
 """
+
+import dataclasses
+import functools
+import importlib
 
 import pytest
 import torch
 
+from ranks.paths import assert_same, my_rows, trace, without_dropout
 from ranks.pool import run_on_ranks
-from rhyme import distributed
-from rhyme.systems import SYSTEMS
-from support.tiny_systems import OPTIONS, TINY, at, build_tiny, make_batch
+from rhyme.systems import StepContext, system_class
+from support.tiny_systems import BUILT, CASES, TINY, at, batch_for, build_tiny
 
 STEPS, ITEMS = 3, 8
-
-
-def three_steps(system_id: str, groups: int, options: dict) -> dict[str, torch.Tensor]:
-    """Three plain SGD steps on this rank's rows; all state and the gradients afterwards."""
-    import dataclasses
-
-    backbone = dataclasses.replace(TINY, norm_groups=groups)
-    system = build_tiny(system_id, backbone=backbone, **options)
-    rows = distributed.rank_slice(ITEMS)
-    found: dict[str, torch.Tensor] = {}
-    for step in range(STEPS):
-        whole = make_batch(items=ITEMS, seed=step)
-        batch = dataclasses.replace(
-            whole,
-            ids=whole.ids[rows],
-            index=whole.index[rows],
-            group=whole.group[rows],
-            views={name: view[rows] for name, view in whole.views.items()},
-        )
-        parameters = [p for g in system.parameter_groups() for _, p in g.parameters]
-        for parameter in parameters:
-            parameter.grad = None
-        output = system.training_step(batch, at(step))
-        output.loss.backward()
-        distributed.average_gradients(parameters)
-        found[f"loss/{step}"] = output.loss.detach()
-        with torch.no_grad():
-            for number, parameter in enumerate(parameters):
-                if parameter.grad is not None:
-                    found[f"gradient/{step}/{number}"] = parameter.grad.clone()
-                    parameter -= 0.1 * parameter.grad
-        system.after_step(True)
-    return found | {f"state/{name}": value.clone() for name, value in system.state_dict().items()}
-
-
-CASES = [
-    (name, groups, options)
-    for name, variants in OPTIONS.items()
-    for groups in (1, 4)
-    for options in variants
+PATHS = [
+    ("plain", 2, "float64"),
+    ("plain", 4, "float64"),
+    ("ddp", 2, "float64"),
+    ("ddp", 2, "float32"),
+    ("ddp", 4, "float64"),
+    ("fsdp", 2, "float64"),
 ]
+MINIS = ("adversarial", "bandit", "graph", "tokens", "zipped")
 
 
-def test_every_built_system_is_tested() -> None:
-    assert set(OPTIONS) == {entry.id for entry in SYSTEMS.values() if entry.target}
+def system_steps(name: str, groups: int, options: tuple, dtype: str, engine: str):
+    """Three steps of a system of the registry."""
+    kind = getattr(torch, dtype)
+    backbone = dataclasses.replace(TINY, norm_groups=groups)
+    system = build_tiny(name, dtype=kind, backbone=backbone, **dict(options))
+    batches = [my_rows(batch_for(system, ITEMS, seed=step, dtype=kind)) for step in range(STEPS)]
+    return trace(system, engine, [(lambda b=b: b, at(i)) for i, b in enumerate(batches)])
 
 
-@pytest.mark.parametrize(("system_id", "groups", "options"), CASES)
-def test_ranks_agree(system_id: str, groups: int, options: dict) -> None:
-    (alone,) = run_on_ranks(three_steps, 1, system_id, groups, options)
-    assert any(name.startswith("gradient") for name in alone)
-    for world in (2, 4):
-        for rank, found in enumerate(run_on_ranks(three_steps, world, system_id, groups, options)):
-            assert found.keys() == alone.keys()
-            for name, value in alone.items():
-                if value.is_floating_point():
-                    difference = (found[name] - value).abs().max().item() if value.numel() else 0
-                    assert difference <= 1e-9, f"{name} on rank {rank} of {world}"
-                else:
-                    assert torch.equal(found[name], value), f"{name} on rank {rank} of {world}"
+def mini_steps(name: str, dtype: str, engine: str):
+    """Two steps of all phases of a miniature system."""
+    mini = importlib.import_module(f"contracts.{name}")
+    torch.manual_seed(1)
+    system = mini.SYSTEM()
+    without_dropout(system)
+    batches = mini.SOURCE(0).batches()
+    steps = [
+        (functools.partial(next, batches), StepContext(step=s, steps=2, phase=p.name, repeat=r))
+        for s in range(2)
+        for p in system.phases()
+        for r in range(p.repeats)
+    ]
+    return trace(system, engine, steps)
+
+
+@functools.cache
+def alone(function, *args):
+    return function(*args, "plain")
+
+
+def compare(function, engine, world, dtype, *args):
+    want = alone(function, *args, dtype)
+    assert any("gradient" in name for name in want)
+    tolerance = 1e-9 if dtype == "float64" else 1e-5
+    for rank, found in enumerate(run_on_ranks(function, world, *args, dtype, engine)):
+        assert_same(found, want, tolerance, f"on rank {rank} of {world}, {engine}")
+
+
+@pytest.mark.parametrize(("engine", "world", "dtype"), PATHS)
+@pytest.mark.parametrize(("name", "options"), CASES)
+@pytest.mark.parametrize("groups", [1, 4])
+def test_ranks_agree(name, groups, options, engine, world, dtype):
+    if system_class(name).single_rank:
+        pytest.skip(f"{name} declares itself single-rank")
+    compare(system_steps, engine, world, dtype, name, groups, tuple(options.items()))
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_slices_on_four_ranks_agree(name):
+    if system_class(name).single_rank:
+        pytest.skip(f"{name} declares itself single-rank")
+    compare(system_steps, "fsdp", 4, "float64", name, 4, ())
+
+
+@pytest.mark.parametrize("engine", ["plain", "ddp", "fsdp"])
+@pytest.mark.parametrize("name", MINIS)
+def test_miniature_systems_agree_or_declare_themselves_single_rank(name, engine):
+    kind = importlib.import_module(f"contracts.{name}").SYSTEM
+    if kind.single_rank:
+        pytest.skip(f"{name} declares itself single-rank")
+    compare(mini_steps, engine, 2, "float32", name)

@@ -9,12 +9,10 @@ import torch
 
 from resume.harness import assert_bit_equal_resume
 from rhyme.loading import ArraySource
-from rhyme.systems import SYSTEMS, system_class
+from rhyme.systems import system_class
 from rhyme.training import OptimizerConfig, ScheduleConfig, TrainConfig
-from support.tiny_systems import OPTIONS, TINY, build_tiny
+from support.tiny_systems import CASES, TINY, build_tiny
 
-BUILT = {entry.id for entry in SYSTEMS.values() if entry.target}
-CASES = [(name, options) for name in sorted(BUILT) for options in OPTIONS[name]]
 CONFIG = TrainConfig(
     steps=5,
     batch_size=4,

@@ -1,5 +1,11 @@
-"""Small systems and hand-made batches, without files."""
+"""Every built system at a size for tests, and hand-made batches for it, without files.
 
+A new system joins the tests of ranks and resumes by its entry in the registry: its small options
+are made from its ``Config``, its batches from its view plan. What cannot be derived is asked for by
+name: a size that the table :data:`SMALL` does not know.
+"""
+
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -8,26 +14,61 @@ from torch import Tensor
 
 from rhyme.encoders import BackboneConfig, HeadConfig
 from rhyme.loading import Batch
-from rhyme.systems import RunContext, StepContext, System
-from rhyme.systems.cycle_contrast import CycleContrast, CycleContrastConfig
-from rhyme.systems.moco import Moco, MocoConfig
+from rhyme.systems import SYSTEMS, RunContext, StepContext, System, system_class
 from rhyme.views import View
 
 TINY = BackboneConfig(name="small", widths=(4, 6, 8, 10))
 HEAD = HeadConfig(layers=2, out=8)
+LARGE = 64  # a default above it needs a small value
+
+SMALL: dict[str, Any] = {
+    "queue": 24,
+    "cycle_queue": 30,
+    "support": 10,
+    "temperature": 0.2,
+    "momentum": 0.9,
+}
+"""Small values of options by name, the same for all systems."""
 
 Build = Callable[..., System]
 
+OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "moco": [{}, {"positive": "video", "mask_same_group": True}],
+    "cycle_contrast": [
+        {"cycle_weight": 1.0},
+        {"cycle_weight": 1.0, "mask_same_group": True, "include_self": True},
+        {"cycle_weight": 0.5, "separate_heads": False, "neighbour_values": "shuffled"},
+    ],
+}
+"""Options beside the small ones, where a system has arms worth a test of their own."""
+
+BUILT = sorted(entry.id for entry in SYSTEMS.values() if entry.target)
+CASES = [(name, options) for name in BUILT for options in OPTIONS.get(name, [{}])]
+"""(system, options) of everything that is built."""
+
+
+def small_options(system: str) -> dict[str, Any]:
+    """Options of a system at a size for tests, derived from its ``Config``."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(system_class(system).Config):
+        factory = field.default_factory
+        default = field.default if factory is dataclasses.MISSING else factory()
+        if isinstance(default, BackboneConfig):
+            found[field.name] = TINY
+        elif isinstance(default, HeadConfig):
+            found[field.name] = HEAD
+        elif field.name in SMALL:
+            found[field.name] = SMALL[field.name]
+        elif isinstance(default, int) and default > LARGE:
+            raise AssertionError(f"{system}.{field.name}: give tests/support a SMALL value")
+    return found
+
 
 def build_tiny(system: str, seed: int = 0, dtype: torch.dtype = torch.float64, **options: Any):
-    base = {"backbone": TINY, "head": HEAD, "queue": 24, "temperature": 0.2, "momentum": 0.9}
+    kind = system_class(system)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        if system == "moco":
-            built: System = Moco(MocoConfig(**(base | options)))
-        else:
-            base |= {"cycle_queue": 30, "support": 10}
-            built = CycleContrast(CycleContrastConfig(**(base | options)))
+        built: System = kind(kind.Config(**(small_options(system) | options)))
     return built.to(dtype).train()
 
 
@@ -35,21 +76,30 @@ def make_batch(
     items: int = 6, candidates: int = 1, seed: int = 0, dtype: torch.dtype = torch.float64
 ) -> Batch:
     """Random pixels for query, key and candidate; a group of its own for each item."""
+    return _batch({"query": 1, "key": 1, "candidate": candidates}, items, seed, dtype)
+
+
+def batch_for(
+    system: System, items: int = 6, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> Batch:
+    """Random pixels for every view of a system's training plan."""
+    plan = system.plans()["train"]
+    frames = {name: plan.clips[view.clip].frames for name, view in plan.views.items()}
+    return _batch(frames, items, seed, dtype)
+
+
+def _batch(frames: dict[str, int], items: int, seed: int, dtype: torch.dtype) -> Batch:
     generator = torch.Generator().manual_seed(seed)
 
-    def pixels(frames: int) -> Tensor:
-        return torch.randn(items, frames, 3, 12, 12, generator=generator, dtype=dtype)
+    def pixels(count: int) -> Tensor:
+        return torch.randn(items, count, 3, 12, 12, generator=generator, dtype=dtype)
 
     ids = torch.arange(items) + 100 * seed
     return Batch(
         ids=ids,
         index=torch.arange(items),
         group=ids.clone(),
-        views={
-            "query": View(data=pixels(1)),
-            "key": View(data=pixels(1)),
-            "candidate": View(data=pixels(candidates)),
-        },
+        views={name: View(data=pixels(count)) for name, count in frames.items()},
     )
 
 
@@ -62,14 +112,3 @@ def setup(system: System, items: int) -> System:
     """Tell a system the size of its data."""
     system.setup(RunContext(items=items, groups=items, batch_size=6, steps=10))
     return system
-
-
-OPTIONS: dict[str, list[dict[str, Any]]] = {
-    "moco": [{}, {"positive": "video", "mask_same_group": True}],
-    "cycle_contrast": [
-        {"cycle_weight": 1.0},
-        {"cycle_weight": 1.0, "mask_same_group": True, "include_self": True},
-        {"cycle_weight": 0.5, "separate_heads": False, "neighbour_values": "shuffled"},
-    ],
-}
-"""Options under which each built system is tested on several ranks and through resumes."""

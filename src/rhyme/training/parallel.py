@@ -185,14 +185,14 @@ class Sharded(_Wrapped):
                     full[parameter] = nn.Parameter(whole(parameter), parameter.requires_grad)
         with self._without_hooks():
             for module, name, parameter in places:
-                module.register_parameter(name, full[parameter])
+                setattr(module, name, full[parameter])  # not register: an RNN notes what is set
             try:
                 yield self.system
             finally:
                 for module, name, parameter in places:
                     now = slice_like(getattr(module, name).detach(), parameter)
                     to_slice(parameter).copy_(to_slice(now))
-                    module.register_parameter(name, parameter)
+                    setattr(module, name, parameter)
 
     @contextmanager
     def _without_hooks(self) -> Generator[None]:

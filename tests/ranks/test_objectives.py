@@ -1,0 +1,186 @@
+"""Every public objective has one value and one gradient on 1, 2 and 4 ranks.
+
+Each entry of :data:`OBJECTIVES` calls an objective as a system does: on local anchors, with keys
+gathered from all ranks. A public function of ``rhyme.objectives`` without an entry fails.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rhyme.objectives
+from ranks.pool import run_on_ranks
+from rhyme import distributed
+from rhyme.objectives import (
+    cycle,
+    info_nce,
+    info_nce_in_batch,
+    neighbour_weights,
+    nt_xent,
+    soft_nearest_neighbour,
+)
+
+ITEMS, DIM = 8, 6
+
+
+class Inputs:
+    """Unit rows of the global batch, of which this rank holds its part; some of them parameters."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        generator = torch.Generator().manual_seed(0)
+
+        def rows(n: int) -> Tensor:
+            drawn = torch.randn(n, DIM, generator=generator, dtype=torch.float64)
+            return nn.functional.normalize(drawn, dim=1).to(dtype)
+
+        mine = distributed.rank_slice(ITEMS)
+        self.number = torch.arange(ITEMS)[mine]
+        self.groups = self.number // 3
+        # Learned, as far as the objective knows: the gradient of each local row is compared.
+        self.anchors = rows(ITEMS)[mine].clone().requires_grad_()
+        self.keys = rows(ITEMS)[mine].clone().requires_grad_()
+        self.temperature = torch.tensor(0.3, dtype=dtype, requires_grad=True)
+        self.support, self.negatives = rows(10), rows(12)
+        self.support_groups, self.negative_groups = torch.arange(10) % 4, torch.arange(12) % 5
+
+
+def _mean(out: object) -> Tensor:
+    return distributed.mean(out.values, out.valid)  # type: ignore[attr-defined]
+
+
+def _info_nce(x: Inputs) -> Tensor:
+    keys = distributed.gather(x.keys, grad=True)
+    options = {"temperature": x.temperature, "anchor_groups": x.groups}
+    groups = distributed.gather(x.groups)
+    everyone = info_nce(x.anchors, x.keys, keys, negative_groups=groups, **options)
+    queue = info_nce(x.anchors, x.keys, x.negatives, negative_groups=x.negative_groups, **options)
+    return _mean(everyone) + _mean(queue)
+
+
+def _in_batch(x: Inputs) -> Tensor:
+    keys, groups = distributed.gather(x.keys, grad=True), distributed.gather(x.groups)
+    plain = info_nce_in_batch(x.anchors, keys, x.number, temperature=x.temperature)
+    masked = info_nce_in_batch(
+        x.anchors,
+        keys,
+        (x.number + 1) % ITEMS,
+        temperature=x.temperature,
+        self_index=x.number,
+        anchor_groups=x.groups,
+        key_groups=groups,
+    )
+    return _mean(plain) + _mean(masked)
+
+
+def _nt_xent(x: Inputs) -> Tensor:
+    plain = nt_xent(x.anchors, x.keys, temperature=x.temperature)
+    return _mean(plain) + _mean(nt_xent(x.anchors, x.keys, temperature=0.2, groups=x.groups))
+
+
+def _cycle(x: Inputs) -> Tensor:
+    keys = distributed.gather(x.keys, grad=True)
+    over_queue = cycle(
+        x.anchors,
+        x.keys,
+        x.support,
+        x.negatives,
+        temperature=x.temperature,
+        neighbour_temperature=0.5,
+        anchor_groups=x.groups,
+        support_groups=x.support_groups,
+        negative_groups=x.negative_groups,
+        include_self=x.keys,
+    )
+    over_batch = cycle(x.anchors, x.keys, keys, x.negatives, temperature=x.temperature)
+    return _mean(over_queue) + _mean(over_batch)
+
+
+def _neighbour(x: Inputs) -> Tensor:
+    keys = distributed.gather(x.keys, grad=True)
+    out = soft_nearest_neighbour(
+        x.anchors,
+        keys,
+        temperature=x.temperature,
+        anchor_groups=x.groups,
+        support_groups=distributed.gather(x.groups),
+    )
+    return distributed.mean((out.neighbour * x.keys).sum(1) + out.log_sum_exp, out.valid)
+
+
+def _weights(x: Inputs) -> Tensor:
+    shares = neighbour_weights(x.anchors, distributed.gather(x.keys), temperature=0.2)
+    return distributed.mean((shares.detach() @ distributed.gather(x.keys, grad=True)).square())
+
+
+OBJECTIVES: dict[str, Callable[[Inputs], Tensor]] = {
+    "info_nce": _info_nce,
+    "info_nce_in_batch": _in_batch,
+    "nt_xent": _nt_xent,
+    "cycle": _cycle,
+    "soft_nearest_neighbour": _neighbour,
+    "neighbour_weights": _weights,
+}
+NO_OBJECTIVES = {"masked_mean": "a detached mean over the rows of one rank, for diagnostics"}
+
+
+def measure(name: str, dtype: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Loss, and the global batch's gradients of anchors, keys and temperature, on every rank."""
+    x = Inputs(getattr(torch, dtype))
+    loss = OBJECTIVES[name](x)
+    loss.backward()
+
+    def everyone(parameter: Tensor) -> Tensor:
+        # A parameter's gradient is the mean over the ranks, so each row's counts 1/W.
+        own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        return distributed.gather(own) / distributed.world_size()
+
+    heat = torch.zeros(()) if x.temperature.grad is None else x.temperature.grad
+    heat = distributed.sum_all(heat) / distributed.world_size()
+    return loss.detach(), everyone(x.anchors), everyone(x.keys), heat
+
+
+@functools.cache
+def alone(name: str, dtype: str) -> tuple[Tensor, ...]:
+    return measure(name, dtype)
+
+
+def test_every_public_objective_is_measured() -> None:
+    public = {
+        n for n in rhyme.objectives.__all__ if inspect.isroutine(getattr(rhyme.objectives, n))
+    }
+    assert public == OBJECTIVES.keys() | NO_OBJECTIVES.keys()
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_ranks_agree(name: str, world: int, dtype: str) -> None:
+    want = alone(name, dtype)
+    assert any(bool(gradient.any()) for gradient in want[1:])
+    for found in run_on_ranks(measure, world, name, dtype):
+        for a, b in zip(found, want, strict=True):
+            scale = 1.0 if dtype == "float64" else max(float(b.abs().max()), 1e-12)
+            limit = (1e-9 if dtype == "float64" else 1e-5) * scale
+            assert float((a - b).abs().max()) <= limit
+
+
+def test_a_gather_without_gradient_is_found_out() -> None:
+    """The comparison itself: keys that lose their gradient give another one."""
+    whole = alone("info_nce_in_batch", "float64")[2]
+    found = run_on_ranks(without_gradient, 2)[0]
+    assert not torch.allclose(found, whole, rtol=1e-3)
+
+
+def without_gradient() -> Tensor:
+    kept = distributed.gather
+    distributed.gather = lambda x, *, grad=False: kept(x)  # type: ignore[assignment]
+    try:
+        return measure("info_nce_in_batch", "float64")[2]
+    finally:
+        distributed.gather = kept
