@@ -80,14 +80,25 @@ def to_json(value: Any) -> str:
 
 
 def append_jsonl(path: str | Path, row: Mapping[str, Any]) -> None:
-    """Append one object as a line, in a single write."""
+    """Append one object as a line, in a single write.
+
+    Raises:
+        RunError: the disk refuses; rows that were written before stay.
+    """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     line = (to_json(row) + "\n").encode("utf-8", "backslashreplace")
-    with target.open("ab") as file:
-        if file.tell() and not _ends_with_newline(target):
-            file.write(b"\n")  # a killed writer left a torn line: keep it from eating this one
-        file.write(line)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("ab") as file:
+            if file.tell() and not _ends_with_newline(target):
+                file.write(b"\n")  # a killed writer left a torn line: keep it from eating this one
+            file.write(line)
+    except OSError as error:
+        raise RunError(
+            f"a row could not be written: {error.strerror or error}",
+            file=target,
+            remedy="make room or give a writable folder; rows and checkpoints before it are intact",
+        ) from error
 
 
 def _ends_with_newline(path: Path) -> bool:

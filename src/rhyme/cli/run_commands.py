@@ -11,9 +11,8 @@ from tyro.conf import Positional, arg
 
 from rhyme import api
 from rhyme.cli.answer import Answer, table
-from rhyme.cli.options import Common, Data, HowToRead, Launching
+from rhyme.cli.options import Common, Data, HowToRead
 from rhyme.errors import ConfigError
-from rhyme.group import follower, in_a_group
 
 
 @dataclass(kw_only=True)
@@ -50,8 +49,6 @@ class Train(Common):
     Example: rhyme train cycle_contrast --data my_videos --out runs/mine --train.steps 300
 
     Example: rhyme train --resume runs/mine
-
-    Example: rhyme train moco --data my_videos --out runs/mine --launch local --ranks 2
     """
 
     recipe: Annotated[Positional[str | None], arg(metavar="SYSTEM|RECIPE|FILE.yaml")] = None
@@ -72,14 +69,11 @@ class Train(Common):
     resume: Path | None = None
     """Run folder to go on with."""
 
-    launching: Launching = field(default_factory=api.LaunchOptions)
-
     reading: HowToRead = field(default_factory=api.DataOptions)
 
     takes_overrides: ClassVar[bool] = True
-    runs_on_ranks: ClassVar[bool] = True
 
-    def __call__(self, overrides: Mapping[str, Any]) -> Answer | None:
+    def __call__(self, overrides: Mapping[str, Any]) -> Answer:
         if self.resume is not None:
             given = [self.recipe, self.data, self.out, *overrides]
             given += ["options of the data"] if self.reading != api.DataOptions() else []
@@ -90,7 +84,7 @@ class Train(Common):
                     value=given[0],
                     remedy=f"write only: rhyme train --resume {self.resume}",
                 )
-            done = api.resume(self.resume, device=self.device, launch=self.launching)
+            done = api.resume(self.resume, device=self.device)
         else:
             if self.recipe is None or self.data is None or self.out is None:
                 raise ConfigError(
@@ -105,10 +99,7 @@ class Train(Common):
                 device=self.device,
                 overrides=overrides,
                 options=self.reading,
-                launch=self.launching,
             )
-        if follower():  # the leader answers
-            return None
         lines = [
             f"{done.path}: {done.system}, {done.steps} steps in {done.seconds:.0f} s, "
             f"loss {done.loss:.4g}",
@@ -117,9 +108,7 @@ class Train(Common):
         ]
         if done.quarantined:
             lines.append(f"{done.quarantined} files were left out: see {done.path}/events.jsonl")
-        # Torchrun takes every code but 0 for a rank that has failed.
-        left_out = done.quarantined and not in_a_group()
-        return Answer(document=done, show=lines, exit_code=3 if left_out else 0)
+        return Answer(document=done, show=lines, exit_code=3 if done.quarantined else 0)
 
 
 @dataclass(kw_only=True)

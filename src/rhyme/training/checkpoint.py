@@ -1,24 +1,27 @@
 """Checkpoints: written whole or not at all, verified when read.
 
-A checkpoint is a folder ``checkpoints/step-00000123/`` of three files::
+A checkpoint is a folder ``checkpoints/step-00000123/``::
 
-    state.safetensors   every tensor, by a flat name
+    state.safetensors   every tensor, by a flat name; any number of such files together
     state.json          everything else, with references to the tensors by name
-    manifest.json       size and SHA-256 of the two, written last
+    manifest.json       size and SHA-256 of all others, written last
 
 The folder is filled under a temporary name; its files and the folder are synced before the rename
 that makes it visible, and the parent folder after it. Whatever moment a process is killed at, the
 newest folder with a matching manifest is a complete checkpoint. Nothing is pickled.
+
+:func:`save` does it in one call. Where several ranks have tensors to write, one of them opens a
+:class:`Draft` and commits it, and all of them add files in between.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -33,6 +36,7 @@ from rhyme.run import RunFolder, fsync_directory, sha256_file
 FORMAT = 1
 TENSORS, STATE, MANIFEST = "state.safetensors", "state.json", "manifest.json"
 _NAME = re.compile(r"step-(\d{8,})")
+_TENSOR_FILE = re.compile(r"\w[\w-]*\.safetensors")
 _TEMPORARY = ".writing-"
 _DROPPED = ".dropped-"
 
@@ -54,11 +58,22 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-# The four operations that touch the disk, one function each: tests stop the world around them.
+# The operations that touch the disk, one function each: tests stop the world around them.
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a new file."""
     with path.open("xb") as file:
         file.write(data)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a new file of contiguous tensors, straight from their memory."""
+    path.touch(exist_ok=False)
+    mode = path.stat().st_mode
+    try:
+        safetensors.torch.save_file(dict(tensors), path)
+    except SafetensorError as error:  # how the library tells what the system said
+        raise OSError(str(error)) from error
+    path.chmod(mode)  # the library makes private files
 
 
 def sync_file(path: Path) -> None:
@@ -93,17 +108,89 @@ def steps_on_disk(folder: Path) -> list[int]:
     return sorted(int(match[1]) for match in found if match)
 
 
-def save(
-    folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], *, keep: int
-) -> Path:
-    """Write a checkpoint and drop the oldest ones beyond ``keep``.
+class Draft:
+    """A checkpoint that is being written.
 
     Args:
         folder: the run's ``checkpoints``.
         step: steps done.
-        tensors: tensors by flat name, on any device; copied before this returns.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.folder, self.step = folder, step
+        self.final = folder / folder_name(step)
+        self.path = folder / f"{_TEMPORARY}{self.final.name}"
+
+    def open(self) -> None:
+        """Make the temporary folder; remove what a killed save left."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        sweep(self.folder)
+        self.path.mkdir()
+
+    def add(self, name: str, content: Mapping[str, Tensor] | bytes) -> dict[str, Any]:
+        """Write and sync a file.
+
+        Args:
+            name: ``state.json``, or a name that ends with ``.safetensors``.
+            content: its bytes, or its tensors: contiguous, on the CPU, each with its own memory.
+
+        Returns:
+            Its entry of the manifest.
+        """
+        path = self.path / name
+        if isinstance(content, bytes):
+            write_bytes(path, content)
+        else:
+            write_tensors(path, content)
+        sync_file(path)
+        return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+    def commit(self, listed: Mapping[str, Mapping[str, Any]]) -> Path:
+        """Give the folder its name, for good.
+
+        Args:
+            listed: what :meth:`add` returned, on all ranks, by the files' names.
+        """
+        manifest = {"format": FORMAT, "step": self.step, "files": listed}
+        write_bytes(self.path / MANIFEST, json.dumps(manifest, indent=1).encode())
+        sync_file(self.path / MANIFEST)
+        sync_folder(self.path)
+        if self.final.exists():
+            drop(self.final)
+        rename(self.path, self.final)
+        sync_folder(self.folder)
+        return self.final
+
+    def refused(self, error: OSError) -> CheckpointError:
+        """Remove the temporary folder, and say why there is no checkpoint."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        return CheckpointError(
+            f"the checkpoint could not be written: {error.strerror or error}",
+            file=self.final,
+            stage="save checkpoint",
+            remedy="make room or give a writable --out; earlier checkpoints are intact",
+        )
+
+
+def save(
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    *,
+    keep: int,
+    keep_every: int | None = None,
+) -> Path:
+    """Write a checkpoint and drop the oldest ones.
+
+    Args:
+        folder: the run's ``checkpoints``.
+        step: steps done.
+        tensors: tensors by flat name; contiguous, on the CPU, each with its own memory, such as
+            :class:`rhyme.training.writer.Copies` makes.
         state: JSON data.
-        keep: checkpoints that stay, this one included.
+        keep: newest checkpoints that stay, this one included.
+        keep_every: those of every so many steps stay as well.
 
     Returns:
         The checkpoint's folder.
@@ -111,41 +198,29 @@ def save(
     Raises:
         CheckpointError: the disk refuses; earlier checkpoints are as they were.
     """
-    final = folder / folder_name(step)
-    copies = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
-    files = {
-        TENSORS: safetensors.torch.save(copies),
-        STATE: json.dumps(state, allow_nan=False, ensure_ascii=True).encode(),
-    }
-    listed = {
-        n: {"bytes": len(b), "sha256": hashlib.sha256(b).hexdigest()} for n, b in files.items()
-    }
-    manifest = {"format": FORMAT, "step": step, "files": listed}
-    files[MANIFEST] = json.dumps(manifest, indent=1).encode()
-    temporary = folder / f"{_TEMPORARY}{final.name}-{os.getpid()}"
+    draft = Draft(folder, step)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        sweep(folder)
-        temporary.mkdir()
-        for name, data in files.items():
-            write_bytes(temporary / name, data)
-            sync_file(temporary / name)
-        sync_folder(temporary)
-        if final.exists():
-            drop(final)
-        rename(temporary, final)
-        sync_folder(folder)
+        draft.open()
+        listed = {TENSORS: draft.add(TENSORS, tensors)}
+        text = json.dumps(state, allow_nan=False, ensure_ascii=True)
+        listed[STATE] = draft.add(STATE, text.encode())
+        final = draft.commit(listed)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise CheckpointError(
-            f"the checkpoint could not be written: {error.strerror or error}",
-            file=final,
-            stage="save checkpoint",
-            remedy="make room or give a writable --out; earlier checkpoints are intact",
-        ) from error
-    for old in [s for s in steps_on_disk(folder) if s < step][: -(keep - 1) or None]:
-        drop(folder / folder_name(old))
+        raise draft.refused(error) from error
+    prune(folder, step, keep, keep_every)
     return final
+
+
+def prune(folder: Path, step: int, keep: int, keep_every: int | None = None) -> None:
+    """Drop checkpoints before a step, but for the newest and those that stay for good.
+
+    What cannot be removed stays until the next time: it harms nothing.
+    """
+    older = [s for s in steps_on_disk(folder) if s < step]
+    for old in older[: -(keep - 1) or None]:
+        if keep_every is None or old % keep_every:
+            with suppress(OSError):
+                drop(folder / folder_name(old))
 
 
 def sweep(folder: Path) -> None:
@@ -157,7 +232,7 @@ def sweep(folder: Path) -> None:
 
 def drop(path: Path) -> None:
     """Remove a checkpoint so that no half of it is ever found under its name."""
-    aside = path.with_name(f"{_DROPPED}{path.name}-{os.getpid()}")
+    aside = path.with_name(f"{_DROPPED}{path.name}")
     shutil.rmtree(aside, ignore_errors=True)
     rename(path, aside)
     shutil.rmtree(aside, ignore_errors=True)
@@ -170,7 +245,8 @@ def problem(path: Path) -> str | None:
         listed = cast(dict[str, Any], manifest["files"])
         if manifest["format"] != FORMAT:
             return f"format {manifest['format']!r} is not {FORMAT}"
-        if set(listed) != {TENSORS, STATE}:
+        tensors = {name for name in listed if _TENSOR_FILE.fullmatch(name)}
+        if not tensors or set(listed) - tensors != {STATE}:
             return "the manifest lists other files"
         if folder_name(manifest["step"]) != path.name:
             return "the manifest is of another step"
@@ -251,7 +327,10 @@ def read(path: Path) -> Checkpoint:
             remedy="resume from an earlier one",
         )
     try:
-        tensors = safetensors.torch.load((path / TENSORS).read_bytes())
+        tensors: dict[str, Tensor] = {}
+        for name in sorted(json.loads((path / MANIFEST).read_bytes())["files"]):
+            if name != STATE:
+                tensors |= safetensors.torch.load((path / name).read_bytes())
         state = json.loads((path / STATE).read_bytes())
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(

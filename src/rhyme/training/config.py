@@ -191,6 +191,13 @@ class TrainConfig:
         log_every: steps between rows of ``metrics.jsonl``.
         checkpoint_every: steps between checkpoints; None saves only at the end or on a signal.
         keep: newest checkpoints that are kept.
+        keep_every: of every so many steps the checkpoint is kept for good, and made if
+            ``checkpoint_every`` does not make it.
+        async_save: write checkpoints in the background. What is saved is the state at the call; it
+            takes the memory of one copy of the state on the host.
+        save_errors: when the disk refuses a checkpoint, a package or a row of metrics on the way,
+            ``"stop"`` the run, or ``"warn"`` and go on; the last checkpoint always has to succeed.
+        export_every: steps between exports of the encoder; None exports only at the end.
         nan: on a loss or gradient that is not finite, ``"stop"`` or ``"skip"`` the step.
         nan_limit: skipped steps in a row after which ``"skip"`` stops too.
         probe_every: steps between probes; None probes only after the last step.
@@ -213,6 +220,10 @@ class TrainConfig:
     log_every: int = 10
     checkpoint_every: int | None = 500
     keep: int = 2
+    keep_every: int | None = None
+    async_save: bool = True
+    save_errors: Literal["stop", "warn"] = "stop"
+    export_every: int | None = None
     nan: Literal["stop", "skip"] = "stop"
     nan_limit: int = 3
     probe_every: int | None = None
@@ -241,7 +252,7 @@ class TrainConfig:
         for name in ("batch_size", "log_every", "keep", "nan_limit", "collapse_logs"):
             value = getattr(self, name)
             _check(_whole(value, 1), f"{name} must be a whole number from 1", value, "e.g. 1")
-        for name in ("checkpoint_every", "probe_every"):
+        for name in ("checkpoint_every", "keep_every", "export_every", "probe_every"):
             value = getattr(self, name)
             _check(
                 value is None or _whole(value, 1),
@@ -266,6 +277,12 @@ class TrainConfig:
         _check(self.nan in ("stop", "skip"), "unknown nan policy", self.nan, "choose stop or skip")
         known = ("auto", "ddp", "fsdp")
         _check(self.parallel in known, "unknown parallel", self.parallel, f"choose one of {known}")
+        _check(
+            self.save_errors in ("stop", "warn"),
+            "unknown policy for save_errors",
+            self.save_errors,
+            "choose stop or warn",
+        )
         kind, _, number = self.device.partition(":")
         _check(
             kind in ("auto", "cpu", "cuda")
@@ -285,6 +302,10 @@ class TrainConfig:
             "log_every",
             "checkpoint_every",
             "keep",
+            "keep_every",
+            "async_save",
+            "save_errors",
+            "export_every",
             "probe_every",
             "collapse",
             "collapse_logs",

@@ -122,6 +122,7 @@ class Trainer:
             run,
             self.device,
             self._counters,
+            say=lambda text: self.recorder.progress.say(text),
             about=about,
             extra=extra,
         )
@@ -162,7 +163,7 @@ class Trainer:
             Preempted: a signal asked to stop; the state is saved.
             CheckpointError: there is a checkpoint and ``resume`` is False, or it cannot be used.
         """
-        with StopRequest() as request, deterministic(self.config.deterministic):
+        with StopRequest() as request, deterministic(self.config.deterministic), self.saver:
             self.system.train()
             self.system.setup(self._context())
             self._start(resume)
@@ -175,10 +176,9 @@ class Trainer:
             items_per_second, wait_share = self.recorder.rates()
             seconds = self.recorder.seconds
             self.system.finish(self._context())
-            self.saver.export(self.step)
+            self.saver.export(self.step, last=True)
             if self._leader:
                 self.run.event("finished", step=self.step, seconds=round(seconds, 3))
-            distributed.barrier()  # no rank leaves before the export is on disk
         return TrainResult(
             steps=self.step,
             seconds=seconds,
@@ -198,7 +198,7 @@ class Trainer:
         self.recorder.start(self.step)
         if self._leader:
             redone = forget_rows_after(self.run, self.step) if resume else 0
-            kind = "started" if path is None else "resumed"
+            kind = "resumed" if resume else "started"
             self.run.event(kind, step=self.step, steps=self.steps, rows_redone=redone, **facts)
 
     def _train(self, request: StopRequest) -> None:
@@ -219,10 +219,15 @@ class Trainer:
                 asked = request.name or ("request" if self._stop_asked() else None)
                 # One answer for all ranks: a signal may have reached only one of them.
                 stopped = distributed.agree(asked is not None)
-                if last or stopped or self._due(config.checkpoint_every):
-                    self.save()
+                if last or stopped:
+                    self.saver.save(self.step, last=True)
+                elif self._due(config.checkpoint_every) or self._due(config.keep_every):
+                    self.saver.save(self.step)
+                if self._due(config.export_every) and not last:
+                    self.saver.export(self.step)
+                    self.system.train()
             if stopped and not last:
-                self._leave(asked or "a signal to another rank")
+                self._leave(asked or "another rank")
 
     def _stop_asked(self) -> bool:
         return self._asked is not None and self._asked(self.step)
@@ -339,10 +344,6 @@ class Trainer:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All state of the run: tensors by flat name, and JSON data with the items' schema."""
         return self.saver.state()
-
-    def save(self) -> None:
-        """Write a checkpoint of this step, unless there is one."""
-        self.saver.save(self.step)
 
     def _counters(self) -> dict[str, Any]:
         return {

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rhyme.errors import RhymeError
+from rhyme.errors import RhymeError, RunError
 from rhyme.run import RunFolder, append_jsonl
 from rhyme.systems.base import StepOutput, System
 from rhyme.training.config import TrainConfig
@@ -141,8 +141,7 @@ class Recorder:
             "seconds": self.seconds,
             "eta": self.left(step),
         }
-        if self.leader:
-            append_jsonl(self.run.metrics, row)
+        self._write(row)
         self.progress.row(row)
         for name in self.alarm.see(monitors):
             self.progress.say(f"warning: the embedding '{name}' has collapsed, see events.jsonl")
@@ -165,9 +164,20 @@ class Recorder:
                 continue
             if measured:
                 figures[name] = measured
-        if self.leader and figures:
+        if figures:
             row = {"step": step, "epoch": epoch, "probes": figures, "seconds": self.seconds}
+            self._write(row)
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        """Append a row; on a disk that refuses it, stop or go on without it, as was asked."""
+        if not self.leader:
+            return
+        try:
             append_jsonl(self.run.metrics, row)
+        except RunError as error:
+            if self.config.save_errors == "stop":
+                raise
+            self.progress.say(f"warning: {error.cause}; training goes on")
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to write the rows of an undisturbed one."""

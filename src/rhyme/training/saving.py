@@ -1,12 +1,15 @@
 """What a run writes to go on from, and what it leaves: checkpoints and packages.
 
 The trainer says when; a :class:`Saver` knows what belongs to the state, and brings it to the disk
-and back. Only the first rank writes, and all ranks learn whether it could.
+and back. Only the first rank writes, and all ranks learn whether it could. Checkpoints are written
+in the background, one at a time: a failure comes out at the next save, or at the last.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rhyme import distributed
-from rhyme.errors import CheckpointError, RhymeError
+from rhyme.errors import CheckpointError, PackageError, RhymeError, RunError
 from rhyme.loading.batch import Source
 from rhyme.run import RunFolder
 from rhyme.systems.base import System
@@ -24,6 +27,9 @@ from rhyme.training.environment import environment
 from rhyme.training.packages import export_packages
 from rhyme.training.state import check_identity, collect, data_facts, identity, restore
 from rhyme.training.stepper import Stepper
+from rhyme.training.writer import Background, Copies
+
+SLOW = 1.0  # seconds of waiting for a write that are worth a word
 
 
 class Saver:
@@ -37,8 +43,11 @@ class Saver:
         run: the run folder.
         device: where the run computes.
         counters: the trainer's own state, as it is at the call.
+        say: tells the user a line.
         about: entries for the cards of exported packages.
         extra: plain data to store in them.
+
+    Within it (``with saver:``) saves are made; leaving it waits for the one in flight.
     """
 
     def __init__(
@@ -51,15 +60,18 @@ class Saver:
         device: torch.device,
         counters: Callable[[], Mapping[str, Any]],
         *,
+        say: Callable[[str], None],
         about: Mapping[str, Any] | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
         self.system, self.stepper, self.source = system, stepper, source
         self.config, self.run, self.device = config, run, device
-        self._counters = counters
+        self._counters, self._say = counters, say
         self._about, self._extra = dict(about or {}), dict(extra or {})
         self._leader = distributed.rank() == 0
         self._saved: int | None = None
+        self._slow = False
+        self._copies, self._background = Copies(), Background()
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All state of the run: tensors by flat name, and JSON data with the items' schema."""
@@ -69,26 +81,74 @@ class Saver:
         state["environment"] = environment(self.device)
         return tensors, state
 
-    def save(self, step: int) -> None:
-        """Write a checkpoint of this step, unless there is one.
+    def save(self, step: int, *, last: bool = False) -> None:
+        """Save the state as it is now, unless this step's is saved.
+
+        The state is copied before this returns; it is written in the background, where
+        ``async_save`` is set. A save waits for the one before it.
+
+        Args:
+            step: steps done.
+            last: nothing follows: return when the state is on the disk.
 
         Raises:
-            CheckpointError: the disk refuses, on all ranks alike; earlier checkpoints stay.
+            CheckpointError: the disk refuses this checkpoint or, where errors stop the run, the
+                one before; on all ranks alike. Earlier checkpoints stay.
         """
-        if self._saved == step:
-            return
-        failure: RhymeError | None = None
-        if self._leader:
-            try:
-                tensors, state = self.state()
-                folder = self.run.checkpoints
-                checkpoint.save(folder, step, tensors, state, keep=self.config.keep)
-            except CheckpointError as error:
-                failure = error
+        failure = self._save(step, last) if self._leader else None
         # The others wait for the leader: a rank that leaves early takes the whole job down.
         if distributed.agree(failure is not None):
             raise failure or CheckpointError("the first rank could not save", stage="train")
-        self._saved = step
+
+    def _save(self, step: int, last: bool) -> BaseException | None:
+        """What the first rank does; returns what must stop the run."""
+        # After a failed save a last one that succeeds is all that is needed.
+        failure = self._settle(tolerant=last or self.config.save_errors == "warn")
+        if failure is None and self._saved != step:
+            try:
+                tensors, state = self.state()
+            except CheckpointError as error:
+                return error
+            copies, self._saved = self._copies.take(tensors), step
+            self._background.start(lambda: self._write(step, copies, state))
+            if last or not self.config.async_save:
+                failure = self._settle(tolerant=not last and self.config.save_errors == "warn")
+        return failure
+
+    def _write(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        folder, config = self.run.checkpoints, self.config
+        checkpoint.save(
+            folder, step, tensors, state, keep=config.keep, keep_every=config.keep_every
+        )
+
+    def _settle(self, tolerant: bool) -> BaseException | None:
+        """Wait for the write in flight; a failure that is tolerated is told instead."""
+        began = time.perf_counter()
+        failure = self._background.wait()
+        waited = time.perf_counter() - began
+        if waited > SLOW and not self._slow:
+            self._slow = True
+            self._say(f"training waited {waited:.0f} s for the checkpoint before to be written")
+        if failure is not None:
+            self._saved = None
+            if tolerant and isinstance(failure, CheckpointError):
+                self._warn("save_failed", failure)
+                return None
+        return failure
+
+    def _warn(self, kind: str, error: RhymeError) -> None:
+        """Tell of a failure that does not stop the run, on a disk that may be full."""
+        self._say(f"warning: {error.cause}; training goes on")
+        with suppress(RunError):
+            self.run.event(kind, reason=error.reason)
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait for the write in flight, but not when somebody presses Ctrl-C twice."""
+        if kind is None or issubclass(kind, Exception):
+            self._settle(tolerant=True)
 
     def find(self, resume: bool) -> Path | None:
         """The checkpoint to start from; None to start from the beginning.
@@ -133,10 +193,38 @@ class Saver:
         self._saved = held.step
         return counters, held.state.get("environment", {})
 
-    def export(self, step: int) -> None:
-        """Write the system's exports as they are now; the first rank does."""
-        if self._leader:
+    def export(self, step: int, *, last: bool = False) -> None:
+        """Write the system's exports as they are now; what was exported before is replaced.
+
+        Args:
+            step: steps done.
+            last: nothing follows, so that a failure is never tolerated.
+
+        Raises:
+            PackageError: weights are not finite, or the disk refuses; on all ranks alike.
+        """
+        failure = self._export(step, last) if self._leader else None
+        if distributed.agree(failure is not None):  # also: no rank leaves before it is on disk
+            raise failure or PackageError("the first rank could not export", stage="export")
+
+    def _export(self, step: int, last: bool) -> RhymeError | None:
+        try:
             export_packages(self.system, self.run, self._card(step), self._extra)
+        except (OSError, RhymeError) as error:
+            failure = (
+                error
+                if isinstance(error, RhymeError)
+                else PackageError(
+                    f"the export could not be written: {error.strerror or error}",
+                    file=error.filename or self.run.path,
+                    stage="export",
+                    remedy="make room; checkpoints and the export before are intact",
+                )
+            )
+            if last or self.config.save_errors == "stop":
+                return failure
+            self._warn("export_failed", failure)
+        return None
 
     def _card(self, step: int) -> dict[str, Any]:
         """Where an export comes from."""
