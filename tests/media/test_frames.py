@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -14,8 +15,10 @@ from av.video.stream import VideoStream
 
 from rhyme.errors import LimitExceeded, MediaError
 from rhyme.media import FrameReader, FrameTable, Limits, Video, probe
+from rhyme.media import decoder as decoder_module
 from rhyme.media import video as video_module
 from rhyme.media.container import Opened
+from rhyme.media.decoder import FrameDecoder, Session
 
 Film = Callable[..., Path]
 Decode = Callable[[Path], torch.Tensor]
@@ -63,6 +66,104 @@ def test_any_times_in_any_order_equal_sequential_decoding(
             assert torch.equal(pictures, truth[k])
             np.testing.assert_array_equal(times, video.times[k])
         assert video.corrupt == 0
+    # Opened again, the file is known: nothing is probed, and nothing changes.
+    with Video(path) as video:
+        k = random.integers(0, n, 9)
+        assert torch.equal(video.frames_at(video.times[k] + 0.002), truth[k])
+        assert torch.equal(video.frames_at(video.times), truth)
+
+
+LEANING = [
+    ("b.mp4", {"options": {"bf": "3", "b-pyramid": "none", "refs": "1"}}),
+    ("pyramid.mkv", {"options": {"bf": "4", "b-pyramid": "normal", "refs": "4"}}),
+    ("interlaced.mp4", {"options": {"bf": "3", "x264-params": "tff=1"}}),
+    ("hevc.mp4", {"codec": "libx265", "options": {"x265-params": "log-level=none:bframes=4"}}),
+    ("mpeg4.mp4", {"codec": "mpeg4", "options": {"bf": "2"}}),
+    ("mpeg2.ts", {"codec": "mpeg2video", "options": {"bf": "2"}}),
+    ("uneven.mp4", {"options": {"bf": "3"}, "stamps": [i + i * i // 10 for i in range(50)]}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), LEANING)
+def test_pictures_that_nobody_needs_are_not_decoded(
+    film: Film, plain_decode: Decode, name: str, options: dict[str, object]
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 60, (50, 48, 64, 3), dtype=np.uint8)
+    path = film(name, gop=25, picture_of=lambda i, n, w, h: noise[i] + i, **options)
+    truth = plain_decode(path)
+    random = np.random.default_rng(1)
+    with Video(path) as video:
+        n = len(video.times)
+        assert n == len(truth)
+        for _ in range(12):
+            k = np.sort(random.choice(n, random.integers(1, 6), replace=False))
+            assert torch.equal(video.frames_at(video.times[k]), truth[k])
+            # Going on one by one from there, and a step back.
+            for i in (int(k[-1]) + 1, int(k[-1]) + 2, int(k[0]) + 1):
+                i = min(i, n - 1)
+                assert torch.equal(video.frames_at([video.times[i]]), truth[i : i + 1])
+        before = video.decoded_frames
+        video.frames_at(video.times[[0, 24]])
+        assert video.decoded_frames - before < 22
+        assert video.corrupt == 0
+
+
+def test_a_missing_picture_is_stood_in_for_by_the_one_before_it(
+    film: Film, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (60, 48, 64, 3), dtype=np.uint8)
+    path = film(n=60, gop=20, options={"bf": "3"}, picture_of=lambda i, *_: noise[i])
+    data = bytearray(path.read_bytes())
+    with av.open(str(path)) as source:
+        packets = [p for p in source.demux(video=0) if p.size]
+    # Every seventh packet loses its slice header, and with it its picture.
+    for packet in packets[5::7]:
+        data[packet.pos + 4 : packet.pos + 12] = bytes(8)
+    path.write_bytes(data)
+    asked = [[3.0, 9.0, 14.0, 15.0], [25.0, 31.0, 33.0], list(range(0, 60, 3)), [57.0]]
+    found: list[list[torch.Tensor]] = []
+    for spared in (True, False):
+        if not spared:
+            monkeypatch.setattr(decoder_module, "_has_spares", lambda stream: False)
+        with Video(path) as video:
+            found.append([video.frames_at(np.array(k) / 25) for k in asked])
+            assert video.corrupt > 0
+    for first, second in zip(*found, strict=True):
+        assert torch.equal(first, second)
+
+
+def test_a_request_given_up_midway_spoils_nothing(film: Film, plain_decode: Decode) -> None:
+    path = film(n=50, gop=50, options={"bf": "3"})
+    truth = plain_decode(path)
+    with Video(path) as video:
+        decoder = FrameDecoder(Session(path, video.limits), video.table)
+        next(decoder.frames([4, 40]))
+        for k in (5, 6, 7, 3):
+            for _, frame, _ in decoder.frames([k]):
+                picture = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
+                assert torch.equal(picture, truth[k])
+
+
+def test_a_known_file_is_opened_without_decoding(
+    film: Film, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = film(sound=np.sin, rotation=90.0)
+    with Video(path) as video:
+        info, sound = video.info, video.audio(0.0, 0.5, 8000)
+        header = video.header()
+    with Video(path) as video:
+        assert video.frames_at([1.0]).shape == (1, 3, 64, 48)
+        assert video._session is not None
+        assert not video._session.probed
+        assert video.info == info
+        again = video.audio(0.0, 0.5, 8000)
+        assert sound is not None
+        assert again is not None
+        assert torch.equal(again, sound)
+        assert not video._session.probed
+    with Video(path) as video:
+        assert (header.frames, header.rotation) == (info.frames, info.rotation)
+        assert torch.equal(video.frames_at([1.0]), video.frames_at([1.0]))
 
 
 def test_every_group_of_pictures_is_decoded_at_most_once(film: Film, plain_decode: Decode) -> None:

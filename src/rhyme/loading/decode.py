@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -56,11 +55,8 @@ class Readers:
             MediaError: the file cannot be decoded there.
             CatalogError: the file has gone or changed since the scan.
         """
-        wanted, where = np.unique(times, return_inverse=True)
-        frames, shown = self._reader(row).read(wanted)
-        if len(wanted) == len(times) and np.array_equal(where, np.arange(len(times))):
-            return frames, np.asarray(shown)
-        return frames[torch.from_numpy(where.reshape(-1))], np.asarray(shown)[where.reshape(-1)]
+        frames, shown = self._reader(row).read(times)
+        return frames, np.asarray(shown)
 
     def clips(
         self, row: int, draws: Mapping[str, FrameDraws], place: int

@@ -24,7 +24,7 @@ from av.video.stream import VideoStream
 
 from rhyme.errors import FileMissing, MediaError, NotMedia, NoVideoStream, UnsupportedMedia
 from rhyme.media.limits import Limits
-from rhyme.media.sniff import open_regular, sniff
+from rhyme.media.sniff import identity_of, open_regular, sniff
 
 VIDEO_CODECS = frozenset(
     (
@@ -72,12 +72,13 @@ class Opened:
     Args:
         path: a local path.
         limits: bounds; streams and bytes are checked here.
+        probe: decode the first pictures and sounds to complete what the header says of a stream.
 
     Raises:
         MediaError: the file cannot be used; see `rhyme.media.sniff.sniff`.
     """
 
-    def __init__(self, path: str | Path, limits: Limits) -> None:
+    def __init__(self, path: str | Path, limits: Limits, *, probe: bool = True) -> None:
         found = sniff(path, limits=limits)
         if found.kind != "av":
             raise UnsupportedMedia(
@@ -90,8 +91,7 @@ class Opened:
         self.demuxer = found.demuxer
         self.cut = found.cut
         self._file, self.size = open_regular(path, limits=limits)
-        facts = os.fstat(self._file.fileno())
-        self.identity = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+        self.identity = identity_of(os.fstat(self._file.fileno()))
         try:
             with guard(path, "open"):
                 self.container: InputContainer = av.open(
@@ -102,7 +102,8 @@ class Opened:
                     container_options={
                         "protocol_whitelist": "file",
                         "format_whitelist": _FORMATS,
-                        "codec_whitelist": ",".join(sorted(_DECODERS)),
+                        # Where no decoder may start, FFmpeg believes the header at once.
+                        "codec_whitelist": ",".join(sorted(_DECODERS)) if probe else "none",
                     },
                     metadata_errors="replace",
                     buffer_size=1 << 16,

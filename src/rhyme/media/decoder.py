@@ -13,12 +13,20 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from rhyme.errors import MediaError, TruncatedMedia
-from rhyme.media.container import Opened, audio_stream, guard, video_stream
+from rhyme.media.container import Opened, audio_stream, codec_name, guard, video_stream
+from rhyme.media.info import MediaInfo
+from rhyme.media.known import KNOWN, Known, identity_at
 from rhyme.media.limits import Limits
 from rhyme.media.table import FrameTable
 
 _SKIP = 3
 """Fewest packets worth jumping over; fewer are decoded and dropped."""
+
+_COMPLETE = frozenset(("mov", "matroska"))
+"""Containers whose header says all that a decoder must know before the first packet."""
+
+_SPARES = frozenset(("h264", "mpeg4", "mpeg1video", "mpeg2video"))
+"""Codecs in which a picture marked as no reference is one that no other picture needs."""
 
 
 class Session:
@@ -29,31 +37,65 @@ class Session:
     Args:
         path: a local path.
         limits: bounds checked while opening.
+        probe: decode the first pictures even where the file is known; facts about the file need it.
+
+    Attributes:
+        known: what an earlier opening found out, or None; set it with `learn`.
+        probed: the stream's own facts were read from its first pictures, not only from the header.
 
     Raises:
         MediaError: the file cannot be used.
     """
 
-    def __init__(self, path: Path, limits: Limits) -> None:
+    def __init__(self, path: Path, limits: Limits, *, probe: bool = False) -> None:
         self.path = path
         self.limits = limits
         self.owner = os.getpid()
         self.opened: Opened
         self.stream: VideoStream
+        identity = identity_at(path)
+        self.known = KNOWN.get(identity, limits)
+        self.probed = probe or self.known is None or not self.known.complete
         self._open()
-        context = self.stream.codec_context
-        self.width, self.height = int(context.width), int(context.height)
-        self.has_sound = audio_stream(self.opened) is not None
+        if self.known is not None and self.opened.identity != identity:
+            # The file was replaced between the look and the opening.
+            self.opened.close()
+            self.known, self.probed = None, True
+            self._open()
+        if self.known is None:
+            context = self.stream.codec_context
+            self.width, self.height = int(context.width), int(context.height)
+            self._reorder = int(context.reorder_depth)
+            self.has_sound = audio_stream(self.opened) is not None
+        else:
+            self.width, self.height = self.known.width, self.known.height
+            self._reorder = self.known.reorder
+            self.has_sound = self.known.sound
 
     def _open(self) -> None:
-        self.opened = Opened(self.path, self.limits)
+        self.opened = Opened(self.path, self.limits, probe=self.probed)
         self.fresh = True
         try:
             with guard(self.path, "open"):
                 self.stream = video_stream(self.opened, self.limits)
+                if self.known is not None and not self.probed:
+                    self.stream.codec_context.reorder_depth = self.known.reorder
         except Exception:
             self.opened.close()
             raise
+
+    def learn(self, table: FrameTable, info: MediaInfo | None = None) -> None:
+        """Remember what was found out, for this and later openings by this process."""
+        self.known = Known(
+            table=table,
+            width=self.width,
+            height=self.height,
+            reorder=self._reorder,
+            sound=self.has_sound,
+            complete=self.opened.demuxer in _COMPLETE,
+            info=info,
+        )
+        KNOWN.put(self.opened.identity, self.limits, self.known)
 
     def check(self) -> None:
         """Refuse use by another process than the one that opened the file.
@@ -89,6 +131,9 @@ class Session:
 class FrameDecoder:
     """Decodes wanted frames of one session in ascending order.
 
+    Pictures that nobody asked for and that no other picture needs are not decoded. A file in which
+    a picture turns out to be missing is decoded whole from then on.
+
     Args:
         session: the open file.
         table: its frame-time table.
@@ -107,6 +152,10 @@ class FrameDecoder:
         self._ended = False
         self._ready: deque[tuple[int, VideoFrame]] = deque()
         self._held: tuple[int, VideoFrame] | None = None
+        self._spares = not table.counted and _has_spares(session.stream)
+        self._wanted: frozenset[int] = frozenset()
+        self._last = 0
+        self._whole = True
 
     def frames(self, wanted: list[int]) -> Iterator[tuple[int, VideoFrame, bool]]:
         """Each wanted frame, its picture, and whether that picture is the frame's own and whole.
@@ -123,6 +172,13 @@ class FrameDecoder:
         Raises:
             TruncatedMedia: not even a stand-in could be decoded.
         """
+        if self._spares:
+            stamps = self._table.stamps[wanted].tolist()
+            self._wanted, self._last = frozenset(stamps), max(stamps, default=0)
+        if not self._whole:
+            # The last call was given up; pictures that it passed over may be wanted now.
+            self._packets, self._held = None, None
+        self._whole = False
         for k in wanted:
             self._session.check()
             entry = int(self._table.entry[k])
@@ -131,6 +187,11 @@ class FrameDecoder:
                 if passed or entry >= self._fed + _SKIP:
                     self._seek(entry)
                 self._advance(k)
+                if self._spares and (self._held is None or self._held[0] != k):
+                    # Damage: the nearest picture before it must stand in, and it may be a spare.
+                    self._spares = False
+                    self._seek(entry)
+                    self._advance(k)
             if self._held is None:
                 raise TruncatedMedia(
                     "no picture could be decoded",
@@ -140,6 +201,7 @@ class FrameDecoder:
                 )
             index, frame = self._held
             yield k, frame, index == k and not frame.is_corrupt
+        self._whole = True
 
     def _advance(self, k: int) -> None:
         """Decode until frame k is held, or the last one before it."""
@@ -216,11 +278,34 @@ class FrameDecoder:
             return []
         else:
             self._fed += 1
+        context = session.stream.codec_context
         try:
             with guard(session.path, "decode"):
-                return session.stream.codec_context.decode(packet)
+                context.skip_frame = "NONREF" if self._spare(packet) else "DEFAULT"
+                return context.decode(packet)
         except MediaError:
             return []
+
+    def _spare(self, packet: Packet | None) -> bool:
+        """Whether this call does without the packet's picture, if other pictures do too.
+
+        Pictures after the last wanted one are decoded: the next call may go on with them.
+        """
+        if not self._spares or packet is None or packet.pts is None:
+            return False
+        return packet.pts < self._last and packet.pts not in self._wanted
+
+
+def _has_spares(stream: VideoStream) -> bool:
+    """Whether the decoder may be told to leave out pictures marked as no reference.
+
+    In HEVC the mark speaks of one temporal layer only, so there must be but one.
+    """
+    codec = codec_name(stream)
+    if codec == "hevc":
+        extra = stream.codec_context.extradata or b""
+        return len(extra) > 22 and extra[0] == 1 and (extra[21] >> 3) & 7 == 1
+    return codec in _SPARES
 
 
 def _chain(first: Packet, rest: Iterator[Packet]) -> Iterator[Packet]:

@@ -145,13 +145,13 @@ class FrameFolder:
         index = shown_at(self._times, times_s)
         info = self.info
         check_request(len(index), info.width, info.height, self.limits, self.path)
-        out = torch.empty((len(index), 3, info.height, info.width), dtype=torch.uint8)
+        out = torch.empty((len(index), info.height, info.width, 3), dtype=torch.uint8)
         wanted, where = np.unique(index, return_inverse=True)
         for place, k in enumerate(wanted):
             image = load_picture(self.paths[k], limits=self.limits, size=(info.width, info.height))
             self.decoded_frames += 1
-            out[torch.from_numpy(where == place)] = torch.from_numpy(image).permute(2, 0, 1)
-        return out, self._times[index]
+            out[torch.from_numpy(where == place)] = torch.from_numpy(image)
+        return out.permute(0, 3, 1, 2), self._times[index]
 
     def audio(self, start_s: float, stop_s: float, rate: int) -> None:
         """Pictures have no sound.

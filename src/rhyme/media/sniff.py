@@ -57,6 +57,15 @@ class Sniffed:
     cut: bool = False
 
 
+Identity = tuple[int, int, int, int]
+"""Device, inode, size in bytes and time of change in nanoseconds."""
+
+
+def identity_of(facts: os.stat_result) -> Identity:
+    """What tells a file, and a state of it, from all others."""
+    return (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+
+
 def open_regular(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> tuple[BinaryIO, int]:
     """Open a regular file for reading; pipes, devices, folders and URLs are never opened.
 

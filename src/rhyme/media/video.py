@@ -7,7 +7,6 @@ once.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -28,31 +27,6 @@ from rhyme.media.orient import UPRIGHT, Orientation, from_display_matrix
 from rhyme.media.sound import AudioTrack
 from rhyme.media.table import FrameTable, scan_packets
 from rhyme.media.times import check_request, shown_at
-
-
-class _Tables:
-    """Frame-time tables of files this process has scanned, so that opening again costs no scan."""
-
-    def __init__(self, frames: int) -> None:
-        self._room = frames
-        self._held: OrderedDict[tuple[object, ...], FrameTable] = OrderedDict()
-
-    def _key(self, session: Session) -> tuple[object, ...]:
-        return (*session.opened.identity, session.limits)
-
-    def get(self, session: Session) -> FrameTable | None:
-        table = self._held.get(self._key(session))
-        if table is not None:
-            self._held.move_to_end(self._key(session))
-        return table
-
-    def put(self, session: Session, table: FrameTable) -> None:
-        self._held[self._key(session)] = table
-        while sum(len(t.times) for t in self._held.values()) > self._room and len(self._held) > 1:
-            self._held.popitem(last=False)
-
-
-_TABLES = _Tables(frames=2_000_000)
 
 
 class Video:
@@ -131,9 +105,14 @@ class Video:
         Raises:
             MediaError: the file cannot be used.
         """
-        self._open()
+        session = self._open()
         if self._info is None:
-            self._info = self._facts()
+            known = session.known
+            if known is None or known.info is None:
+                self._info = self._facts()
+                self._open().learn(self.table, self._info)
+            else:
+                self._info = known.info
         return self._info
 
     @property
@@ -154,12 +133,12 @@ class Video:
         """
         session = self._open()
         if self._table is None:
-            self._table = _TABLES.get(session)
-            if self._table is None:
+            if session.known is None:
                 session.at_start()
                 session.fresh = False
-                self._table = scan_packets(session.opened, session.stream, self.limits)
-                _TABLES.put(session, self._table)
+                session.learn(scan_packets(session.opened, session.stream, self.limits))
+            assert session.known is not None
+            self._table = session.known.table
         return self._table
 
     def frames_at(self, times_s: Sequence[float] | np.ndarray | Tensor) -> Tensor:
@@ -171,7 +150,8 @@ class Video:
 
         Returns:
             uint8 ``[t, 3, h, w]``, RGB, rotation applied; a picture of another size than the
-            header's is scaled to it.
+            header's is scaled to it. In memory the three values of a pixel are neighbours
+            (``torch.channels_last``), as decoders write and resizing likes them.
 
         Raises:
             MediaError: the file cannot be used, or the request passes the limits.
@@ -205,16 +185,16 @@ class Video:
             with guard(self.path, "decode"):
                 picture = self._picture(frame, session)
             if out is None:
-                out = torch.empty((len(index), 3, *picture.shape[:2]), dtype=torch.uint8)
+                out = torch.empty((len(index), *picture.shape), dtype=torch.uint8)
                 target = out.numpy()
             for slot in np.flatnonzero(where == place):
-                target[slot] = picture.transpose(2, 0, 1)
+                target[slot] = picture
             if not sound and k not in self._damaged:
                 self._damaged.add(k)
                 self.corrupt += 1
         if out is None:
             raise TruncatedMedia("no picture could be decoded", file=self.path, stage="decode")
-        return out, table.times[index]
+        return out.permute(0, 3, 1, 2), table.times[index]
 
     def audio(self, start_s: float, stop_s: float, rate: int) -> Tensor | None:
         """Sound on the clock of the pictures.
@@ -256,7 +236,7 @@ class Video:
         Raises:
             MediaError: the file cannot be used.
         """
-        session = self._open()
+        session = self._open(probe=True)
         opened, stream = session.opened, session.stream
         base = float(stream.time_base or 1)
         rate = float(stream.average_rate or stream.guessed_rate or 0)
@@ -275,10 +255,14 @@ class Video:
             depth="header",
         )
 
-    def _open(self) -> Session:
-        """The open file, opened now if need be."""
+    def _open(self, *, probe: bool = False) -> Session:
+        """The open file, opened now if need be; with `probe`, its stream's own facts read too."""
+        if probe and self._session is not None and not self._session.probed:
+            self._decoded, self._decoder = self.decoded_frames, None
+            self._session.close()
+            self._session = None
         if self._session is None:
-            self._session = Session(self.path, self.limits)
+            self._session = Session(self.path, self.limits, probe=probe)
         self._session.check()
         return self._session
 
@@ -300,8 +284,8 @@ class Video:
         raise TruncatedMedia("no picture could be decoded", file=self.path, stage="decode")
 
     def _facts(self) -> MediaInfo:
+        session = self._open(probe=True)
         table = self.table
-        session = self._open()
         if self._orientation is None:
             for _, frame, _ in self._frame_decoder().frames([0]):
                 self._look(frame)

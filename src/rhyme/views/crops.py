@@ -121,9 +121,10 @@ def resized(frames: Tensor, rows: int, columns: int, interpolation: Interpolatio
     """``uint8 [t, 3, h, w]`` scaled to ``rows x columns`` with antialiasing; 8-bit arithmetic."""
     if frames.shape[-2:] == (rows, columns):
         return frames
+    # Frames of videos keep a pixel's values together, which is fast here and slow afterwards.
     return functional.interpolate(
         frames, size=(rows, columns), mode=interpolation, align_corners=False, antialias=True
-    )
+    ).contiguous()
 
 
 def shorter_side(rows: int, columns: int, side: int) -> tuple[int, int]:
