@@ -11,9 +11,9 @@ Example:
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class RhymeError(Exception):
@@ -25,8 +25,12 @@ class RhymeError(Exception):
         stage: the part of the work that met the failure, e.g. ``"decode"``.
         value: the offending value, printed with ``repr``.
         remedy: what the reader can do about it.
+
+    Attributes:
+        told: whether another process tells the user of it: on several ranks the leader does.
     """
 
+    told: bool = False
     exit_code: ClassVar[int] = 1
     default_remedy: ClassVar[str | None] = None
 
@@ -63,6 +67,18 @@ class RhymeError(Exception):
             parts.append(f"  remedy: {self.remedy}")
         return "\n".join(parts)
 
+    def facts(self) -> dict[str, object]:
+        """The failure as plain data, for ``--json`` and for other processes."""
+        return {
+            "error": type(self).__name__,
+            "cause": self.cause,
+            "file": self.file,
+            "stage": self.stage,
+            "value": repr(self.value) if self.value is not None else None,
+            "remedy": self.remedy,
+            "exit_code": self.exit_code,
+        }
+
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.__dict__)
 
@@ -73,6 +89,33 @@ def _rebuild(kind: type[RhymeError], state: dict[str, object]) -> RhymeError:
     Exception.__init__(error, state["cause"])
     error.__dict__.update(state)
     return error
+
+
+class _Shown(str):
+    """The text of a value that stayed in another process."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def from_facts(facts: Mapping[str, Any]) -> RhymeError:
+    """The failure that another process has told with :meth:`RhymeError.facts`."""
+    kinds = {kind.__name__: kind for kind in _all_kinds(RhymeError)}
+    return kinds.get(str(facts["error"]), RhymeError)(
+        str(facts["cause"]),
+        file=facts["file"],
+        stage=facts["stage"],
+        value=None if facts["value"] is None else _Shown(facts["value"]),
+        remedy=facts["remedy"],
+    )
+
+
+def _all_kinds(kind: type[RhymeError]) -> Iterator[type[RhymeError]]:
+    yield kind
+    for below in kind.__subclasses__():
+        yield from _all_kinds(below)
 
 
 class ConfigError(RhymeError):
@@ -169,6 +212,19 @@ class StoreError(RhymeError):
 
 class WorkerError(RhymeError):
     """A worker process died, hung, or raised."""
+
+
+class RankError(RhymeError):
+    """A rank was lost, so that the others cannot go on; a restart may help."""
+
+
+def disk_trouble(error: OSError) -> RhymeError:
+    """What the system says of a file or folder, as an error with a remedy."""
+    return RhymeError(
+        error.strerror or str(error),
+        file=error.filename,
+        remedy="check the path, its permissions and the free space; then run the command again",
+    )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -3,9 +3,11 @@
 from rhyme.api.data import DataOptions, Scanned, read_data, scan, world
 from rhyme.api.demo import Demo, demo
 from rhyme.api.doctor import Finding, doctor
+from rhyme.api.fit import Trained
 from rhyme.api.judge import compare, encoder_of, evaluate
+from rhyme.api.launch import LaunchOptions
 from rhyme.api.overview import as_yaml, recipe, recipe_names, recipe_values, runs, systems
-from rhyme.api.train import Trained, resolve_recipe, resume, train
+from rhyme.api.train import prepare, reopen, resolve_recipe, resume, train
 from rhyme.api.use import Embedded, Encoder, Found, Moments, embed, export, load, report, search
 
 __all__ = [
@@ -15,6 +17,7 @@ __all__ = [
     "Encoder",
     "Finding",
     "Found",
+    "LaunchOptions",
     "Moments",
     "Scanned",
     "Trained",
@@ -27,10 +30,12 @@ __all__ = [
     "evaluate",
     "export",
     "load",
+    "prepare",
     "read_data",
     "recipe",
     "recipe_names",
     "recipe_values",
+    "reopen",
     "report",
     "resolve_recipe",
     "resume",

@@ -10,7 +10,8 @@ from pathlib import Path
 
 def command_line() -> str:
     """The command as typed, without the path of the program."""
-    return shlex.join(["rhyme", *sys.argv[1:]]) if sys.argv[0].endswith("rhyme") else "python"
+    ours = sys.argv[0].endswith(("rhyme", "rhyme/__main__.py"))
+    return shlex.join(["rhyme", *sys.argv[1:]]) if ours else "python"
 
 
 def commit() -> str:

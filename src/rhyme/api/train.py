@@ -3,61 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from rhyme.api.checks import check_root
+from rhyme import distributed
 from rhyme.api.data import DataOptions, part, quarantined, read_data
-from rhyme.api.progress import progress_bar
+from rhyme.api.fit import CATALOG, Trained, build_system, fit_run
+from rhyme.api.launch import LaunchOptions, check_ranks, ranks_here, start_ranks
 from rhyme.api.provenance import command_line, commit
 from rhyme.catalog import Catalog
 from rhyme.config import override
-from rhyme.encoders import seeded
 from rhyme.errors import ConfigError, DataError
-from rhyme.evaluation import group_hashes
-from rhyme.loading import CatalogSource, FrameCache
+from rhyme.group import restarted
 from rhyme.recipes import Recipe, load_recipe, recipe_from_dict, recipe_to_dict
 from rhyme.recipes import recipe as named_recipe
 from rhyme.run import RunFolder
-from rhyme.systems import System, system_class
-from rhyme.tasks import cycle_return, extract_features
-from rhyme.training import Trainer, TrainResult, resolve_device
-from rhyme.training.recorder import Probe
-from rhyme.views import fork_seed
-
-CATALOG = "catalog.arrow"
-PROBE_ITEMS = 256  # enough for a curve; the protocols measure on everything
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """A run that came to its end.
-
-    Attributes:
-        path: run folder.
-        system: system id.
-        steps: steps done.
-        seconds: time in training.
-        loss: last logged loss.
-        items_per_second: throughput of this part of the run.
-        wait_share: share of the time spent waiting for data.
-        encoder: folder of the encoder package.
-        quarantined: files that were left out.
-    """
-
-    path: Path
-    system: str
-    steps: int
-    seconds: float
-    loss: float
-    items_per_second: float
-    wait_share: float
-    encoder: Path
-    quarantined: int = 0
+from rhyme.training import resolve_device
+from rhyme.training.ranks import joined, leader_first, one_fate
 
 
 def resolve_recipe(
@@ -99,6 +63,7 @@ def train(
     overrides: Mapping[str, Any] | None = None,
     options: DataOptions | None = None,
     progress: bool | None = None,
+    launch: LaunchOptions | None = None,
 ) -> Trained:
     """Train an encoder.
 
@@ -111,6 +76,7 @@ def train(
         overrides: dotted options, e.g. ``{"train.steps": 100}``.
         options: how the folder is read.
         progress: False for silence on standard error.
+        launch: on how many ranks, and who starts them.
 
     Returns:
         What was made.
@@ -118,20 +84,71 @@ def train(
     Raises:
         RhymeError: with cause and remedy; nothing that was there before is lost.
     """
+
+    def make(ranks: int) -> RunFolder:
+        return prepare(
+            recipe, data, out=out, seed=seed, device=device, overrides=overrides,
+            options=options, progress=progress, ranks=ranks,
+        )  # fmt: skip
+
+    how = launch or LaunchOptions()
+    if restarted() and RunFolder(out).config.is_file():
+        return resume(out, device=device, progress=progress, launch=how)
+    return _start(how, make, Path(out), device=device, fresh=True, progress=progress)
+
+
+def prepare(
+    recipe: str | Path | Recipe,
+    data: str | Path | Catalog,
+    *,
+    out: str | Path,
+    seed: int = 0,
+    device: str = "auto",
+    overrides: Mapping[str, Any] | None = None,
+    options: DataOptions | None = None,
+    progress: bool | None = None,
+    ranks: int = 1,
+    elsewhere: bool = False,
+) -> RunFolder:
+    """Check everything that a run needs, and make its folder with recipe and catalog.
+
+    Args:
+        recipe: as for :func:`train`, like the other arguments.
+        data: a folder of files, a catalog, or its path.
+        out: new run folder.
+        seed: seed of weights, order, draws and split.
+        device: where it is to compute.
+        overrides: dotted options.
+        options: how the folder is read.
+        progress: False for silence on standard error.
+        ranks: on how many ranks it is to run.
+        elsewhere: it will run on another machine, whose devices are not known here.
+
+    Raises:
+        RhymeError: with cause and remedy; no folder is made then.
+    """
     chosen = resolve_recipe(recipe, overrides)
     changes = {"train.seed": seed, "train.device": device}
     chosen = override(chosen, {k: v for k, v in changes.items() if k not in (overrides or {})})
-    check_device(chosen)
+    if not elsewhere:
+        check_device(chosen)
+    system = build_system(chosen)
+    check_ranks(chosen, system, ranks)
     wanted = options or DataOptions()
     if wanted.segment is None:
         wanted = replace(wanted, segment=chosen.data.segment)
     catalog = read_data(data, wanted, seed=seed)
     check_size(chosen, catalog)
-    system = build_system(chosen)
     run, saved = begin(chosen, catalog, out)
     if progress is not False:
-        print(describe(saved, chosen), file=sys.stderr)
-    return fit(chosen, saved, run, system, resume=False, progress=progress)
+        where = "" if elsewhere else f" on {resolve_device(chosen.train.device)}"
+        print(describe(saved, chosen) + where + several(ranks), file=sys.stderr)
+    return run
+
+
+def several(ranks: int) -> str:
+    """How many ranks, where there is more than one."""
+    return f", {ranks} ranks" if ranks > 1 else ""
 
 
 def begin(recipe: Recipe, catalog: Catalog, out: str | Path) -> tuple[RunFolder, Catalog]:
@@ -165,125 +182,84 @@ def begin(recipe: Recipe, catalog: Catalog, out: str | Path) -> tuple[RunFolder,
     return run, saved
 
 
-def resume(path: str | Path, *, device: str = "auto", progress: bool | None = None) -> Trained:
+def resume(
+    path: str | Path,
+    *,
+    device: str = "auto",
+    progress: bool | None = None,
+    launch: LaunchOptions | None = None,
+) -> Trained:
     """Go on with a run from its newest whole checkpoint; a finished run is exported anew.
 
     Args:
         path: run folder.
         device: where to go on; a run may move.
         progress: False for silence on standard error.
+        launch: on how many ranks, and who starts them; it may be another number than before.
 
     Raises:
         RunError: no such run.
         CheckpointError: no checkpoint can be used.
     """
+
+    def make(ranks: int) -> RunFolder:
+        return reopen(path, ranks=ranks)
+
+    how = launch or LaunchOptions()
+    return _start(how, make, Path(path), device=device, fresh=False, progress=progress)
+
+
+def reopen(path: str | Path, *, ranks: int = 1) -> RunFolder:
+    """The folder of a run that is to go on, on so many ranks.
+
+    Raises:
+        RunError: no such run.
+        ConfigError: it does not divide among the ranks.
+    """
     run = RunFolder.open(path)
-    recipe = override(load_recipe(run.config), {"train.device": device})
-    catalog = Catalog.open(run.path / CATALOG)
-    return fit(recipe, catalog, run, build_system(recipe), resume=True, progress=progress)
+    if ranks > 1:
+        recipe = load_recipe(run.config)
+        check_ranks(recipe, build_system(recipe), ranks)
+    return run
 
 
-def fit(
-    recipe: Recipe,
-    catalog: Catalog,
-    run: RunFolder,
-    system: System,
+def _start(
+    how: LaunchOptions,
+    make: Callable[[int], RunFolder],
+    out: Path,
     *,
-    resume: bool,
+    device: str,
+    fresh: bool,
     progress: bool | None,
 ) -> Trained:
-    """Train a recipe's system on the train split of a catalog, inside a run folder."""
-    check_root(catalog)
-    items = part(catalog, "train")
-    cache = frame_cache(recipe, items)
-    source = CatalogSource(
-        items,
-        system.plans()["train"],
-        batch_size=recipe.train.batch_size,
-        seed=recipe.train.seed,
-        workers=recipe.train.workers,
-        cache=cache,
-    )
-    trainer = Trainer(
-        system,
-        source,
-        recipe.train,
-        run,
-        probes=probes(recipe, catalog),
-        progress=progress,
-        about={"system": recipe.system, "recipe": recipe.name, "data": catalog.root.name},
-        extra={
-            "train_groups": group_hashes(items.group_names),
-            "cycle_head": system.cycle_head,
-        },
-    )
-    try:
-        done: TrainResult = trainer.fit(resume=resume)
-    finally:
-        source.close()
-    return Trained(
-        path=run.path,
-        system=recipe.system,
-        steps=done.steps,
-        seconds=done.seconds,
-        loss=done.final_loss,
-        items_per_second=done.items_per_second,
-        wait_share=done.wait_share,
-        encoder=run.encoder,
-        quarantined=len(quarantined(catalog)),
-    )
+    """Make or open the run folder once, then train in it on all ranks.
 
-
-def build_system(recipe: Recipe) -> System:
-    """The recipe's system with weights and queues drawn from the run seed."""
-    with seeded(fork_seed(recipe.train.seed, "weights")):
-        return system_class(recipe.system)(recipe.model)
-
-
-def frame_cache(recipe: Recipe, catalog: Catalog) -> FrameCache | None:
-    """The decoded frames of a catalog, where the recipe asks for a cache."""
-    d = recipe.data
-    if d.cache_frames is None or d.cache_size is None:
-        return None
-    with progress_bar("decode", "items") as progress:
-        return FrameCache.build(
-            catalog,
-            frames_per_item=d.cache_frames,
-            size=d.cache_size,
-            budget_bytes=int(d.cache_gib * 2**30),
-            workers=recipe.train.workers,
-            progress=progress,
-        )
-
-
-def probes(recipe: Recipe, catalog: Catalog) -> dict[str, Probe]:
-    """Measurements during training, on the validation split: the cycle-return rate.
-
-    Splits too small to measure have no probe.
+    Raises:
+        ConfigError: a launcher that does not fit the environment, or that only submits.
     """
-    try:
-        held_out = part(catalog, "val")
-    except DataError:
-        return {}
-    held_out = held_out.select(list(range(min(len(held_out), PROBE_ITEMS))))
-    device = resolve_device(recipe.train.device)
-
-    def cycle(system: System) -> Mapping[str, float]:
-        export = system.exports()["encoder"]
-        module = getattr(export.module, "backbone", export.module)
-        assert export.plan is not None
-        table = extract_features(module, export.plan, held_out, device=device)
-        try:
-            found = cycle_return(
-                table.frames(),
-                np.repeat(table.group, table.frames_per_item),
-                seed=recipe.train.seed,
-            )
-        except DataError:
-            return {}
-        return {"return_rate": found.rate, "return_rate_query": found.rate_query}
-
-    return {"cycle": cycle}
+    where = how.resolved()
+    if where == "alone":
+        run = make(1)
+        given = None if fresh else device
+        return fit_run(run.path, device=given, resume=not fresh, progress=progress)
+    if where == "local":
+        ranks = ranks_here(how, device)
+        run = make(ranks)
+        return start_ranks(
+            run.path, ranks=ranks, restarts=how.restarts, device=device, fresh=fresh,
+            progress=progress,
+        )  # fmt: skip
+    if where == "torchrun":
+        with joined(device), one_fate():
+            ranks = distributed.world_size()
+            leads = distributed.rank() == 0
+            leader_first(lambda: make(ranks) if leads else RunFolder.open(out))
+            return fit_run(out, device=device, resume=not fresh, progress=progress)
+    raise ConfigError(
+        "a job for SLURM is submitted, not trained here",
+        stage="launch",
+        remedy="in Python: rhyme.api.submit(rhyme.api.prepare(...).path)",
+    )
 
 
 def check_device(recipe: Recipe) -> None:
@@ -332,5 +308,5 @@ def describe(catalog: Catalog, recipe: Recipe) -> str:
     note += f"; {cut} files end early and are used in part" if cut else ""
     return (
         f"{catalog.root.name}: {len(catalog)} items by group: {counts}{note}\n"
-        f"{recipe.name}: {length} of {t.batch_size} items on {resolve_device(t.device)}"
+        f"{recipe.name}: {length} of {t.batch_size} items"
     )

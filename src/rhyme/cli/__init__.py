@@ -6,13 +6,15 @@ requeued.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rhyme.errors import ConfigError, RhymeError, UnknownName, nearest
+from rhyme.errors import ConfigError, RhymeError, UnknownName, disk_trouble, nearest
+from rhyme.group import check_alone, follower
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("rhyme.cli.run_commands:Demo", "world, training, evaluation, search, report"),
@@ -72,7 +74,9 @@ def run(argv: list[str]) -> int:
         print_answer(answer, as_json=as_json)
         return answer.exit_code
     except RhymeError as error:
-        print_error(error, as_json=as_json)
+        # What is wrong with the options is so on all ranks, and the leader says it.
+        if not error.told and not (follower() and isinstance(error, ConfigError)):
+            print_error(error, as_json=as_json)
         return error.exit_code
     except BrokenPipeError:  # `rhyme runs | head`: the reader has seen enough
         sys.stderr.close()
@@ -83,15 +87,6 @@ def run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("rhyme: stopped", file=sys.stderr)
         return 130
-
-
-def disk_trouble(error: OSError) -> RhymeError:
-    """What the system says of a file or folder, as an error with a remedy."""
-    return RhymeError(
-        error.strerror or str(error),
-        file=error.filename,
-        remedy="check the path, its permissions and the free space; then run the command again",
-    )
 
 
 def _usage() -> str:
@@ -115,6 +110,8 @@ def _parse(name: str, arguments: list[str]) -> Any:
 
     module, attribute = COMMANDS[name][0].split(":")
     command: type[Any] = getattr(importlib.import_module(module), attribute)
+    if not getattr(command, "runs_on_ranks", False) and not {"-h", "--help"} & set(arguments):
+        check_alone(f"rhyme {name}")
     overrides, rest = split_overrides(arguments)
     takes_overrides = getattr(command, "takes_overrides", False)
     if overrides and not takes_overrides:
@@ -124,7 +121,11 @@ def _parse(name: str, arguments: list[str]) -> Any:
             remedy=f"see: rhyme {name} --help",
         )
     try:
-        bound = tyro.cli(command, args=rest, prog=f"rhyme {name}")
+        quiet = (
+            contextlib.redirect_stderr(io.StringIO()) if follower() else contextlib.nullcontext()
+        )
+        with quiet:
+            bound = tyro.cli(command, args=rest, prog=f"rhyme {name}")
     except SystemExit as stop:
         if stop.code in (0, None):
             return None

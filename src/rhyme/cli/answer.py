@@ -86,12 +86,7 @@ def print_answer(answer: Answer, *, as_json: bool) -> None:
 def print_error(error: RhymeError, *, as_json: bool) -> None:
     """Print a foreseen failure: on standard error, and as the document under ``--json``."""
     if as_json:
-        facts = {
-            "error": type(error).__name__, "cause": error.cause, "file": error.file,
-            "stage": error.stage, "value": repr(error.value) if error.value is not None else None,
-            "remedy": error.remedy, "exit_code": error.exit_code,
-        }  # fmt: skip
         with contextlib.suppress(OSError):  # a full disk behind a pipe; standard error says it
-            sys.stdout.write(json.dumps(facts) + "\n")
+            sys.stdout.write(json.dumps(error.facts()) + "\n")
             sys.stdout.flush()
     sys.stderr.write(f"rhyme: {error}\n".encode("utf-8", "backslashreplace").decode())

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from rhyme.api import DataOptions
+from rhyme.api import DataOptions, LaunchOptions
 
 
 @dataclass(kw_only=True)
@@ -21,6 +21,9 @@ class Common:
 
 HowToRead = Annotated[DataOptions, OmitArgPrefixes]
 """Options on how a collection is read, as flags of the command itself."""
+
+Launching = Annotated[LaunchOptions, OmitArgPrefixes]
+"""Options on ranks, as flags of the command itself."""
 
 Data = Annotated[Path, arg(metavar="DIR|CATALOG")]
 """A folder of files, or a catalog that `rhyme scan` wrote."""

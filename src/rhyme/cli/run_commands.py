@@ -11,8 +11,9 @@ from tyro.conf import Positional, arg
 
 from rhyme import api
 from rhyme.cli.answer import Answer, table
-from rhyme.cli.options import Common, Data, HowToRead
+from rhyme.cli.options import Common, Data, HowToRead, Launching
 from rhyme.errors import ConfigError
+from rhyme.group import follower, in_a_group
 
 
 @dataclass(kw_only=True)
@@ -49,6 +50,8 @@ class Train(Common):
     Example: rhyme train cycle_contrast --data my_videos --out runs/mine --train.steps 300
 
     Example: rhyme train --resume runs/mine
+
+    Example: rhyme train moco --data my_videos --out runs/mine --launch local --ranks 2
     """
 
     recipe: Annotated[Positional[str | None], arg(metavar="SYSTEM|RECIPE|FILE.yaml")] = None
@@ -69,11 +72,14 @@ class Train(Common):
     resume: Path | None = None
     """Run folder to go on with."""
 
+    launching: Launching = field(default_factory=api.LaunchOptions)
+
     reading: HowToRead = field(default_factory=api.DataOptions)
 
     takes_overrides: ClassVar[bool] = True
+    runs_on_ranks: ClassVar[bool] = True
 
-    def __call__(self, overrides: Mapping[str, Any]) -> Answer:
+    def __call__(self, overrides: Mapping[str, Any]) -> Answer | None:
         if self.resume is not None:
             given = [self.recipe, self.data, self.out, *overrides]
             given += ["options of the data"] if self.reading != api.DataOptions() else []
@@ -84,7 +90,7 @@ class Train(Common):
                     value=given[0],
                     remedy=f"write only: rhyme train --resume {self.resume}",
                 )
-            done = api.resume(self.resume, device=self.device)
+            done = api.resume(self.resume, device=self.device, launch=self.launching)
         else:
             if self.recipe is None or self.data is None or self.out is None:
                 raise ConfigError(
@@ -99,7 +105,10 @@ class Train(Common):
                 device=self.device,
                 overrides=overrides,
                 options=self.reading,
+                launch=self.launching,
             )
+        if follower():  # the leader answers
+            return None
         lines = [
             f"{done.path}: {done.system}, {done.steps} steps in {done.seconds:.0f} s, "
             f"loss {done.loss:.4g}",
@@ -108,7 +117,9 @@ class Train(Common):
         ]
         if done.quarantined:
             lines.append(f"{done.quarantined} files were left out: see {done.path}/events.jsonl")
-        return Answer(document=done, show=lines, exit_code=3 if done.quarantined else 0)
+        # Torchrun takes every code but 0 for a rank that has failed.
+        left_out = done.quarantined and not in_a_group()
+        return Answer(document=done, show=lines, exit_code=3 if left_out else 0)
 
 
 @dataclass(kw_only=True)

@@ -198,7 +198,7 @@ class Trainer:
         self.recorder.start(self.step)
         if self._leader:
             redone = forget_rows_after(self.run, self.step) if resume else 0
-            kind = "resumed" if resume else "started"
+            kind = "started" if path is None else "resumed"
             self.run.event(kind, step=self.step, steps=self.steps, rows_redone=redone, **facts)
 
     def _train(self, request: StopRequest) -> None:
@@ -227,7 +227,7 @@ class Trainer:
                     self.saver.export(self.step)
                     self.system.train()
             if stopped and not last:
-                self._leave(asked or "another rank")
+                self._leave(asked or "a signal to another rank")
 
     def _stop_asked(self) -> bool:
         return self._asked is not None and self._asked(self.step)

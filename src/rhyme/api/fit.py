@@ -1,0 +1,180 @@
+"""Training a run folder's system in this process, on one rank or as one of several."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rhyme import distributed
+from rhyme.api.checks import check_root
+from rhyme.api.data import part, quarantined
+from rhyme.api.progress import progress_bar
+from rhyme.catalog import Catalog
+from rhyme.config import override
+from rhyme.encoders import seeded
+from rhyme.errors import DataError
+from rhyme.evaluation import group_hashes
+from rhyme.loading import CatalogSource, FrameCache
+from rhyme.recipes import Recipe, load_recipe
+from rhyme.run import RunFolder
+from rhyme.systems import System, system_class
+from rhyme.tasks import cycle_return, extract_features
+from rhyme.training import Trainer, TrainResult, resolve_device
+from rhyme.training.ranks import leader_first
+from rhyme.training.recorder import Probe
+from rhyme.views import fork_seed
+
+CATALOG = "catalog.arrow"
+FRAMES = ".frames"
+PROBE_ITEMS = 256  # enough for a curve; the protocols measure on everything
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A run that came to its end.
+
+    Attributes:
+        path: run folder.
+        system: system id.
+        steps: steps done.
+        seconds: time in training.
+        loss: last logged loss.
+        items_per_second: throughput of this part of the run.
+        wait_share: share of the time spent waiting for data.
+        encoder: folder of the encoder package.
+        quarantined: files that were left out.
+    """
+
+    path: Path
+    system: str
+    steps: int
+    seconds: float
+    loss: float
+    items_per_second: float
+    wait_share: float
+    encoder: Path
+    quarantined: int = 0
+
+
+def fit_run(
+    path: str | Path, *, device: str | None = None, resume: bool, progress: bool | None = None
+) -> Trained:
+    """Train a run folder's recipe on the train split of its catalog, as one rank of all there are.
+
+    Args:
+        path: run folder with its recipe and catalog.
+        device: where to compute; what the recipe says where None.
+        resume: go on from the newest whole checkpoint, from the start where there is none.
+        progress: False for silence on standard error.
+
+    Raises:
+        RhymeError: with cause and remedy; what was saved stays.
+    """
+    run = RunFolder.open(path)
+    recipe = load_recipe(run.config)
+    if device is not None:
+        recipe = override(recipe, {"train.device": device})
+    catalog = Catalog.open(run.path / CATALOG)
+    check_root(catalog)
+    system = build_system(recipe)
+    items = part(catalog, "train")
+    frames = run.path / FRAMES
+    source = CatalogSource(
+        items,
+        system.plans()["train"],
+        batch_size=recipe.train.batch_size,
+        seed=recipe.train.seed,
+        workers=recipe.train.workers,
+        cache=leader_first(lambda: frame_cache(recipe, items, frames)),
+    )
+    trainer = Trainer(
+        system,
+        source,
+        recipe.train,
+        run,
+        probes=probes(recipe, catalog),
+        progress=progress,
+        about={"system": recipe.system, "recipe": recipe.name, "data": catalog.root.name},
+        extra={
+            "train_groups": group_hashes(items.group_names),
+            "cycle_head": system.cycle_head,
+        },
+    )
+    try:
+        done: TrainResult = trainer.fit(resume=resume)
+    finally:
+        source.close()
+    if distributed.rank() == 0:
+        shutil.rmtree(frames, ignore_errors=True)
+    return Trained(
+        path=run.path,
+        system=recipe.system,
+        steps=done.steps,
+        seconds=done.seconds,
+        loss=done.final_loss,
+        items_per_second=done.items_per_second,
+        wait_share=done.wait_share,
+        encoder=run.encoder,
+        quarantined=len(quarantined(catalog)),
+    )
+
+
+def build_system(recipe: Recipe) -> System:
+    """The recipe's system with weights and queues drawn from the run seed."""
+    with seeded(fork_seed(recipe.train.seed, "weights")):
+        return system_class(recipe.system)(recipe.model)
+
+
+def frame_cache(recipe: Recipe, catalog: Catalog, folder: Path) -> FrameCache | None:
+    """The decoded frames of a catalog, where the recipe asks for a cache.
+
+    Several ranks share one, which lies in the folder until the run is done.
+    """
+    d = recipe.data
+    if d.cache_frames is None or d.cache_size is None:
+        return None
+    shared = distributed.world_size() > 1
+    with progress_bar("decode", "items") as progress:
+        return FrameCache.build(
+            catalog,
+            frames_per_item=d.cache_frames,
+            size=d.cache_size,
+            budget_bytes=int(d.cache_gib * 2**30),
+            workers=recipe.train.workers,
+            path=folder if shared else None,
+            progress=progress,
+        )
+
+
+def probes(recipe: Recipe, catalog: Catalog) -> dict[str, Probe]:
+    """Measurements during training, on the validation split: the cycle-return rate.
+
+    Splits too small to measure have no probe.
+    """
+    try:
+        held_out = part(catalog, "val")
+    except DataError:
+        return {}
+    held_out = held_out.select(list(range(min(len(held_out), PROBE_ITEMS))))
+    device = resolve_device(recipe.train.device)
+
+    def cycle(system: System) -> Mapping[str, float]:
+        export = system.exports()["encoder"]
+        module = getattr(export.module, "backbone", export.module)
+        assert export.plan is not None
+        table = extract_features(module, export.plan, held_out, device=device)
+        try:
+            found = cycle_return(
+                table.frames(),
+                np.repeat(table.group, table.frames_per_item),
+                seed=recipe.train.seed,
+            )
+        except DataError:
+            return {}
+        return {"return_rate": found.rate, "return_rate_query": found.rate_query}
+
+    return {"cycle": cycle}

@@ -1,0 +1,6 @@
+"""Starting ranks: on this machine, as torchrun's, or as a job of a cluster."""
+
+from rhyme.api.launch.local import start_ranks
+from rhyme.api.launch.options import LaunchOptions, check_ranks, ranks_here
+
+__all__ = ["LaunchOptions", "check_ranks", "ranks_here", "start_ranks"]

@@ -1,0 +1,43 @@
+"""What the environment says of the group of ranks that a launcher has started this process in."""
+
+from __future__ import annotations
+
+import os
+
+from rhyme.errors import ConfigError
+
+
+def started_as_rank() -> bool:
+    """Whether this process is one rank of a group, perhaps the only one."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def in_a_group() -> bool:
+    """Whether there are other ranks beside this process."""
+    return started_as_rank() and os.environ["WORLD_SIZE"] not in ("", "1")
+
+
+def follower() -> bool:
+    """Whether another process than this one leads, and talks to the user."""
+    return in_a_group() and os.environ["RANK"] != "0"
+
+
+def restarted() -> bool:
+    """Whether torchrun has started this rank again, after one of them died."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") not in ("", "0")
+
+
+def check_alone(verb: str) -> None:
+    """Refuse to be one of several ranks; what the leader says is enough for the user.
+
+    Raises:
+        ConfigError: torchrun or another launcher started this process among others.
+    """
+    if in_a_group():
+        error = ConfigError(
+            f"'{verb}' works in one process, and this is one of {os.environ['WORLD_SIZE']} ranks",
+            stage="launch",
+            remedy="start it without torchrun; only train runs on several ranks",
+        )
+        error.told = follower()
+        raise error
