@@ -16,6 +16,7 @@ from rhyme.views import (
     ShiftCropTransform,
 )
 from rhyme.views import photometric as ops
+from rhyme.views.blur import blur, blur_batch, gaussian_taps
 
 
 def photo(b=1, h=48, w=64, seed=0) -> torch.Tensor:
@@ -73,17 +74,20 @@ def test_grayscale_and_solarize_agree_with_torchvision():
 @pytest.mark.parametrize("sigma", [0.1, 0.7, 2.0, 5.0])
 def test_blur_agrees_with_torchvision(sigma):
     picture = photo(b=2, seed=4)
-    ours = ops.blur(picture.float(), sigma, 11)
+    ours = blur(picture.float(), np.full(2, sigma), np.full(2, 11))
     theirs = oracle.gaussian_blur(picture.float(), [23, 23], [sigma, sigma])
     assert worst(ours, theirs) <= 1.0
 
 
 def test_blur_keeps_a_flat_picture_and_its_weights_are_whole():
     flat = torch.full((1, 3, 9, 9), 201.0)
-    assert torch.equal(ops.blur(flat, 3.0, 12), flat)  # kernel wider than the picture
-    taps = ops.gaussian_taps(1.5, 6)
-    assert taps[0] + 2 * sum(taps[1:]) == 2**14
-    assert taps == sorted(taps, reverse=True)
+    wide = np.array([3.0]), np.array([12])  # kernel wider than the picture
+    for function in (blur, blur_batch):
+        assert torch.equal(function(flat, *wide), flat)
+    taps = gaussian_taps(np.array([1.5, 0.4]), np.array([6, 2]))
+    assert (taps[:, 0] + 2 * taps[:, 1:].sum(axis=1) == 2**14).all()
+    assert (np.diff(taps, axis=1) <= 0).all()
+    assert gaussian_taps(np.array([0.4]), np.array([2])).tolist() == [taps[1, :2].tolist()]
 
 
 def test_added_brightness_is_a_share_of_the_range():

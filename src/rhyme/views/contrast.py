@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rhyme.views import photometric as ops
+from rhyme.views.blur import Blur
+from rhyme.views.blur import blur as gaussian_blur
 from rhyme.views.crops import (
     ATTEMPTS,
     Frames,
@@ -19,10 +22,12 @@ from rhyme.views.crops import (
     box_map,
     draw_boxes,
     fit_boxes,
+    frame_sizes,
     resize_boxes,
 )
 from rhyme.views.geometry import compose, flip_map
 from rhyme.views.keys import Keys
+from rhyme.views.resample import upload
 from rhyme.views.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -201,50 +206,57 @@ class ContrastTransform:
             sizes: ``int64 [b, 2]`` rows and columns of the frames that the boxes were drawn for.
         """
         b, t = len(frames), frames[0].shape[0]
+        boxes, maps = self.place(draw, sizes, frame_sizes(frames), t)
+        flips = per_row(draw["flip"], b, t).reshape(b, t)
         levels = torch.empty(b, t, 3, self.size, self.size)
-        boxes = draw["box"].copy()
-        flips = np.repeat(draw["flip"], t, axis=1) if draw["flip"].shape[1] != t else draw["flip"]
         for i, clip in enumerate(frames):
-            actual = (int(clip.shape[-2]), int(clip.shape[-1]))
-            boxes[i] = fit_boxes(boxes[i], (int(sizes[i, 0]), int(sizes[i, 1])), actual)
             crop = resize_boxes(clip, boxes[i], self.size, self.interpolation)
-            levels[i] = crop
-            for k in np.flatnonzero(flips[i]):
-                levels[i, k] = crop[k].flip(-1)
-        maps = compose(box_map(boxes, self.size), flip_map(flips, self.size))
+            for k in range(t):
+                levels[i, k] = crop[k].flip(-1) if flips[i, k] else crop[k]
         rows_of = {name: per_row(value, b, t) for name, value in draw.items()}
         flat = levels.flatten(0, 1)
         for rows in chunks(len(flat), flat[0].numel()):
             part = {name: value[rows] for name, value in rows_of.items()}
-            flat[rows] = normalise(self._colour(flat[rows], part), self.mean, self.std)
+            flat[rows] = normalise(self.colour(flat[rows], part), self.mean, self.std)
         return levels, maps
 
-    def _colour(self, levels: Tensor, draw: Mapping[str, NDArray[Any]]) -> Tensor:
-        if self.gray_first:
-            levels = on_rows(levels, draw["gray"], lambda x, _: ops.grayscale(x))
+    def place(
+        self, draw: Parameters, sizes: NDArray[np.int64], actual: NDArray[np.int64], t: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Boxes ``[b, 1 or t, 4]`` in frames of the ``actual`` sizes, and maps ``[b, t, 2, 3]``."""
+        boxes = fit_boxes(draw["box"], sizes, actual)
+        maps = compose(box_map(boxes, self.size), flip_map(draw["flip"], self.size))
+        return boxes, np.repeat(maps, t, axis=1) if maps.shape[1] != t else maps
+
+    def colour(
+        self, levels: Tensor, draw: Mapping[str, NDArray[Any]], blurred: Blur = gaussian_blur
+    ) -> Tensor:
+        """All but the crop, on ``float32 [m, 3, h, w]`` of any device; may work in place.
+
+        Args:
+            levels: pictures, 0 .. 255.
+            draw: parameters of each, ``[m, ...]``.
+            blurred: the blur to use.
+        """
+        gray = partial(on_rows, rows=draw["gray"], operation=lambda x, _: ops.grayscale(x))
+        levels = gray(levels) if self.gray_first else levels
         bright = ops.add_brightness if self.brightness_mode == "add" else ops.brightness
-        parts = (
-            (bright, "brightness", self.brightness),
-            (ops.contrast, "contrast", self.contrast),
-            (ops.saturation, "saturation", self.saturation),
-            (ops.hue, "hue", self.hue),
-        )
+        parts = {"brightness": bright, "contrast": ops.contrast}
+        parts |= {"saturation": ops.saturation, "hue": ops.hue}
+        used = {n: (k, f) for k, (n, f) in enumerate(parts.items()) if getattr(self, n) > 0}
+        values = {name: upload(draw[name], levels.device) for name in used}
         for turn in range(4):
-            for number, (operation, name, reach) in enumerate(parts):
-                if reach > 0:
-                    rows = draw["jitter"] & (draw["order"][:, turn] == number)
-                    value = torch.from_numpy(draw[name])
-                    levels = on_rows(levels, rows, lambda x, r, op=operation, v=value: op(x, v[r]))
-        if not self.gray_first:
-            levels = on_rows(levels, draw["gray"], lambda x, _: ops.grayscale(x))
-        for k in np.flatnonzero(draw["sigma"] > 0):
-            sigma = float(draw["sigma"][k])
-            levels[k : k + 1] = ops.blur(levels[k : k + 1], sigma, self._radius(sigma))
+            for name, (number, part) in used.items():
+                rows = draw["jitter"] & (draw["order"][:, turn] == number)
+                value = values[name]
+                levels = on_rows(levels, rows, lambda x, r, f=part, v=value: f(x, v[r]))
+        levels = levels if self.gray_first else gray(levels)
+        wide = draw["sigma"] > 0
+        sigma, radius = draw["sigma"][wide], self._radius(draw["sigma"][wide])
+        levels = on_rows(levels, wide, lambda x, _: blurred(x, sigma, radius))
         threshold = self.solarize_threshold
         return on_rows(levels, draw["solarize"], lambda x, _: ops.solarize(x, threshold))
 
-    def _radius(self, sigma: float) -> int:
-        reach = int(np.ceil(_REACH * sigma))
-        return (
-            reach if self.blur_kernel is None else min(reach, int(self.blur_kernel * self.size / 2))
-        )
+    def _radius(self, sigma: NDArray[np.float64]) -> NDArray[np.int64]:
+        kernel = np.inf if self.blur_kernel is None else int(self.blur_kernel * self.size / 2)
+        return np.minimum(np.ceil(_REACH * sigma), kernel).astype(np.int64)

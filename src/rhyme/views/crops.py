@@ -21,9 +21,11 @@ __all__ = [
     "centre_square",
     "draw_boxes",
     "fit_boxes",
+    "frame_sizes",
     "resize_boxes",
     "resized",
     "shorter_side",
+    "square_map",
 ]
 
 Frames = Tensor | Sequence[Tensor]
@@ -74,17 +76,21 @@ def draw_boxes(
     return np.stack([top, left, tall, wide], axis=-1).astype(np.int64)
 
 
+def frame_sizes(frames: Frames) -> NDArray[np.int64]:
+    """``int64 [b, 2]`` rows and columns of each item's frames."""
+    return np.array([clip.shape[-2:] for clip in frames], dtype=np.int64)
+
+
 def fit_boxes(
-    boxes: NDArray[np.int64], drawn_for: tuple[int, int], actual: tuple[int, int]
+    boxes: NDArray[np.int64], drawn_for: NDArray[np.int64], actual: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Boxes ``[t, 4]`` drawn for a frame of (rows, columns), carried to one of another size."""
-    if drawn_for == actual:
+    """Boxes ``[b, t, 4]`` drawn for frames of (rows, columns) ``[b, 2]``, carried to others."""
+    if np.array_equal(drawn_for, actual):
         return boxes
-    scale = np.array([actual[0] / drawn_for[0], actual[1] / drawn_for[1]] * 2)
-    scaled = np.rint(boxes * scale).astype(np.int64)
-    limit = np.array(actual)
-    size = np.clip(scaled[:, 2:], 1, limit)
-    return np.concatenate([np.clip(scaled[:, :2], 0, limit - size), size], axis=1)
+    limit = actual[:, None]
+    scaled = np.rint(boxes * np.tile(actual / drawn_for, 2)[:, None]).astype(np.int64)
+    size = np.clip(scaled[..., 2:], 1, limit)
+    return np.concatenate([np.clip(scaled[..., :2], 0, limit - size), size], axis=-1)
 
 
 def box_map(boxes: NDArray[np.int64], side: int) -> NDArray[np.float64]:
@@ -148,10 +154,17 @@ def centre_square(
     Returns:
         ``uint8 [t, 3, side, side]`` and the map ``float64 [2, 3]`` from its pixels to the frame's.
     """
-    rows, columns = int(frames.shape[-2]), int(frames.shape[-1])
-    tall, wide = shorter_side(rows, columns, resize)
+    size = int(frames.shape[-2]), int(frames.shape[-1])
+    tall, wide = shorter_side(*size, resize)
     small = resized(frames, tall, wide, interpolation)
     top, left = (tall - side) // 2, (wide - side) // 2
-    scale_y, scale_x = rows / tall, columns / wide
-    box = crop_resize_map(top * scale_y, left * scale_x, side * scale_y, side * scale_x, side, side)
-    return small[..., top : top + side, left : left + side], box
+    cut = small[..., top : top + side, left : left + side]
+    return cut, square_map(size, (tall, wide), side)
+
+
+def square_map(size: tuple[int, int], scaled: tuple[int, int], side: int) -> NDArray[np.float64]:
+    """The map of the central square of ``side``, cut from a frame of ``size`` after scaling."""
+    (rows, columns), (tall, wide) = size, scaled
+    top, left = (tall - side) // 2, (wide - side) // 2
+    y, x = rows / tall, columns / wide
+    return crop_resize_map(top * y, left * x, side * y, side * x, side, side)

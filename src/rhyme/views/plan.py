@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rhyme.errors import ConfigError, UnknownName, nearest
+from rhyme.views.batched import apply_batched, to_device
 from rhyme.views.clips import Clip, FrameDraws, draw_clip, feasible
 from rhyme.views.contrast import ContrastTransform
-from rhyme.views.crops import Frames
+from rhyme.views.crops import Frames, frame_sizes
 from rhyme.views.facts import Facts
 from rhyme.views.geometry import compose
 from rhyme.views.keys import Keys
+from rhyme.views.resample import upload
 from rhyme.views.shift_crop import ShiftCropTransform
 from rhyme.views.transforms import EvalTransform
 from rhyme.views.view import View
@@ -83,11 +86,19 @@ class ClipPixels:
         times: ``float64 [b, t]`` seconds at which they are shown; None takes the nominal ones.
         maps: ``float64 [b, 2, 3]`` from their pixels to original display pixels; None for the
             identity.
+        sizes: ``int64 [b, 2]`` rows and columns of each item's frames where they are padded to a
+            common size; None takes all of them.
     """
 
     frames: Frames
     times: NDArray[np.float64] | None = None
     maps: NDArray[np.float64] | None = None
+    sizes: NDArray[np.int64] | None = None
+
+    def to(self, device: torch.device) -> ClipPixels:
+        """The same with all frames in one tensor on the device, sent as bytes."""
+        sizes = frame_sizes(self.frames) if self.sizes is None else self.sizes
+        return replace(self, frames=to_device(self.frames, device), sizes=sizes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,21 +178,40 @@ class ViewPlan:
             )
         return Draws(clips=clips, views=views, targets=targets)
 
-    def apply(self, pixels: Mapping[str, ClipPixels], draws: Draws) -> dict[str, View]:
-        """All views, from the decoded frames of each clip."""
+    def apply(
+        self,
+        pixels: Mapping[str, ClipPixels],
+        draws: Draws,
+        device: torch.device | None = None,
+    ) -> dict[str, View]:
+        """All views, from the decoded frames of each clip.
+
+        Args:
+            pixels: frames by clip.
+            draws: what was drawn for their items.
+            device: makes all views of a batch at once, on this device; None makes them here, item
+                by item. The two differ by the rounding of some levels, see ``views.batched``.
+        """
+        if device is not None:
+            pixels = {
+                name: pixels[name].to(device) for name in {s.clip for s in self.views.values()}
+            }
         return {
-            name: apply_view(spec, pixels[spec.clip], draws.views[name])
+            name: apply_view(spec, pixels[spec.clip], draws.views[name], batched=device is not None)
             for name, spec in self.views.items()
         }
 
 
-def apply_view(spec: ViewSpec, pixels: ClipPixels | Frames, draw: ViewDraw) -> View:
+def apply_view(
+    spec: ViewSpec, pixels: ClipPixels | Frames, draw: ViewDraw, *, batched: bool = False
+) -> View:
     """Make one view.
 
     Args:
         spec: clip and transform.
         pixels: decoded frames, with times and maps where those are known.
         draw: what was drawn for this view.
+        batched: make it for all items at once, where the frames are.
 
     Returns:
         The view: ``data`` float32 ``[b, t, 3, size, size]``, ``times``, ``map`` to original display
@@ -189,18 +219,26 @@ def apply_view(spec: ViewSpec, pixels: ClipPixels | Frames, draw: ViewDraw) -> V
     """
     if not isinstance(pixels, ClipPixels):
         pixels = ClipPixels(frames=pixels)
-    data, maps = spec.transform.apply(pixels.frames, draw.parameters, draw.sizes)
+    if batched:
+        if not isinstance(pixels.frames, Tensor) or pixels.sizes is None:
+            pixels = pixels.to(pixels.frames[0].device)
+        assert isinstance(pixels.frames, Tensor) and pixels.sizes is not None  # noqa: PT018
+        data, maps = apply_batched(
+            spec.transform, pixels.frames, draw.parameters, draw.sizes, pixels.sizes
+        )
+    else:
+        data, maps = spec.transform.apply(pixels.frames, draw.parameters, draw.sizes)
     if pixels.maps is not None:
         maps = compose(pixels.maps[:, None], maps)
-    valid = torch.from_numpy(draw.frames.valid)
-    if not draw.frames.valid.all():
-        data[~valid] = 0.0
+    empty = np.flatnonzero(~draw.frames.valid)
+    if len(empty):
+        data.flatten(0, 1).index_fill_(0, upload(empty, data.device), 0.0)
     times = draw.frames.times if pixels.times is None else pixels.times
     return View(
         data=data,
         times=torch.from_numpy(np.ascontiguousarray(times)),
         map=torch.from_numpy(maps.astype(np.float32)),
-        valid=valid,
+        valid=torch.from_numpy(draw.frames.valid),
     )
 
 

@@ -15,7 +15,16 @@ from rhyme.views.crops import Frames, Interpolation, box_map, centre_square
 from rhyme.views.geometry import compose, flip_map
 from rhyme.views.keys import Keys
 from rhyme.views.photometric import luma
-from rhyme.views.transforms import Parameters, Triple, check_range, check_size, check_std, per_row
+from rhyme.views.resample import upload
+from rhyme.views.transforms import (
+    Parameters,
+    Triple,
+    check_range,
+    check_size,
+    check_std,
+    on_rows,
+    per_row,
+)
 
 __all__ = ["ShiftCropTransform"]
 
@@ -88,15 +97,19 @@ class ShiftCropTransform:
         """Views ``float32 [b, t, 3, size, size]`` and maps ``float64 [b, t, 2, 3]``."""
         squares, square_maps = self._squares(frames)
         b, t = squares.shape[:2]
-        rows = b * t
         part = {name: per_row(value, b, t) for name, value in draw.items()}
-        crops = self._cut(squares.reshape(rows, 3, self.resize, self.resize), part)
-        corner = np.concatenate([part["offset"], np.full((rows, 2), self.size)], axis=1)
-        maps = compose(box_map(corner, self.size), flip_map(part["flip"], self.size))
-        maps = maps.reshape(b, t, 2, 3)
+        crops = self._cut(squares.reshape(b * t, 3, self.resize, self.resize), part)
+        maps = self.place(draw, t)
         if square_maps is not None:
             maps = compose(square_maps[:, None], maps)
-        return self._colour(crops, part).reshape(b, t, 3, self.size, self.size), maps
+        return self.colour(torch.from_numpy(crops), part).reshape(b, t, *crops.shape[1:]), maps
+
+    def place(self, draw: Parameters, t: int) -> NDArray[np.float64]:
+        """Maps ``[b, t, 2, 3]`` from view pixels to those of the square that is cropped from."""
+        corner = draw["offset"]
+        boxes = np.concatenate([corner, np.full_like(corner, self.size)], axis=-1)
+        maps = compose(box_map(boxes, self.size), flip_map(draw["flip"], self.size))
+        return np.repeat(maps, t, axis=1) if maps.shape[1] != t else maps
 
     def _squares(self, frames: Frames) -> tuple[Tensor, NDArray[np.float64] | None]:
         """Frames as ``uint8 [b, t, 3, resize, resize]``, and the maps where they were changed."""
@@ -122,29 +135,35 @@ class ShiftCropTransform:
             out[row] = crop[..., ::-1] if mirrored else crop
         return out
 
-    def _colour(self, crops: NDArray[np.uint8], draw: Parameters) -> Tensor:
-        """One affine function of the levels a row and channel, made of all colour changes."""
-        sums = crops.sum(axis=(2, 3), dtype=np.int64)  # whole numbers: exact in any order
-        mean = luma(torch.from_numpy(sums.astype(np.float64))[..., None, None]).numpy()
-        mean = mean[:, 0, 0, 0] / (255.0 * self.size * self.size)
-        contrast = draw["contrast"].astype(np.float64)
-        gain = draw["gain"].astype(np.float64) * draw["brightness"].astype(np.float64)[:, None]
-        scale = gain * contrast[:, None]
-        shift = gain * ((1.0 - contrast) * mean)[:, None]
-        std, centre = np.array(self.std), np.array(self.mean)
-        gray = draw["gray"]
+    def colour(self, crops: Tensor, draw: Parameters) -> Tensor:
+        """One affine function of the levels a row and channel, made of all colour changes.
+
+        Args:
+            crops: ``uint8 [m, 3, size, size]`` on any device.
+            draw: parameters of each row, ``[m, ...]``.
+
+        Returns:
+            ``float32 [m, 3, size, size]``, normalised.
+        """
+        device = crops.device
+        sums = crops.sum(dim=(2, 3), dtype=torch.int64)  # whole numbers: exact in any order
+        mean = luma(sums.double()[..., None, None])[:, :, 0, 0] / (255.0 * self.size * self.size)
+        bright, gain = draw["brightness"].astype(np.float64), draw["gain"].astype(np.float64)
+        contrast = draw["contrast"].astype(np.float64)[:, None]
+        gain = gain * bright[:, None]
+        shift = upload(gain, device) * (upload(1.0 - contrast, device) * mean)
+        scale, std, centre = gain * contrast, np.array(self.std), np.array(self.mean)
         # Gray rows take their luma between the colour changes and the normalisation.
+        gray = draw["gray"]
         plain = ~gray[:, None]
         scale = np.where(plain, scale / std, scale) / 255.0
-        shift = np.where(plain, (shift - centre) / std, shift)
-        levels = torch.from_numpy(crops).float()
-        levels.mul_(_column(scale)).add_(_column(shift))
-        if gray.any():
-            rows = torch.from_numpy(np.flatnonzero(gray))
-            shades = luma(levels[rows]) - _column(centre[None])
-            levels[rows] = shades * _column(1.0 / std[None])
-        return levels
+        shift = (shift - upload(np.where(plain, centre, 0.0), device)) / upload(
+            np.where(plain, std, 1.0), device
+        )
+        levels = crops.float().mul_(_column(upload(scale, device))).add_(_column(shift))
+        middle, spread = (_column(upload(v[None], device)) for v in (centre, 1.0 / std))
+        return on_rows(levels, gray, lambda x, _: (luma(x) - middle) * spread)
 
 
-def _column(values: NDArray[np.float64]) -> Tensor:
-    return torch.from_numpy(values.astype(np.float32)).reshape(*values.shape, 1, 1)
+def _column(values: Tensor) -> Tensor:
+    return values.float().reshape(*values.shape, 1, 1)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ Triple = tuple[float, float, float]
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 
-_CHUNK = 2**18  # elements worked on at a time: small enough to stay in the cache
+CHUNK = 2**18  # elements worked on at a time: small enough to stay in the cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,27 +89,33 @@ class EvalTransform:
         return levels, maps
 
 
-def normalise(levels: Tensor, mean: Triple, std: Triple) -> Tensor:
-    """``(levels / 255 - mean) / std`` a channel, in place."""
+@lru_cache(maxsize=64)
+def _affine(mean: Triple, std: Triple, device: torch.device) -> tuple[Tensor, Tensor]:
     scale = torch.tensor([1.0 / (255.0 * s) for s in std]).reshape(3, 1, 1)
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).reshape(3, 1, 1)
+    return scale.to(device), shift.to(device)
+
+
+def normalise(levels: Tensor, mean: Triple, std: Triple) -> Tensor:
+    """``(levels / 255 - mean) / std`` a channel, in place."""
+    scale, shift = _affine(mean, std, levels.device)
     return levels.mul_(scale).add_(shift)
 
 
 def on_rows(levels: Tensor, rows: NDArray[np.bool_], operation: Any) -> Tensor:
     """Apply ``operation(levels, row numbers)`` to the rows that are marked; may work in place."""
-    if not rows.any():
+    found = np.flatnonzero(rows)
+    if not len(found):
         return levels
-    numbers = torch.from_numpy(np.flatnonzero(rows))
-    if len(numbers) == len(levels):
+    numbers = torch.from_numpy(found).to(levels.device, non_blocking=True)
+    if len(found) == len(levels):
         return operation(levels, numbers)
-    levels[numbers] = operation(levels[numbers], numbers)
-    return levels
+    return levels.index_copy_(0, numbers, operation(levels.index_select(0, numbers), numbers))
 
 
-def chunks(rows: int, elements: int) -> Iterator[slice]:
-    """Slices of rows that stay in the processor's cache."""
-    step = max(1, _CHUNK // elements)
+def chunks(rows: int, elements: int, limit: int = CHUNK) -> Iterator[slice]:
+    """Slices of rows of ``elements`` each that stay in the processor's cache, or under a limit."""
+    step = max(1, limit // elements)
     for first in range(0, rows, step):
         yield slice(first, min(first + step, rows))
 
