@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rhyme.views.blur import blur_batch
+from rhyme.views.colour import recolour
 from rhyme.views.contrast import ContrastTransform
 from rhyme.views.crops import Frames, frame_sizes, shorter_side, square_map
 from rhyme.views.geometry import compose
@@ -88,7 +89,7 @@ def _contrast(
 
     def finish(levels: Tensor, piece: slice) -> Tensor:
         own = {name: value[piece] for name, value in part.items()}
-        coloured = transform.colour(levels, own, blur_batch)
+        coloured = recolour(transform, levels, own, blur_batch)
         return normalise(coloured, transform.mean, transform.std)
 
     return _pieces(transform, frames, rows, columns, finish), maps

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -12,9 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rhyme.views import photometric as ops
-from rhyme.views.blur import Blur
-from rhyme.views.blur import blur as gaussian_blur
+from rhyme.views.colour import recolour
 from rhyme.views.crops import (
     ATTEMPTS,
     Frames,
@@ -27,7 +23,6 @@ from rhyme.views.crops import (
 )
 from rhyme.views.geometry import compose, flip_map
 from rhyme.views.keys import Keys
-from rhyme.views.resample import upload
 from rhyme.views.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -39,13 +34,10 @@ from rhyme.views.transforms import (
     check_std,
     chunks,
     normalise,
-    on_rows,
     per_row,
 )
 
 __all__ = ["ContrastTransform"]
-
-_REACH = 4.0  # half width of a blur in standard deviations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +209,7 @@ class ContrastTransform:
         flat = levels.flatten(0, 1)
         for rows in chunks(len(flat), flat[0].numel()):
             part = {name: value[rows] for name, value in rows_of.items()}
-            flat[rows] = normalise(self.colour(flat[rows], part), self.mean, self.std)
+            flat[rows] = normalise(recolour(self, flat[rows], part), self.mean, self.std)
         return levels, maps
 
     def place(
@@ -227,36 +219,3 @@ class ContrastTransform:
         boxes = fit_boxes(draw["box"], sizes, actual)
         maps = compose(box_map(boxes, self.size), flip_map(draw["flip"], self.size))
         return boxes, np.repeat(maps, t, axis=1) if maps.shape[1] != t else maps
-
-    def colour(
-        self, levels: Tensor, draw: Mapping[str, NDArray[Any]], blurred: Blur = gaussian_blur
-    ) -> Tensor:
-        """All but the crop, on ``float32 [m, 3, h, w]`` of any device; may work in place.
-
-        Args:
-            levels: pictures, 0 .. 255.
-            draw: parameters of each, ``[m, ...]``.
-            blurred: the blur to use.
-        """
-        gray = partial(on_rows, rows=draw["gray"], operation=lambda x, _: ops.grayscale(x))
-        levels = gray(levels) if self.gray_first else levels
-        bright = ops.add_brightness if self.brightness_mode == "add" else ops.brightness
-        parts = {"brightness": bright, "contrast": ops.contrast}
-        parts |= {"saturation": ops.saturation, "hue": ops.hue}
-        used = {n: (k, f) for k, (n, f) in enumerate(parts.items()) if getattr(self, n) > 0}
-        values = {name: upload(draw[name], levels.device) for name in used}
-        for turn in range(4):
-            for name, (number, part) in used.items():
-                rows = draw["jitter"] & (draw["order"][:, turn] == number)
-                value = values[name]
-                levels = on_rows(levels, rows, lambda x, r, f=part, v=value: f(x, v[r]))
-        levels = levels if self.gray_first else gray(levels)
-        wide = draw["sigma"] > 0
-        sigma, radius = draw["sigma"][wide], self._radius(draw["sigma"][wide])
-        levels = on_rows(levels, wide, lambda x, _: blurred(x, sigma, radius))
-        threshold = self.solarize_threshold
-        return on_rows(levels, draw["solarize"], lambda x, _: ops.solarize(x, threshold))
-
-    def _radius(self, sigma: NDArray[np.float64]) -> NDArray[np.int64]:
-        kernel = np.inf if self.blur_kernel is None else int(self.blur_kernel * self.size / 2)
-        return np.minimum(np.ceil(_REACH * sigma), kernel).astype(np.int64)
