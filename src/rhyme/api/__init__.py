@@ -3,11 +3,13 @@
 from rhyme.api.data import DataOptions, Scanned, read_data, scan, world
 from rhyme.api.demo import Demo, demo
 from rhyme.api.doctor import Finding, doctor
+from rhyme.api.estimate import Estimate, estimate
 from rhyme.api.fit import Trained
 from rhyme.api.judge import compare, encoder_of, evaluate
 from rhyme.api.launch import LaunchOptions
-from rhyme.api.overview import as_yaml, recipe, recipe_names, recipe_values, runs, systems
-from rhyme.api.train import prepare, reopen, resolve_recipe, resume, train
+from rhyme.api.overview import as_yaml, recipe, recipe_names, recipe_values, systems
+from rhyme.api.runs import RunLine, run_events, runs
+from rhyme.api.train import new_run, reopen, resolve_recipe, resume, train
 from rhyme.api.use import Embedded, Encoder, Found, Moments, embed, export, load, report, search
 
 __all__ = [
@@ -15,10 +17,12 @@ __all__ = [
     "Demo",
     "Embedded",
     "Encoder",
+    "Estimate",
     "Finding",
     "Found",
     "LaunchOptions",
     "Moments",
+    "RunLine",
     "Scanned",
     "Trained",
     "as_yaml",
@@ -27,10 +31,11 @@ __all__ = [
     "doctor",
     "embed",
     "encoder_of",
+    "estimate",
     "evaluate",
     "export",
     "load",
-    "prepare",
+    "new_run",
     "read_data",
     "recipe",
     "recipe_names",
@@ -39,6 +44,7 @@ __all__ = [
     "report",
     "resolve_recipe",
     "resume",
+    "run_events",
     "runs",
     "scan",
     "search",

@@ -20,7 +20,7 @@ from rhyme.group import restarted
 from rhyme.recipes import Recipe, load_recipe, recipe_from_dict, recipe_to_dict
 from rhyme.recipes import recipe as named_recipe
 from rhyme.run import RunFolder
-from rhyme.training import resolve_device
+from rhyme.training import check_loggers, resolve_device
 from rhyme.training.ranks import joined, leader_first, one_fate
 
 
@@ -86,7 +86,7 @@ def train(
     """
 
     def make(ranks: int) -> RunFolder:
-        return prepare(
+        return new_run(
             recipe, data, out=out, seed=seed, device=device, overrides=overrides,
             options=options, progress=progress, ranks=ranks,
         )  # fmt: skip
@@ -97,7 +97,7 @@ def train(
     return _start(how, make, Path(out), device=device, fresh=True, progress=progress)
 
 
-def prepare(
+def new_run(
     recipe: str | Path | Recipe,
     data: str | Path | Catalog,
     *,
@@ -134,6 +134,7 @@ def prepare(
         check_device(chosen)
     system = build_system(chosen)
     check_ranks(chosen, system, ranks)
+    check_loggers(chosen.train.loggers)
     wanted = options or DataOptions()
     if wanted.segment is None:
         wanted = replace(wanted, segment=chosen.data.segment)
@@ -258,7 +259,7 @@ def _start(
     raise ConfigError(
         "a job for SLURM is submitted, not trained here",
         stage="launch",
-        remedy="in Python: rhyme.api.submit(rhyme.api.prepare(...).path)",
+        remedy="in Python: rhyme.api.submit(rhyme.api.new_run(...).path)",
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from rhyme.training.checkpoint import latest
 from rhyme.training.config import OptimizerConfig, ScheduleConfig, TrainConfig
-from rhyme.training.environment import resolve_device
+from rhyme.training.environment import alive, resolve_device
+from rhyme.training.loggers import check_loggers
 from rhyme.training.loop import Trainer, TrainResult
 from rhyme.training.monitors import CollapseAlarm, effective_rank, embedding_std
 from rhyme.training.optim import Lars, build_optimizers
@@ -21,7 +22,9 @@ __all__ = [
     "TrainConfig",
     "TrainResult",
     "Trainer",
+    "alive",
     "build_optimizers",
+    "check_loggers",
     "effective_rank",
     "embedding_std",
     "export_packages",

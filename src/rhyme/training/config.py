@@ -189,6 +189,7 @@ class TrainConfig:
         seed: run seed.
         workers: processes that make batches.
         log_every: steps between rows of ``metrics.jsonl``.
+        loggers: programs that get the same rows: ``"tensorboard"``, ``"wandb"``, ``"trackio"``.
         checkpoint_every: steps between checkpoints; None saves only at the end or on a signal.
         keep: newest checkpoints that are kept.
         keep_every: of every so many steps the checkpoint is kept for good, and made if
@@ -218,6 +219,7 @@ class TrainConfig:
     seed: int = 0
     workers: int = 0
     log_every: int = 10
+    loggers: tuple[str, ...] = ()
     checkpoint_every: int | None = 500
     keep: int = 2
     keep_every: int | None = None
@@ -300,6 +302,7 @@ class TrainConfig:
             "parallel",
             "workers",
             "log_every",
+            "loggers",
             "checkpoint_every",
             "keep",
             "keep_every",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+import socket
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,6 +61,35 @@ def environment(device: torch.device) -> dict[str, Any]:
         "ranks": distributed.world_size(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }
+
+
+def process() -> dict[str, Any]:
+    """Which process this is, so that others can tell later whether it still lives."""
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "pid": pid, "began": _began(pid)}
+
+
+def alive(known: Mapping[str, Any]) -> bool | None:
+    """Whether a process of :func:`process` lives; None where this machine cannot tell."""
+    if known.get("host") != socket.gethostname() or not isinstance(known.get("pid"), int):
+        return None
+    pid = int(known["pid"])
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it lives and is somebody else's
+    return _began(pid) == known.get("began")
+
+
+def _began(pid: int) -> int | None:
+    """Clock tick at which a process began, which tells it from a later one of the same number."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None  # no such file system: the number alone must do
+    return int(fields[19])
 
 
 @contextmanager

@@ -28,7 +28,13 @@ from rhyme.loading.batch import Batch, Source
 from rhyme.run import RunFolder
 from rhyme.systems.base import RunContext, StepContext, StepOutput, System
 from rhyme.training.config import TrainConfig
-from rhyme.training.environment import deterministic, environment, lay_out, resolve_device
+from rhyme.training.environment import (
+    deterministic,
+    environment,
+    lay_out,
+    process,
+    resolve_device,
+)
 from rhyme.training.metrics import forget_rows_after
 from rhyme.training.packages import load_module
 from rhyme.training.recorder import Probe, Recorder
@@ -171,7 +177,7 @@ class Trainer:
                 self.recorder.open(self.device)
                 self._train(request)
             finally:
-                self.recorder.progress.close()
+                self.recorder.close()
                 self._drop_iterator()
             items_per_second, wait_share = self.recorder.rates()
             seconds = self.recorder.seconds
@@ -199,7 +205,8 @@ class Trainer:
         if self._leader:
             redone = forget_rows_after(self.run, self.step) if resume else 0
             kind = "started" if path is None else "resumed"
-            self.run.event(kind, step=self.step, steps=self.steps, rows_redone=redone, **facts)
+            facts |= {"rows_redone": redone, "process": process()}
+            self.run.event(kind, step=self.step, steps=self.steps, **facts)
 
     def _train(self, request: StopRequest) -> None:
         config, recorder = self.config, self.recorder

@@ -15,6 +15,7 @@ from rhyme.errors import RhymeError, RunError
 from rhyme.run import RunFolder, append_jsonl
 from rhyme.systems.base import StepOutput, System
 from rhyme.training.config import TrainConfig
+from rhyme.training.loggers import Loggers
 from rhyme.training.metrics import Window
 from rhyme.training.monitors import CollapseAlarm, watch
 from rhyme.training.progress import Progress, duration
@@ -44,6 +45,7 @@ class Recorder:
         self.final_loss = float("nan")
         self.items, self.wait = 0, 0.0
         self._seconds = 0.0
+        self._loggers = Loggers((), run)
         self.start(0)
 
     def start(self, step: int) -> None:
@@ -56,10 +58,17 @@ class Recorder:
         self.progress = Progress(self.steps, done=step, shown=False)
 
     def open(self, device: torch.device) -> None:
-        """Show progress from here on."""
+        """Show progress, and write run logs, from here on."""
+        if self.leader:
+            self._loggers = Loggers(self.config.loggers, self.run, self.first)
         self.progress = Progress(self.steps, done=self.first, shown=self.shown)
         if self.steps - self.first > ESTIMATE_AFTER:
             self.progress.say(f"training on {device}: measuring {ESTIMATE_AFTER} steps ...")
+
+    def close(self) -> None:
+        """Give the terminal back and close the run logs."""
+        self.progress.close()
+        self._loggers.close()
 
     @property
     def seconds(self) -> float:
@@ -172,6 +181,7 @@ class Recorder:
         """Append a row; on a disk that refuses it, stop or go on without it, as was asked."""
         if not self.leader:
             return
+        self._loggers.log(row)
         try:
             append_jsonl(self.run.metrics, row)
         except RunError as error:

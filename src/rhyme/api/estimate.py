@@ -1,0 +1,386 @@
+"""What a run would take, from a short measurement on this machine."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+
+from rhyme.api.data import DataOptions, part, read_data
+from rhyme.api.fit import PROBE_ITEMS, build_system
+from rhyme.api.train import resolve_recipe
+from rhyme.catalog import Catalog, scan
+from rhyme.config import override
+from rhyme.errors import ConfigError
+from rhyme.loading import Batch, FrameCache
+from rhyme.loading.maker import BatchMaker, Request
+from rhyme.recipes import Recipe
+from rhyme.run import RunFolder
+from rhyme.synthetic import WorldConfig, write_world
+from rhyme.systems import RunContext, System
+from rhyme.tasks import extract_features
+from rhyme.training import resolve_device
+from rhyme.training.measure import Span, StepCost, StepMeter, in_use, resident, state_bytes
+from rhyme.training.stepper import Stepper
+
+SAMPLE = 24  # items that the reading of data is measured on
+STAND_IN = WorldConfig(
+    counts=(2, 0, 0), size=256, fps=25, frames=50, gop=12, sound=False, truth="labels"
+)
+DRIFT = 0.1  # a machine's clock and load move by this much within hours
+_ROW = 1_500  # bytes of a row of metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a run would take.
+
+    Attributes:
+        recipe: its name.
+        device: what the steps were measured on.
+        ranks: devices that share a batch.
+        items: items to train on.
+        batch: items of a global batch.
+        steps: steps of the run.
+        seconds: time of the training, with bounds.
+        step: seconds of a step's arithmetic on one rank.
+        loading: seconds of one core to read and augment a rank's part of a batch.
+        bound: what the pace hangs on.
+        setup: seconds before the first step (decoding into the cache).
+        memory: bytes of a rank at its peak, on the device.
+        host_memory: bytes beside it on the machine: frame cache.
+        disk: bytes of checkpoints, encoder and logs, at most.
+        error: half the distance between the bounds of ``seconds``, as a share of it.
+        notes: what was measured, and what the figures leave out.
+    """
+
+    recipe: str
+    device: str
+    ranks: int
+    items: int
+    batch: int
+    steps: int
+    seconds: Span
+    step: Span
+    loading: Span
+    bound: Literal["compute", "data"]
+    setup: float
+    memory: float | None
+    host_memory: float
+    disk: Mapping[str, float]
+    error: float
+    notes: Sequence[str]
+
+
+def estimate(
+    recipe: str | Path | Recipe,
+    *,
+    items: int | None = None,
+    data: str | Path | Catalog | None = None,
+    gpus: int = 1,
+    device: str = "auto",
+    seconds: float = 20.0,
+    seed: int = 0,
+    overrides: Mapping[str, Any] | None = None,
+    options: DataOptions | None = None,
+) -> Estimate:
+    """Time, memory and disk of a run, from some steps and some items on this machine.
+
+    The steps run on the recipe's own system, optimiser and batch size; a batch that takes too long
+    is measured at two smaller sizes. Reading is measured on items of the data, or on a stand-in
+    where only their number is given.
+
+    Args:
+        recipe: as for training.
+        items: items to train on; those of the data by default.
+        data: a folder or catalog to measure the reading on.
+        gpus: devices like this one that share each batch.
+        device: what to measure on.
+        seconds: time to spend on the steps, and half as much on the reading.
+        seed: of weights, draws, and the choice of items.
+        overrides: dotted options, as for training.
+        options: how a folder is read.
+
+    Raises:
+        ConfigError: neither items nor data, or a batch that cannot be shared by so many devices.
+    """
+    if data is None and items is None:
+        raise ConfigError(
+            "the number of items is missing",
+            stage="estimate",
+            remedy="give --items N, or --data to measure the reading on your files",
+        )
+    changes = {"train.seed": seed, "train.device": device}
+    chosen = override(resolve_recipe(recipe, overrides), changes)
+    local = _local_batch(chosen, gpus)
+    if items is not None:
+        _length(chosen, items)  # refused before anything is measured
+    target = resolve_device(chosen.train.device)
+    with tempfile.TemporaryDirectory(prefix="rhyme-estimate-") as folder:
+        room = Path(folder)
+        found, sample = _sample(chosen, data, options, seed, room)
+        count = items or len(part(found, "train"))
+        say(f"measuring {chosen.name} on {target}: {local} items a step, about {seconds:.0f} s")
+        baseline, held = in_use(target), resident() or 0
+        system = build_system(chosen)
+        cache, decode_s = _cache(chosen, sample)
+        maker = BatchMaker(catalog=sample, plan=system.plans()["train"], seed=seed, cache=cache)
+        reading = _reading(maker, min(local, 16), seconds / 2)
+        cost, state, encoder = _steps(
+            chosen, system, maker, RunFolder(room / "run"), count, gpus, local, baseline, seconds
+        )
+        look_s = _look(system, sample, target)
+        maker.close()
+    return _compose(
+        chosen,
+        count=count,
+        ranks=gpus,
+        local=local,
+        target=target,
+        cost=cost,
+        reading=reading,
+        decode_s=decode_s,
+        look_s=look_s,
+        state=state,
+        encoder=encoder,
+        held=held,
+        stand_in=data is None,
+    )
+
+
+def say(text: str) -> None:
+    """A line on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _local_batch(recipe: Recipe, ranks: int) -> int:
+    batch = recipe.train.batch_size
+    if ranks < 1 or batch % ranks:
+        raise ConfigError(
+            f"a batch of {batch} cannot be shared by {ranks} devices",
+            stage="estimate",
+            value=ranks,
+            remedy=f"choose a divisor of {batch}, or another --train.batch_size",
+        )
+    return batch // ranks
+
+
+def _sample(
+    recipe: Recipe,
+    data: str | Path | Catalog | None,
+    options: DataOptions | None,
+    seed: int,
+    room: Path,
+) -> tuple[Catalog, Catalog]:
+    """The collection, and the few items of it that are measured."""
+    if data is None:
+        write_world(STAND_IN, room / "stand-in")
+        found = scan(room / "stand-in")
+        return found, found
+    wanted = options or DataOptions()
+    if wanted.segment is None:
+        wanted = replace(wanted, segment=recipe.data.segment)
+    found = read_data(data, wanted, seed=seed)
+    rows = np.random.default_rng(seed).permutation(len(found))[:SAMPLE]
+    return found, found.select(indices=np.sort(rows))
+
+
+def _cache(recipe: Recipe, sample: Catalog) -> tuple[FrameCache | None, float]:
+    """The frame cache of the sample, and seconds an item to fill it."""
+    d = recipe.data
+    if d.cache_frames is None or d.cache_size is None:
+        return None, 0.0
+    began = time.perf_counter()
+    cache = FrameCache.build(sample, frames_per_item=d.cache_frames, size=d.cache_size)
+    return cache, (time.perf_counter() - began) / len(sample)
+
+
+def _request(maker: BatchMaker, items: int, number: int) -> Request:
+    """Items of the sample in turn, each time with draws of their own."""
+    rows = (np.arange(items) + number * items) % len(maker.catalog)
+    repeats = np.arange(items) // len(maker.catalog)
+    return Request(epoch=number, rows=rows, repeats=repeats)
+
+
+def _reading(maker: BatchMaker, items: int, budget: float) -> Span:
+    """Seconds of one core to read and augment an item, as a worker does."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    taken: list[float] = []
+    try:
+        maker(_request(maker, items, 0))  # opens the files
+        while len(taken) < 5 or (sum(taken) < budget and len(taken) < 50):
+            began = time.perf_counter()
+            maker(_request(maker, items, len(taken) + 1))
+            taken.append(time.perf_counter() - began)
+    finally:
+        torch.set_num_threads(threads)
+    return Span.of(taken) * (1 / items)
+
+
+def _steps(
+    recipe: Recipe,
+    system: System,
+    maker: BatchMaker,
+    run: RunFolder,
+    count: int,
+    ranks: int,
+    local: int,
+    baseline: int,
+    budget: float,
+) -> tuple[StepCost, int, int]:
+    """Cost of a step, bytes of a checkpoint, bytes of the encoder."""
+    device = resolve_device(recipe.train.device)
+    system = system.to(device).train()
+    system.setup(RunContext(items=count, groups=count, batch_size=local * ranks, steps=1))
+    groups = 1
+    for module in system.modules():  # this rank's share of the batch-norm groups
+        own = getattr(module, "norm_groups", None)
+        if isinstance(own, int):
+            here = max(own // ranks, 1)
+            cast(Any, module).norm_groups = here
+            groups = max(groups, here)
+    stepper = Stepper(system, recipe.train, run)
+
+    def make(items: int, number: int) -> Batch:
+        return maker(_request(maker, items, number)).batch
+
+    meter = StepMeter(stepper, make, device, baseline, multiple=groups, budget=budget)
+    cost = meter.measure(local)
+    exported = [export.module for export in system.exports().values()]
+    encoder = sum(
+        t.numel() * t.element_size() for module in exported for t in module.state_dict().values()
+    )
+    return cost, state_bytes(system, stepper), encoder
+
+
+def _look(system: System, sample: Catalog, device: torch.device) -> float:
+    """Seconds an item for the features that probes take."""
+    export = system.exports().get("encoder")
+    if export is None or export.plan is None:
+        return 0.0
+    module = getattr(export.module, "backbone", export.module)
+    began = time.perf_counter()
+    extract_features(module, export.plan, sample, device=device)
+    return (time.perf_counter() - began) / len(sample)
+
+
+def _compose(
+    recipe: Recipe,
+    *,
+    count: int,
+    ranks: int,
+    local: int,
+    target: torch.device,
+    cost: StepCost,
+    reading: Span,
+    decode_s: float,
+    look_s: float,
+    state: int,
+    encoder: int,
+    held: int,
+    stand_in: bool,
+) -> Estimate:
+    t, d = recipe.train, recipe.data
+    steps = _length(recipe, count)
+    loading = reading * local
+    paces = [_pace(s, r, t.workers, target, ranks) for s, r in (
+        (cost.seconds.value, loading.value),
+        (cost.seconds.low, loading.low),
+        (cost.seconds.high, loading.high),
+    )]  # fmt: skip
+    probes = 1 + (steps // t.probe_every if t.probe_every else 0)
+    held_out = min(PROBE_ITEMS, round(0.2 / 0.6 * count))  # the split is 60/20/20
+    setup = decode_s * count / max(min(t.workers, os.cpu_count() or 1), 1)
+    constant = setup + probes * held_out * look_s
+    value, low, high = (pace * steps + constant for pace in paces)
+    seconds = Span(value, low, high).wider(DRIFT)
+    saved = min(t.keep, steps // t.checkpoint_every + 1 if t.checkpoint_every else 1)
+    return Estimate(
+        recipe=recipe.name,
+        device=_device_name(target),
+        ranks=ranks,
+        items=count,
+        batch=t.batch_size,
+        steps=steps,
+        seconds=seconds,
+        step=cost.seconds,
+        loading=loading,
+        bound="data" if paces[0] > 1.05 * cost.seconds.value else "compute",
+        setup=setup,
+        memory=None if cost.memory is None else cost.memory + (
+            0 if target.type == "cuda" else held
+        ),
+        host_memory=float(count * (d.cache_frames or 0) * 3 * (d.cache_size or 0) ** 2),
+        disk={
+            "checkpoints": float((saved + 1) * state),  # one more while the newest is written
+            "encoder": float(encoder),
+            "logs": float(_ROW * (steps // t.log_every + probes)),
+        },
+        error=(seconds.high - seconds.low) / 2 / seconds.value,
+        notes=_notes(recipe, cost, local, ranks, target, stand_in),
+    )  # fmt: skip
+
+
+def _length(recipe: Recipe, count: int) -> int:
+    """Steps of the run, as the loop counts them."""
+    t = recipe.train
+    whole = count // t.batch_size
+    if whole < 1:
+        raise ConfigError(
+            f"{count} items do not fill a batch of {t.batch_size}",
+            stage="estimate",
+            value=count,
+            remedy=f"give more items, or lower the batch: --train.batch_size {count}",
+        )
+    ends = [t.steps] if t.steps is not None else []
+    if t.epochs is not None:
+        ends.append(max(math.ceil(t.epochs * whole - 1e-9), 1))
+    return min(ends)
+
+
+def _pace(step: float, loading: float, workers: int, device: torch.device, ranks: int) -> float:
+    """Seconds from one step to the next, when workers read ahead, or nobody does."""
+    if workers == 0:
+        return step + loading
+    cores = os.cpu_count() or 1
+    if device.type == "cuda":
+        return max(step, loading / min(workers, max(cores // ranks, 1)))
+    threads = torch.get_num_threads()
+    return max(step, loading / workers, (step * threads + loading) / cores)
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def _notes(
+    recipe: Recipe, cost: StepCost, local: int, ranks: int, target: torch.device, stand_in: bool
+) -> list[str]:
+    sizes = " and ".join(str(size) for size in cost.sizes)
+    notes = [f"{cost.steps} steps of {sizes} items were timed"]
+    if cost.sizes[-1] < local:
+        notes[0] += f", and carried on along a line to {local}"
+    if stand_in:
+        s = STAND_IN
+        notes.append(
+            f"reading was measured on a stand-in ({s.size} x {s.size} pixels, H.264, key frame "
+            f"every {s.gop}); give --data for your own files"
+        )
+    if ranks > 1:
+        notes.append(f"{ranks} devices like this one; their communication is not measured")
+    if recipe.needs_gpu and target.type == "cpu":
+        notes.append("the recipe is sized for GPUs, and the time is for this CPU: measure on a GPU")
+    notes.append("not counted: starting up, scanning, judging")
+    return notes

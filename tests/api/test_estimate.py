@@ -1,0 +1,90 @@
+"""``rhyme estimate`` against what a run of the same options turns out to be."""
+
+from pathlib import Path
+
+import pytest
+
+from rhyme import api
+from rhyme.api.estimate import _pace
+from rhyme.errors import ConfigError
+from support.tiny_runs import OVERRIDES, catalog, flags, rhyme, trained
+
+SHORT = {"seconds": 0.2}
+
+
+@pytest.fixture(scope="module")
+def found() -> api.Estimate:
+    return api.estimate(
+        "cycle_contrast", data=catalog(), overrides=OVERRIDES["cycle_contrast"], **SHORT
+    )
+
+
+def files(folder: Path) -> int:
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+
+
+def test_length_and_disk_are_those_of_the_run(found: api.Estimate) -> None:
+    run = trained("cycle_contrast")
+    (line,) = api.runs(run)
+    assert (found.steps, found.batch) == (line.steps, 8)
+    tensors = [f.stat().st_size for f in run.glob("checkpoints/*/*.safetensors")]
+    assert found.disk["checkpoints"] / (len(tensors) + 1) == pytest.approx(tensors[0], rel=0.1)
+    assert found.disk["encoder"] == pytest.approx(files(run / "encoder"), rel=0.2)
+
+
+def test_figures_hang_together(found: api.Estimate) -> None:
+    assert found.seconds.low <= found.seconds.value <= found.seconds.high
+    assert found.seconds.value >= found.steps * found.step.value
+    assert found.error > 0
+    assert found.memory is None or found.memory > found.disk["checkpoints"] / 4
+    assert found.host_memory > 0
+    assert found.setup > 0
+
+
+def test_a_number_of_items_is_enough() -> None:
+    done = rhyme("estimate", "moco", "--items", 1000, "--seconds", 0.2, "--json",
+                 *flags({**OVERRIDES["moco"], "train.epochs": 3}))  # fmt: skip
+    assert done.code == 0, done.err
+    document = done.document
+    assert document["steps"] == 6  # the earlier end counts
+    assert document["items"] == 1000
+    assert any("stand-in" in note for note in document["notes"])
+
+
+def test_ranks_share_the_batch() -> None:
+    found = api.estimate("moco", items=64, gpus=4, overrides=OVERRIDES["moco"], **SHORT)
+    assert found.ranks == 4
+    assert any("communication" in note for note in found.notes)
+    with pytest.raises(ConfigError, match="cannot be shared by 3"):
+        api.estimate("moco", items=64, gpus=3, overrides=OVERRIDES["moco"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["moco"], "--items"),
+        (["moco", "--items", "3"], "do not fill a batch"),
+        (["mocco", "--items", "3"], "moco"),
+        (["moco", "--data", "no-such-folder"], "no-such-folder"),
+    ],
+)
+def test_bad_questions_are_answered_with_a_remedy(arguments: list[str], says: str) -> None:
+    done = rhyme("estimate", *arguments, "--seconds", 0.1)
+    assert done.code in (1, 2)
+    assert says in done.err
+    assert "remedy" in done.err
+
+
+def test_a_pace_is_set_by_the_slower_side() -> None:
+    import os
+
+    import torch
+
+    cores = os.cpu_count() or 1
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    assert _pace(2.0, 1.0, 0, cuda, 1) == 3.0
+    assert _pace(2.0, 1.0, 1, cuda, 1) == 2.0
+    assert _pace(2.0, 12.0, 2, cuda, 1) == 12.0 / min(2, cores)
+    threads = torch.get_num_threads()
+    expected = max(2.0, 6.0 / 2, (2.0 * threads + 6.0) / cores)
+    assert _pace(2.0, 6.0, 2, cpu, 1) == expected
