@@ -304,7 +304,8 @@ def _compose(
     constant = setup + probes * held_out * look_s
     value, low, high = (pace * steps + constant for pace in paces)
     seconds = Span(value, low, high).wider(DRIFT)
-    saved = min(t.keep, steps // t.checkpoint_every + 1 if t.checkpoint_every else 1)
+    made = steps // t.checkpoint_every + 1 if t.checkpoint_every else 1
+    saved = min(made, t.keep + (steps // t.keep_every if t.keep_every else 0))
     return Estimate(
         recipe=recipe.name,
         device=_device_name(target),
