@@ -25,7 +25,7 @@ from rhyme.workers import Pool, map_ordered
 def children() -> set[int]:
     """Worker processes of this process; other tests may keep processes of their own."""
     found = multiprocessing.active_children()
-    return {c.pid for c in found if c.pid is not None and c.name == "pebble_pool_worker"}
+    return {c.pid for c in found if c.pid is not None and c.name == "rhyme_worker"}
 
 
 def alive(pid: int) -> bool:
@@ -208,11 +208,12 @@ def test_tensors_arrive_whole_and_leave_no_shared_memory() -> None:
     before = set(shm.iterdir()) if shm.exists() else set()
     (got,) = map_ordered(jobs.tensors, [5], workers=1)
     want = jobs.tensors(5)
-    for name in ("slice", "half", "flag", "empty", "grad"):
+    for name in ("large", "slice", "half", "flag", "empty", "grad"):
         assert got[name].dtype == want[name].dtype
         assert got[name].shape == want[name].shape
         assert torch.equal(got[name], want[name].detach())
     got["slice"].add_(1)  # writable
+    got["large"].add_(1)
     assert not got["slice"].is_shared()
     assert np.array_equal(got["array"], want["array"])
     if shm.exists():

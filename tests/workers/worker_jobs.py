@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -91,6 +92,7 @@ def tensors(n: int) -> dict[str, Any]:
         "empty": torch.empty(0, 3, dtype=torch.int64),
         "grad": base.clone().requires_grad_(),
         "array": np.arange(n, dtype=np.uint8),
+        "large": torch.arange(100_000).reshape(10, 10_000)[:, ::2],
     }
 
 
@@ -105,3 +107,46 @@ class Unpicklable:
 
 def unpicklable(_: object) -> Unpicklable:
     return Unpicklable()
+
+
+def filled(x: tuple[int, int]) -> dict[str, Any]:
+    """An array of ``n`` bytes that all tell the item."""
+    value, n = x
+    return {"data": np.full(n, value % 251, dtype=np.uint8), "item": value}
+
+
+def spin(how: str) -> str:
+    """Hang in one of several ways."""
+    if how == "loop":
+        while True:
+            pass
+    if how == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(60)
+    if how == "lock":  # in C, with the interpreter's lock held
+        ctypes.PyDLL(None).sleep(60)
+    return how
+
+
+def crash(x: str) -> str:
+    if x == "crash":
+        ctypes.string_at(0)
+    return x
+
+
+class Table:
+    """Holds a large array; counts how often its own copy was written."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+
+    def __call__(self, row: int) -> tuple[int, float, float, int]:
+        before = float(self.values[row])
+        self.values[row] += 1.0
+        return os.getpid(), before, float(self.values[-1]), private_bytes()
+
+
+def private_bytes() -> int:
+    """Memory that belongs to this process alone."""
+    text = Path("/proc/self/smaps_rollup").read_text(encoding="ascii")
+    return int(text.split("Private_Dirty:")[1].split()[0]) * 1024

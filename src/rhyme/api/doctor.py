@@ -16,7 +16,7 @@ Level = Literal["ok", "absent", "problem"]
 
 _HARD = (
     "torch", "torchvision", "av", "numpy", "pyarrow", "lancedb", "safetensors",
-    "scikit-learn", "tyro", "rich", "matplotlib", "pillow", "jinja2", "pebble",
+    "scikit-learn", "tyro", "rich", "matplotlib", "pillow", "jinja2",
 )  # fmt: skip
 _EXTRAS = {
     "torchcodec": "a second decoding backend",

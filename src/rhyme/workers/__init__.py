@@ -10,16 +10,22 @@ What is promised:
   so the items may be an endless generator;
 * an exception raised by the function arrives with its own type and fields;
 * an item that passes its deadline, or whose worker dies (killed, out of memory, crashed in a
-  codec), becomes a :class:`~rhyme.errors.WorkerError` that names the item; the worker is replaced;
+  codec), becomes a :class:`~rhyme.errors.WorkerError` that names the item and carries the worker's
+  stack; the worker is replaced, up to ``restarts`` times a minute where a limit is set;
 * each worker computes on one thread, so that ``workers`` is the number of busy cores;
 * when the pool closes, for whatever reason, its processes end; when the parent is killed outright,
-  they notice and end too.
+  they end too, also those that hang or are stopped.
 
-Results travel as bytes through a pipe (pickle protocol 5). Tensors travel as NumPy arrays inside
-them, never as shared memory: nothing is left in ``/dev/shm`` when somebody dies half way.
+Large arrays and tensors of results lie in anonymous shared memory (:mod:`rhyme.workers.memory`):
+the worker copies them in once, the consumer gets views, and the memory is used again when the last
+view has gone. It has a fixed number of regions, needs no ``/dev/shm``, and nothing of it is left
+when somebody dies half way. All else travels as bytes through a pipe. The function itself is sent
+once, and its large arrays are shared by all workers until one writes to them.
 
-Every worker is a pebble pool of its own, with its own pipe. A pool of several workers shares one
-pipe and one lock, and a worker that is killed while it sends a result would block the others.
+Every worker has a pipe of its own and holds one item, so it is clear which item a death or a hang
+belongs to. This is :mod:`multiprocessing` underneath: pools of several processes on one pipe and
+one lock, such as those of ``concurrent.futures`` and pebble, leave open which item was to blame,
+block when a process is killed while it sends, and have no room for shared memory.
 """
 
 from __future__ import annotations

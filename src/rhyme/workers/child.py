@@ -1,12 +1,14 @@
-"""What runs inside a worker process, and how values travel there and back."""
+"""What runs inside a worker process."""
 
 from __future__ import annotations
 
 import contextlib
-import io
+import ctypes
+import faulthandler
 import multiprocessing
 import os
 import pickle
+import signal
 import sys
 import threading
 import traceback
@@ -15,9 +17,13 @@ from multiprocessing import connection
 from typing import Any, Literal
 
 from rhyme.errors import WorkerError
+from rhyme.workers.memory import map_file
+from rhyme.workers.packing import Constant, Room, dumps
 
-Status = Literal["done", "error", "start"]
-"""The function returned, the function raised, or the worker could not start."""
+Status = Literal["ready", "done", "error", "start"]
+"""Started; the function returned; it raised; the worker could not start."""
+DUMP = signal.SIGUSR2 if hasattr(signal, "SIGUSR2") else None
+"""Asks a worker for its stack."""
 
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -26,86 +32,78 @@ _THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
-_function: Callable[[Any], Any] | None = None
-_start_error: Exception | None = None
+_DEATH_SIGNAL = 1  # prctl: the signal to get when the parent ends
 
 
-class _Pickler(pickle.Pickler):
-    """Protocol 5, with plain tensors sent as NumPy arrays instead of shared memory."""
+def main(
+    channel: connection.Connection,
+    work: Constant,
+    constants: Any,
+    results: Any,
+    size: int,
+    stack: Any,
+) -> None:
+    """Serve items until the parent closes the channel.
 
-    def reducer_override(self, obj: Any) -> Any:
-        torch = sys.modules.get("torch")
-        if torch is None or type(obj) is not torch.Tensor or obj.layout != torch.strided:
-            return NotImplemented
-        tensor = obj.detach().cpu().contiguous()
-        flat = tensor.reshape(-1).view(torch.uint8) if tensor.numel() else None
-        name = str(tensor.dtype).removeprefix("torch.")
-        return _tensor, (None if flat is None else flat.numpy(), name, tuple(tensor.shape))
-
-
-def _tensor(flat: Any, dtype: str, shape: tuple[int, ...]) -> Any:
-    """Rebuild a tensor from its bytes, its type and its shape."""
-    import torch
-
-    kind = getattr(torch, dtype)
-    if flat is None:
-        return torch.empty(shape, dtype=kind)
-    return torch.from_numpy(flat).view(kind).reshape(shape)
-
-
-def dumps(value: object) -> bytes:
-    """Pickle a value, protocol 5, tensors as arrays."""
-    stream = io.BytesIO()
-    _Pickler(stream, protocol=5).dump(value)
-    return stream.getvalue()
-
-
-def _one_thread() -> None:
-    """Keep this process on one compute thread, also in libraries that load later."""
-    for name in _THREAD_VARIABLES:
-        os.environ[name] = "1"
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.set_num_threads(1)
-
-
-def _end_with_parent() -> None:
-    """End this process as soon as the one that started it is gone."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="rhyme-parent-watch").start()
-
-
-def start(blob: bytes) -> None:
-    """Prepare a worker: one thread, the function, the user's initializer."""
-    global _function, _start_error
+    Args:
+        channel: to the parent.
+        work: the function, the initializer and its arguments.
+        constants: descriptor (to be detached) of the memory that holds their arrays, or None.
+        results: descriptor of the memory for results, or None.
+        size: bytes of a region there.
+        stack: descriptor of the file that takes stacks of a crash or a hang, or None.
+    """
     _end_with_parent()
+    _quiet(None if stack is None else stack.detach())
     _one_thread()
+    function = None
+    descriptor = None if results is None else results.detach()
     try:
-        function, initializer, initargs = pickle.loads(blob)
+        function, initializer, initargs = work.load(constants and constants.detach())
         _one_thread()  # loading the function may have brought torch in
         if initializer is not None:
             initializer(*initargs)
-        _function = function
     except Exception as error:
-        _start_error = error  # told in place of the first result: here nobody could hear it
+        _answer(channel, "start", _dumps_error(error))
+        return
+    _answer(channel, "ready", b"")
+    regions: memoryview | None = None
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            region, blob = channel.recv_bytes(), channel.recv_bytes()
+            channel.send_bytes(b"")  # taken: from here on the item is to blame
+            place = int(region)
+            if regions is None and descriptor is not None and place >= 0:
+                whole = os.fstat(descriptor).st_size
+                regions = memoryview(map_file(descriptor, whole))
+            part = None
+            if regions is not None and place >= 0:
+                part = regions[place * size : (place + 1) * size]
+            _serve(channel, function, blob, part)
 
 
-def run(blob: bytes) -> tuple[Status, bytes]:
-    """Apply the function to one item; the answer is a status and a pickled result or error."""
-    if _start_error is not None:
-        return "start", _dumps_error(_start_error)
+def _serve(
+    channel: connection.Connection,
+    function: Callable[[Any], Any],
+    blob: bytes,
+    part: memoryview | None,
+) -> None:
+    """Apply the function to one item and answer with what it returns or raises."""
+    room = None if part is None else Room(part)
+    status: Status = "done"
     try:
-        assert _function is not None
-        return "done", dumps(_function(pickle.loads(blob)))
+        stream = dumps(function(pickle.loads(blob)), None if room is None else room.keep)
     except BaseException as error:  # SystemExit too: it must not end the parent
-        return "error", _dumps_error(error)
+        status, stream, room = "error", _dumps_error(error), None
+    _answer(channel, status, stream, room)
+
+
+def _answer(
+    channel: connection.Connection, status: Status, stream: bytes, room: Room | None = None
+) -> None:
+    spans, missed = ([], 0) if room is None else (room.spans, room.missed)
+    channel.send((status, spans, missed, len(stream)))
+    channel.send_bytes(stream)
 
 
 def _dumps_error(error: BaseException) -> bytes:
@@ -118,3 +116,48 @@ def _dumps_error(error: BaseException) -> bytes:
             return blob
     stand_in = WorkerError(f"{type(error).__name__}: {error}", stage="workers")
     return pickle.dumps((stand_in, trace), protocol=5)
+
+
+def _one_thread() -> None:
+    """Keep this process on one compute thread, also in libraries that load later."""
+    for name in _THREAD_VARIABLES:
+        os.environ[name] = "1"
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)
+
+
+def _quiet(stack: int | None) -> None:
+    """Leave signals to the parent, which decides when its workers end; keep stacks for it.
+
+    A scheduler that wants a job saved signals all of its processes.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if stack is not None:
+        faulthandler.enable(stack)
+        if DUMP is not None:
+            faulthandler.register(DUMP, stack, all_threads=True)
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as the one that started it is gone, even if it hangs or is stopped.
+
+    Where the kernel cannot be asked for it, a thread watches; a loop that never lets go of the
+    interpreter's lock keeps it from doing so.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != parent.pid:
+        os._exit(1)
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="rhyme-parent-watch").start()

@@ -1,26 +1,24 @@
-"""The parent's side: one slot for each worker process, and the pool over them."""
+"""The parent's side: items in, results out, in order; the memory they take."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import multiprocessing
-import pickle
+import logging
+import os
 import reprlib
-import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
+from concurrent.futures import Future
+from queue import Empty
 from typing import Any, Generic, Literal, TypeVar, cast
 
-import pebble
-
-from rhyme.errors import ConfigError, WorkerError
-from rhyme.workers.child import Status, dumps, run, start
+from rhyme.errors import ConfigError
+from rhyme.workers import memory
+from rhyme.workers.packing import constant, dumps
+from rhyme.workers.process import Setup
+from rhyme.workers.slot import Shared, Slot, Task, failure
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,139 +26,22 @@ Result = TypeVar("Result")
 Errors = Literal["raise", "return"]
 """What becomes of a failed item: raised, which ends the map, or yielded in its place."""
 
-_GUARD = 'guard the script with `if __name__ == "__main__":`, and see the messages above'
+_IN_USE = 3  # regions beyond those of items that are out: what the consumer has at hand
+log = logging.getLogger("rhyme.workers")
 
 
-@dataclass(frozen=True)
-class _Task:
-    """One submitted item on its way."""
-
-    blob: bytes
-    name: str
-    future: Future[Any] = field(default_factory=Future)
-
-
-@dataclass
-class _Shared:
-    """What the workers of one pool have in common; holds no reference to the pool itself."""
-
-    blob: bytes
-    deadline: float | None
-    tasks: SimpleQueue[_Task | None] = field(default_factory=SimpleQueue)
-    answered: bool = False  # some worker got as far as taking an item
-    fatal: Exception | None = None  # no worker can start
+def _arena(regions: int) -> memory.Arena | None:
+    try:
+        return memory.Arena(regions, memory.REGION)
+    except OSError as error:
+        log.warning("results travel through pipes, which is slower: %s", error)
+        return None
 
 
-class _Slot(threading.Thread):
-    """Feeds one worker process and replaces it when it dies."""
-
-    def __init__(self, shared: _Shared) -> None:
-        super().__init__(name="rhyme-worker-slot", daemon=True)
-        self._shared = shared
-        self._pool: pebble.ProcessPool | None = None
-        self._current: Future[Any] | None = None
-        self._lock = threading.Lock()
-        self._closing = False
-
-    def run(self) -> None:
-        try:
-            while (task := self._shared.tasks.get()) is not None:
-                if task.future.set_running_or_notify_cancel():
-                    try:
-                        value = self._serve(task)
-                    except Exception as error:
-                        task.future.set_exception(error)
-                    else:
-                        task.future.set_result(value)
-                del task  # an idle slot must not keep the last item or result alive
-        finally:
-            self._end()
-
-    def close(self) -> None:
-        """Stop waiting for the item in work; ``run`` then ends the process."""
-        with self._lock:
-            self._closing = True
-            if self._current is not None:
-                self._current.cancel()
-
-    def _serve(self, task: _Task) -> Any:
-        shared = self._shared
-        try:
-            try:
-                status, blob = self._call(task)
-            except BrokenProcessPool:  # it died before the item, e.g. for lack of memory
-                status, blob = self._call(task)
-        except CancelledError:
-            raise _failure("the pool was closed before the item was done", task.name) from None
-        except BrokenProcessPool:
-            error = _failure("the worker process ended before it took the item", task.name, _GUARD)
-            if not shared.answered:
-                shared.fatal = error
-            raise error from None
-        except pebble.ProcessExpired as expired:
-            code = expired.exitcode
-            how = f"signal {-code}" if code < 0 else f"exit code {code}"
-            remedy = "leave the item out, or use less memory: fewer workers, smaller items"
-            raise _failure(f"the worker process died ({how})", task.name, remedy) from None
-        except TimeoutError:
-            cause = f"the item took longer than its deadline of {shared.deadline:g} s"
-            remedy = "raise the deadline, or leave the item out"
-            raise _failure(cause, task.name, remedy) from None
-        value = pickle.loads(blob)
-        if status == "done":
-            return value
-        error, trace = value
-        error.add_note(f"raised in a worker process:\n{trace}")
-        if status == "start":
-            shared.fatal = error
-        raise error
-
-    def _call(self, task: _Task) -> tuple[Status, bytes]:
-        """Run the item in this slot's process; a process that fails is given up."""
-        try:
-            with self._lock:
-                if self._closing:
-                    raise CancelledError
-                if self._pool is None:
-                    self._pool = pebble.ProcessPool(
-                        max_workers=1,
-                        initializer=start,
-                        initargs=(self._shared.blob,),
-                        context=cast(Any, multiprocessing.get_context("spawn")),
-                    )
-                try:
-                    future = self._pool.schedule(
-                        run, args=(task.blob,), timeout=self._shared.deadline
-                    )
-                except RuntimeError:  # the pool found its process dead
-                    raise BrokenProcessPool from None
-                self._current = future
-            answer = future.result()
-        except BrokenProcessPool:
-            self._end()
-            raise
-        except (pebble.ProcessExpired, TimeoutError):
-            self._shared.answered = True
-            self._end()
-            raise
-        finally:
-            self._current = None
-        self._shared.answered = True
-        return answer
-
-    def _end(self) -> None:
-        if self._pool is not None:
-            self._pool.stop()
-            self._pool.join()
-            self._pool = None
-
-
-def _failure(cause: str, name: str, remedy: str | None = None) -> WorkerError:
-    return WorkerError(cause, stage="workers", value=name, remedy=remedy)
-
-
-def _close(shared: _Shared, slots: Sequence[_Slot]) -> None:
+def _close(shared: Shared, slots: Sequence[Slot]) -> None:
     """End all processes of a pool and wait until they are gone."""
+    if os.getpid() != shared.owner:
+        return  # a fork inherited the pool, not its workers
     with contextlib.suppress(Empty):
         while True:
             task = shared.tasks.get_nowait()
@@ -171,6 +52,8 @@ def _close(shared: _Shared, slots: Sequence[_Slot]) -> None:
         slot.close()
     for slot in slots:
         slot.join()
+    if shared.setup.constants is not None:
+        os.close(shared.setup.constants)
 
 
 class Pool(Generic[Item, Result]):
@@ -186,6 +69,10 @@ class Pool(Generic[Item, Result]):
         initializer: called once in each worker (once here with ``workers=0``) before the first
             item; what it raises is raised for the first item and ends the map.
         initargs: arguments of the initializer.
+        restarts: worker processes that may die or hang within a minute; one more ends the pool with
+            an error that names their items. ``None``: each costs its item, and no more.
+        budget: bytes that results made ahead may take; where they are large, fewer items are out
+            than ``prefetch`` says. By default a quarter of the memory that is left.
 
     Raises:
         ConfigError: a count or the deadline is out of range.
@@ -200,6 +87,8 @@ class Pool(Generic[Item, Result]):
         deadline: float | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        restarts: int | None = None,
+        budget: int | None = None,
     ) -> None:
         if workers < 0 or prefetch < 1:
             raise ConfigError(
@@ -211,9 +100,13 @@ class Pool(Generic[Item, Result]):
         self.prefetch = prefetch
         self.deadline = deadline
         self._fn = fn
+        self._told = False
         self._prepare = (initializer, initargs)
-        self._shared = _Shared(dumps((fn, initializer, initargs)) if workers else b"", deadline)
-        self._slots = [_Slot(self._shared) for _ in range(workers)]
+        self.budget = memory.available_bytes() // 4 if budget is None else budget
+        work, constants = constant((fn, initializer, initargs) if workers else None)
+        arena = _arena(workers * prefetch + _IN_USE) if workers else None
+        self._shared = Shared(Setup(work, constants, arena), deadline, restarts)
+        self._slots = [Slot(self._shared) for _ in range(workers)]
         for slot in self._slots:
             slot.start()
         self._finalizer = weakref.finalize(self, _close, self._shared, self._slots)
@@ -225,9 +118,9 @@ class Pool(Generic[Item, Result]):
             WorkerError: the pool is closed.
         """
         if not self._finalizer.alive:
-            raise _failure("the pool is closed", reprlib.repr(item), "open a new pool")
+            raise failure("the pool is closed", reprlib.repr(item), "open a new pool")
         if self.workers:
-            task = _Task(dumps(item), reprlib.repr(item))
+            task = Task(dumps(item), reprlib.repr(item))
             self._shared.tasks.put(task)
             return task.future
         future: Future[Result] = Future()
@@ -252,11 +145,10 @@ class Pool(Generic[Item, Result]):
             errors: ``"raise"`` ends the map at the first failed item; ``"return"`` yields the
                 exception in its place and goes on, unless no worker can start at all.
         """
-        limit = max(1, self.workers * self.prefetch)
         source = iter(items)
         out: deque[Future[Result]] = deque()
         while True:
-            for item in itertools.islice(source, limit - len(out)):
+            for item in itertools.islice(source, max(self._room() - len(out), 0)):
                 out.append(self.submit(item))
             if not out:
                 return
@@ -267,6 +159,24 @@ class Pool(Generic[Item, Result]):
                     raise
                 result = cast(Result, error)
             yield result
+
+    def forgive(self) -> None:
+        """Forget the workers that ended so far: what ended them is known and dealt with."""
+        self._shared.ends.clear()
+
+    def _room(self) -> int:
+        """Items that may be out at once: as ``prefetch`` says, as far as memory allows."""
+        wanted = max(1, self.workers * self.prefetch)
+        fits = self.budget // max(self._shared.largest, 1)
+        room = max(1, min(wanted, fits))
+        if room < wanted and not self._told:
+            self._told = True
+            log.warning(
+                "%d instead of %d results are made ahead: one takes %.0f MB, and %.0f MB may be "
+                "used for them; smaller batches or fewer workers need less",
+                *(room, wanted, self._shared.largest / 1e6, self.budget / 1e6),
+            )
+        return room
 
     def close(self) -> None:
         """End all workers now, whatever they do. Harmless when repeated."""
