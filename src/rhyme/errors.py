@@ -214,6 +214,10 @@ class WorkerError(RhymeError):
     """A worker process died, hung, or raised."""
 
 
+class WorkerHung(WorkerError):
+    """An item took longer in its worker than it may."""
+
+
 class RankError(RhymeError):
     """A rank was lost, so that the others cannot go on; a restart may help."""
 

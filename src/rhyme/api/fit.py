@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from rhyme.errors import DataError
 from rhyme.evaluation import group_hashes
 from rhyme.loading import CatalogSource, FrameCache
 from rhyme.recipes import Recipe, load_recipe
-from rhyme.run import RunFolder
+from rhyme.run import RunFolder, read_jsonl
 from rhyme.systems import System, system_class
 from rhyme.tasks import cycle_return, extract_features
 from rhyme.training import Trainer, TrainResult, resolve_device
@@ -46,7 +46,8 @@ class Trained:
         items_per_second: throughput of this part of the run.
         wait_share: share of the time spent waiting for data.
         encoder: folder of the encoder package.
-        quarantined: files that were left out.
+        quarantined: files that the scan left out.
+        damaged: files that proved damaged in training; others took their place.
     """
 
     path: Path
@@ -58,6 +59,7 @@ class Trained:
     wait_share: float
     encoder: Path
     quarantined: int = 0
+    damaged: int = 0
 
 
 def fit_run(
@@ -83,13 +85,20 @@ def fit_run(
     system = build_system(recipe)
     items = part(catalog, "train")
     frames = run.path / FRAMES
+    tell = damage_log(run)
+    cache = leader_first(lambda: frame_cache(recipe, items, frames))
+    if cache is not None and distributed.rank() == 0:
+        for row, reason in cache.failed.items():
+            tell(items.item(row).path, reason)
     source = CatalogSource(
         items,
         system.plans()["train"],
         batch_size=recipe.train.batch_size,
         seed=recipe.train.seed,
         workers=recipe.train.workers,
-        cache=leader_first(lambda: frame_cache(recipe, items, frames)),
+        cache=cache,
+        bad_limit=recipe.data.bad_limit,
+        tell=lambda one: tell(one.path, one.reason, epoch=one.epoch),
     )
     trainer = Trainer(
         system,
@@ -120,7 +129,25 @@ def fit_run(
         wait_share=done.wait_share,
         encoder=run.encoder,
         quarantined=len(quarantined(catalog)),
+        damaged=len(damaged_files(run)),
     )
+
+
+def damaged_files(run: RunFolder) -> set[str]:
+    """Files that proved damaged in a run, on any rank, before and after any resume."""
+    return {str(row["path"]) for row in read_jsonl(run.events) if row.get("event") == "damaged"}
+
+
+def damage_log(run: RunFolder) -> Callable[..., None]:
+    """Writes the event of a file that proved damaged, once for each file of a run."""
+    known = damaged_files(run)
+
+    def tell(path: str, reason: str, **facts: object) -> None:
+        if path not in known:
+            known.add(path)
+            run.event("damaged", path=path, reason=reason, **facts)
+
+    return tell
 
 
 def build_system(recipe: Recipe) -> System:
@@ -146,6 +173,7 @@ def frame_cache(recipe: Recipe, catalog: Catalog, folder: Path) -> FrameCache | 
             budget_bytes=int(d.cache_gib * 2**30),
             workers=recipe.train.workers,
             path=folder if shared else None,
+            bad_limit=d.bad_limit,
             progress=progress,
         )
 

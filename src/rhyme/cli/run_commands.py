@@ -117,8 +117,13 @@ class Train(Common):
         ]
         if done.quarantined:
             lines.append(f"{done.quarantined} files were left out: see {done.path}/events.jsonl")
+        if done.damaged:
+            lines.append(
+                f"{done.damaged} files proved damaged and were replaced by others: see "
+                f"{done.path}/events.jsonl"
+            )
         # Torchrun takes every code but 0 for a rank that has failed.
-        left_out = done.quarantined and not in_a_group()
+        left_out = (done.quarantined or done.damaged) and not in_a_group()
         return Answer(document=done, show=lines, exit_code=3 if left_out else 0)
 
 

@@ -14,9 +14,10 @@ from torch import Tensor
 from rhyme import distributed
 from rhyme.catalog import Catalog
 from rhyme.config import fingerprint as config_fingerprint
-from rhyme.errors import CheckpointError, DataError, WorkerError
+from rhyme.errors import CheckpointError, DataError, WorkerError, WorkerHung
 from rhyme.loading.batch import Batch
-from rhyme.loading.cache import FrameCache, too_many_bad
+from rhyme.loading.cache import FrameCache
+from rhyme.loading.damaged import Damaged, Tell
 from rhyme.loading.maker import BatchMaker, Made, Replaced, Request
 from rhyme.loading.order import BatchOrder
 from rhyme.views import ViewPlan
@@ -25,6 +26,7 @@ from rhyme.workers import Pool
 __all__ = ["CatalogSource"]
 
 _RETRIES = 2
+_RESTARTS = 3  # that a worker may take in a minute, the search for the item to blame included
 
 
 class CatalogSource:
@@ -47,12 +49,13 @@ class CatalogSource:
         prefetch: batches ahead, for each worker.
         bad_limit: largest share of items that may prove damaged (three always may).
         deadline: seconds that a worker may take for a batch.
+        tell: called once for each file that proves damaged.
 
     Attributes:
         catalog: the items that are used, after leaving out those in ``left_out``.
         left_out: rows of the given catalog that are too short for the plan, have no frames, or
             failed in the cache.
-        replaced: damaged items met so far, with reason and stand-in.
+        replaced: damaged items met by this object, with reason and stand-in.
         wait_seconds: time that the consumer spent waiting for batches.
 
     Raises:
@@ -74,6 +77,7 @@ class CatalogSource:
         prefetch: int = 2,
         bad_limit: float = 0.01,
         deadline: float | None = 300.0,
+        tell: Tell | None = None,
     ) -> None:
         facts = catalog.facts()
         usable = (facts.width > 0) & (facts.height > 0)  # sound alone has no frames
@@ -95,11 +99,11 @@ class CatalogSource:
         self.wait_seconds = 0.0
         self._maker = BatchMaker(catalog=self.catalog, plan=plan, seed=seed, cache=cache)
         self._workers, self._prefetch, self._deadline = workers, prefetch, deadline
-        self._bad_limit = bad_limit
-        self._bad: dict[int, str] = {}
         self._pool: Pool[Request, Made] | None = None
+        ids = np.asarray(self.catalog.numbers("id")).view(np.uint64)
+        self._damaged = Damaged(ids, bad_limit, tell)
         self._order = BatchOrder(
-            np.asarray(self.catalog.facts().id, dtype=np.uint64),
+            ids,
             seed=seed,
             batch_size=batch_size,
             drop_last=drop_last,
@@ -147,7 +151,9 @@ class CatalogSource:
                 workers=self._workers,
                 prefetch=self._prefetch,
                 deadline=self._deadline,
+                restarts=_RESTARTS * (self._workers + 1),
             )
+        pool = self._pool
         waiting: deque[tuple[int, int, Request]] = deque()
 
         def requests() -> Iterator[Request]:
@@ -155,22 +161,30 @@ class CatalogSource:
                 rows, repeats = self._order.rows(epoch, batch)
                 mine = distributed.rank_slice(len(rows))
                 request = Request(
-                    epoch=epoch, rows=rows[mine], repeats=repeats[mine], bad=dict(self._bad)
+                    epoch=epoch,
+                    rows=rows[mine],
+                    repeats=repeats[mine],
+                    bad=dict(self._damaged.deadly),
                 )
                 waiting.append((epoch, batch, request))
                 yield request
 
-        results = self._pool.map(requests(), errors="return")
+        results = pool.map(requests(), errors="return")
         while True:
             begun = time.perf_counter()
             made: Made | BaseException = next(results)
             epoch, batch, request = waiting.popleft()
+            if isinstance(made, Made) and self._damaged.unforeseen(
+                request.bad, made.batch.index.tolist()
+            ):
+                made = self._again(pool, request)
             if isinstance(made, WorkerError):
-                made = self._recover(self._pool, request, made)
+                made = self._recover(pool, request, made)
             self.wait_seconds += time.perf_counter() - begun
             if isinstance(made, BaseException):
                 raise made
-            self._note(made.replaced)
+            self.replaced.extend(made.replaced)
+            self._damaged.note(made.replaced)
             self._order.handed_out(epoch, batch)
             yield made.batch
 
@@ -186,8 +200,12 @@ class CatalogSource:
         self._order.set_weights(weights)
 
     def state_dict(self) -> dict[str, Any]:
-        """Position, weights, and what they belong to."""
-        return {**self._order.state_dict(), "plan": config_fingerprint(self.plan)}
+        """Position, weights, what they belong to, and what proved damaged."""
+        return {
+            **self._order.state_dict(),
+            "plan": config_fingerprint(self.plan),
+            "damaged": self._damaged.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a saved state; iterators that are open must be opened anew.
@@ -204,6 +222,7 @@ class CatalogSource:
                 remedy="resume with the options that the run was started with",
             )
         self._order.load_state_dict(state)
+        self._damaged.load_state_dict(state["damaged"])
 
     def close(self) -> None:
         """End the workers and close the files."""
@@ -212,35 +231,34 @@ class CatalogSource:
             self._pool = None
         self._maker.close()
 
-    def _note(self, replaced: tuple[Replaced, ...]) -> None:
-        if not replaced:
-            return
-        self.replaced.extend(replaced)
-        named = {r.path: r.reason for r in self.replaced}
-        problem = too_many_bad(named, self.items, self._bad_limit)
-        if problem is not None:
-            raise problem
+    def _again(self, pool: Pool[Request, Made], request: Request) -> Made | BaseException:
+        """Make a batch once more, with what is known by now."""
+        now = dict(self._damaged.deadly)
+        fresh = Request(epoch=request.epoch, rows=request.rows, repeats=request.repeats, bad=now)
+        try:
+            return pool.submit(fresh).result()
+        except Exception as error:
+            return error
 
     def _recover(
         self, pool: Pool[Request, Made], request: Request, error: WorkerError
     ) -> Made | BaseException:
         """Make a batch whose worker died or hung: once more, then without the item to blame."""
+        made: Made | BaseException = error
         for _ in range(_RETRIES):
-            try:
-                return pool.submit(request).result()
-            except WorkerError as again:
-                error = again
+            if not isinstance(made, WorkerHung):  # a second wait would be as long as the first
+                made = self._again(pool, request)
+            if not isinstance(made, WorkerError) or pool.broken is not None:
+                return made
             blamed = self._blame(pool, request)
-            if not blamed:
-                return error
-            self._bad.update(blamed)
-            request = Request(
-                epoch=request.epoch,
-                rows=request.rows,
-                repeats=request.repeats,
-                bad=dict(self._bad),
-            )
-        return error
+            if pool.broken is not None:
+                return pool.broken
+            if not blamed and not isinstance(made, WorkerHung):
+                return made
+            self._damaged.deadly.update(blamed)
+            pool.forgive()
+            made = self._again(pool, request)
+        return made
 
     def _blame(self, pool: Pool[Request, Made], request: Request) -> dict[int, str]:
         """Reasons by row of the items that kill or hang a worker on their own."""
@@ -251,7 +269,7 @@ class CatalogSource:
                 epoch=request.epoch,
                 rows=request.rows[one],
                 repeats=request.repeats[one],
-                bad=request.bad,
+                bad=dict(self._damaged.deadly),
             )
             try:
                 pool.submit(single).result()

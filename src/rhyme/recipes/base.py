@@ -23,16 +23,21 @@ class DataConfig:
             first to its last; None decodes files in every step.
         cache_size: shorter side of the cached frames, in pixels.
         cache_gib: most memory that the cache may take.
+        bad_limit: largest share of items that may prove damaged before training stops (three
+            always may).
     """
 
     segment: float = 10.0
     cache_frames: int | None = None
     cache_size: int | None = None
     cache_gib: float = 4.0
+    bad_limit: float = 0.01
 
     def __post_init__(self) -> None:
         if self.segment <= 0:
             raise ConfigError("data.segment must be positive", value=self.segment)
+        if not 0 <= self.bad_limit <= 1:
+            raise ConfigError("data.bad_limit is a share from 0 to 1", value=self.bad_limit)
         if (self.cache_frames is None) != (self.cache_size is None):
             raise ConfigError(
                 "data.cache_frames and data.cache_size go together",

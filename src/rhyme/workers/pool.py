@@ -160,6 +160,11 @@ class Pool(Generic[Item, Result]):
                 result = cast(Result, error)
             yield result
 
+    @property
+    def broken(self) -> Exception | None:
+        """Why no worker can go on, if that is so."""
+        return self._shared.fatal
+
     def forgive(self) -> None:
         """Forget the workers that ended so far: what ended them is known and dealt with."""
         self._shared.ends.clear()

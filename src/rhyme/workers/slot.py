@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
 
-from rhyme.errors import WorkerError
+from rhyme.errors import WorkerError, WorkerHung
 from rhyme.workers.process import (
     Died,
     Hung,
@@ -163,19 +163,22 @@ class Slot(threading.Thread):
             how = f"signal {-code}{_SIGNALS.get(-code, '')}" if code < 0 else f"exit code {code}"
             cause = f"the worker process died ({how})"
             remedy = "leave the item out, or use less memory: fewer workers, smaller items"
-            raise self._ended(task, cause, died.stack, remedy) from None
+            raise self._ended(WorkerError, task, cause, died.stack, remedy) from None
         except Hung as hung:
             cause = f"the item took longer than its deadline of {shared.deadline:g} s"
             remedy = "raise the deadline, or leave the item out"
-            raise self._ended(task, cause, hung.stack, remedy) from None
+            raise self._ended(WorkerHung, task, cause, hung.stack, remedy) from None
 
-    def _ended(self, task: Task, cause: str, stack: str, remedy: str) -> Exception:
+    def _ended(
+        self, kind: type[WorkerError], task: Task, cause: str, stack: str, remedy: str
+    ) -> Exception:
         """The error of an item that ended its worker; the pool's own if it was one too many."""
         self._shared.count(task.name)
         if self._shared.fatal is not None:
             return self._shared.fatal
         where = innermost(stack)
-        error = failure(cause + (f", at {where}" if where else ""), task.name, remedy)
+        cause += f", at {where}" if where else ""
+        error = kind(cause, stage="workers", value=task.name, remedy=remedy)
         if stack:
             error.add_note(f"the worker's stack:\n{stack}")
         return error
