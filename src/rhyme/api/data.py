@@ -143,7 +143,7 @@ def read_data(
         return fold_splits(catalog, o.split_column, o.fold)
     if o.split == "all":
         return catalog.with_splits(["train"] * len(catalog))
-    names = {name for name in catalog.splits if name is not None}
+    names = set(catalog.split_names)
     if names and not names <= set(SPLITS):
         raise ConfigError(
             "the split column holds other values than train, val and test",

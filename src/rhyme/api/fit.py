@@ -109,7 +109,7 @@ def fit_run(
         progress=progress,
         about={"system": recipe.system, "recipe": recipe.name, "data": catalog.root.name},
         extra={
-            "train_groups": group_hashes(items.group_names),
+            "train_groups": group_hashes(items.distinct_groups),
             "cycle_head": system.cycle_head,
         },
     )

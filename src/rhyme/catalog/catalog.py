@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import numpy as np
 
 from rhyme.catalog import storage
+from rhyme.catalog.columns import Columns
+from rhyme.catalog.content import json_blocks
 from rhyme.catalog.schema import (
     ASSET,
     LABEL,
@@ -38,10 +40,13 @@ _CONTENT = (
 class Catalog:
     """Items of one collection; open one with `open`, make one with `rhyme.catalog.scan`.
 
+    A selection holds row numbers beside the whole table, which may be a mapped file; a copy that
+    travels to a worker process maps the file again.
+
     Args:
         table: rows as `rhyme.catalog.schema.arrow_schema` says, metadata included.
         path: the file the table is mapped from, if any.
-        rows: row numbers of that file, where the table is a selection of it.
+        rows: row numbers of the table that are the items; all by default.
         root: folder that item paths are relative to; the table's own by default.
     """
 
@@ -53,11 +58,10 @@ class Catalog:
         rows: np.ndarray | None = None,
         root: Path | None = None,
     ) -> None:
-        self.table = table
+        self._columns = Columns(table, rows)
         self.path = path
-        self._rows = rows
         self._root = root
-        self._cache: dict[str, np.ndarray] = {}
+        self._groups: np.ndarray | None = None
         self._fingerprint: str | None = None
         raw = (table.schema.metadata or {}).get(b"rhyme")
         if raw is None:
@@ -135,21 +139,28 @@ class Catalog:
         return {**self.meta, **facts}
 
     def __len__(self) -> int:
-        return int(self.table.num_rows)
+        return len(self._columns)
 
     def __getstate__(self) -> dict[str, object]:
+        # Group codes are large to make and small to share: workers get them made.
+        state = {"root": self._root, "group": self.group_codes}
         if self.path is not None:
-            return {"path": self.path, "rows": self._rows, "root": self._root}
-        return {"table": self.table, "root": self._root}
+            return {**state, "path": self.path, "rows": self._columns.rows}
+        return {**state, "table": self.table}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "table" in state:
             self.__init__(state["table"], root=state["root"])
-            return
-        whole = Catalog.open(state["path"], root=state["root"])
-        rows = state["rows"]
-        table = whole.table if rows is None else whole.table.take(rows)
-        self.__init__(table, path=whole.path, rows=rows, root=state["root"])
+        else:
+            file = Path(state["path"])
+            table = storage.read_arrow(file)
+            self.__init__(table, path=file, rows=state["rows"], root=state["root"])
+        self._groups = state["group"]
+
+    @property
+    def table(self) -> pa.Table:
+        """The items as a table; of a selection it is a copy, made when it is asked for."""
+        return self._columns.table
 
     @property
     def root(self) -> Path:
@@ -175,7 +186,8 @@ class Catalog:
             labels = [LABEL + name for name in self.label_columns]
             for name in (*_CONTENT, *labels):
                 digest.update(f"{name}\n".encode())
-                digest.update(json.dumps(self.table.column(name).to_pylist()).encode())
+                for block in json_blocks(self._columns.column(name)):
+                    digest.update(block)
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
 
@@ -201,7 +213,7 @@ class Catalog:
         if not -n <= index < n:
             raise IndexError(f"item {index} of a catalog of {n}")
         index %= n
-        row = cast("dict[str, Any]", self.table.slice(index, 1).to_pylist()[0])
+        row = cast("dict[str, Any]", self._columns.row(index).to_pylist()[0])
         labels = {k.removeprefix(LABEL): v for k, v in row.items() if k.startswith(LABEL)}
         assets = {
             k.removeprefix(ASSET): v
@@ -223,37 +235,59 @@ class Catalog:
         Args:
             indices: row numbers, ``[b]``; all rows by default.
         """
-        pick = slice(None) if indices is None else np.asarray(indices, dtype=np.int64)
         names = ("start", "stop", "fps", "frames", "width", "height")
+        if indices is None:
+            return ItemFacts(
+                id=self.numbers("id").view(np.uint64),
+                group=self.group_codes,
+                **{name: self.numbers(name) for name in names},
+            )
+        picked = np.asarray(indices, dtype=np.int64)
+        at = self._columns.numbers_at
         return ItemFacts(
-            id=self.numbers("id").astype(np.uint64)[pick],
-            group=self.group_codes[pick],
-            **{name: self.numbers(name)[pick] for name in names},
+            id=at("id", picked).view(np.uint64),
+            group=self.group_codes[picked],
+            **{name: at(name, picked) for name in names},
         )
 
     @property
     def group_codes(self) -> np.ndarray:
         """int64 ``[n]``: dense group numbers in order of first appearance."""
-        if "group" not in self._cache:
-            codes = self.table.column("group").combine_chunks().dictionary_encode().indices
-            self._cache["group"] = codes.to_numpy(zero_copy_only=False).astype(np.int64)
-        return self._cache["group"]
+        if self._groups is None:
+            column = self._columns.column("group").combine_chunks()
+            codes = column.dictionary_encode().indices
+            self._groups = codes.to_numpy(zero_copy_only=False).astype(np.int64)
+        return self._groups
+
+    @property
+    def distinct_groups(self) -> list[str]:
+        """Names of the groups, in order of first appearance: those of the group codes."""
+        return cast("list[str]", self._columns.column("group").unique().to_pylist())
 
     @property
     def partial(self) -> list[str]:
         """Files that end early, of which the readable part is used."""
-        pairs = self.table.select(["path", "status"]).to_pylist()
-        return sorted({str(row["path"]) for row in pairs if row["status"] == "partial"})
+        codes, names = self._columns.words("status")
+        if "partial" not in names:
+            return []
+        rows = np.flatnonzero(codes == names.index("partial"))
+        return sorted(set(self._columns.column("path").take(rows).to_pylist()))
 
     @property
     def group_names(self) -> list[str]:
         """Group of each item."""
-        return cast("list[str]", self.table.column("group").to_pylist())
+        return cast("list[str]", self._columns.column("group").to_pylist())
 
     @property
     def splits(self) -> list[str | None]:
         """Split of each item, None where it has none; folds, where those were given as split."""
-        return cast("list[str | None]", self.table.column("split").to_pylist())
+        return cast("list[str | None]", self._columns.column("split").to_pylist())
+
+    @property
+    def split_names(self) -> list[str]:
+        """Names of the splits that items are in, sorted."""
+        codes, names = self._columns.words("split")
+        return sorted(names[code] for code in np.unique(codes) if code >= 0)
 
     def with_splits(self, splits: Sequence[str | None]) -> Catalog:
         """The catalog with another split for each item; it is not written."""
@@ -287,9 +321,7 @@ class Catalog:
                 value=name,
                 remedy=nearest(name, self.label_columns),
             )
-        column_data = self.table.column(LABEL + name).unify_dictionaries().combine_chunks()
-        codes = column_data.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-        return codes, cast("list[str]", column_data.dictionary.to_pylist())
+        return self._columns.words(LABEL + name)
 
     def select(
         self,
@@ -316,23 +348,19 @@ class Catalog:
             if given is not None:
                 rows = pick_rows(rows, np.asarray(given), len(self))
         if split is not None:
-            names = np.array(self.table.column("split").to_pylist(), dtype=object)
-            rows = rows[np.array([names[r] == split for r in rows], dtype=bool)]
+            codes, names = self._columns.words("split")
+            code = names.index(split) if split in names else -2
+            rows = rows[codes[rows] == code]
             if len(rows) == 0:
-                known = sorted({str(n) for n in names if n is not None})
                 raise DataError(
                     f"no item is in the split {split!r}",
                     file=self.path,
-                    remedy=f"splits here: {', '.join(known) or 'none; see assign_splits'}",
+                    remedy=f"splits here: {', '.join(self.split_names) or 'none'}; "
+                    "see assign_splits",
                 )
         rows = rows.astype(np.int64)
-        within = rows if self._rows is None else self._rows[rows]
-        return Catalog(
-            self.table.take(rows),
-            path=self.path,
-            rows=within if self.path is not None else None,
-            root=self._root,
-        )
+        within = self._columns.within(rows)
+        return Catalog(self._columns.base, path=self.path, rows=within, root=self._root)
 
     def reader(self, index: int, *, limits: Limits = DEFAULT_LIMITS) -> FrameReader:
         """A reader of an item's file; times are those of the file, not of the item.
@@ -346,7 +374,7 @@ class Catalog:
         """
         item = self.item(index)
         files = [self.root / name for name in item.files or (item.path,)]
-        row = self.table.slice(index % len(self), 1)
+        row = self._columns.row(index % len(self))
         size, stamp = row.column("bytes")[0].as_py(), row.column("mtime_ns")[0].as_py()
         moved = str(self.root.absolute()) != str(self.meta.get("root"))
         # A copy of the folder has other times, and of a frame folder only the sum was kept.
@@ -393,7 +421,4 @@ class Catalog:
         Args:
             name: a column of the table, e.g. ``"start"``.
         """
-        if name not in self._cache:
-            column = self.table.column(name).combine_chunks()
-            self._cache[name] = column.to_numpy(zero_copy_only=False)
-        return self._cache[name]
+        return self._columns.numbers(name)

@@ -24,7 +24,7 @@ def summarise(catalog: Catalog) -> dict[str, object]:
     return {
         "root": str(catalog.root),
         "items": len(catalog),
-        "files": len(set(catalog.table.column("path").to_pylist())),
+        "files": len(catalog.table.column("path").unique()),
         "groups": int(catalog.group_codes.max(initial=-1)) + 1,
         "hours": seconds / 3600,
         "frames": int(catalog.numbers("frames").sum()),
@@ -41,6 +41,8 @@ def summarise(catalog: Catalog) -> dict[str, object]:
 
 
 def _counts(catalog: Catalog, column: str) -> dict[str, int]:
-    values = catalog.table.column(column).to_pylist()
-    counts = Counter("none" if value is None else str(value) for value in values)
+    found = catalog.table.column(column).value_counts().to_pylist()
+    counts = Counter[str]()
+    for row in found:
+        counts["none" if row["values"] is None else str(row["values"])] += int(row["counts"])
     return dict(sorted(counts.items()))
