@@ -80,6 +80,26 @@ def test_videos_of_one_frame_train(system: str, tmp_path: Path) -> None:
     assert np.isfinite(alone.vectors).all()
 
 
+@pytest.mark.parametrize("cached", [True, False])
+def test_files_that_prove_damaged_are_told_once_and_counted(cached: bool, tmp_path: Path) -> None:
+    folder, listed = tmp_path / "clips", tmp_path / "listed.arrow"
+    gone = videos(folder, 20)[3]
+    assert rhyme("scan", folder, "--out", listed, *ALONE).code == 0
+    gone.unlink()
+    options = [] if cached else ["--data.cache-frames", "None", "--data.cache-size", "None"]
+    run = tmp_path / "run"
+    done = train("moco", run, "--json", "--split", "all", *options, data=listed)
+    assert done.code == 3, done.err
+    assert (done.document["damaged"], done.document["quarantined"]) == (1, 0)
+    told = [row for row in read_jsonl(run / "events.jsonl") if row["event"] == "damaged"]
+    assert [row["path"] for row in told] == [gone.name]
+    assert "gone" in told[0]["reason"]
+    again = rhyme("train", "--resume", run)
+    assert again.code == 3, again.err
+    assert "1 files proved damaged" in again.out
+    assert sum(row["event"] == "damaged" for row in read_jsonl(run / "events.jsonl")) == 1
+
+
 def test_damaged_files_are_left_out_and_named(tmp_path: Path) -> None:
     folder = tmp_path / "clips"
     good = videos(folder, 20)

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ import torch
 from rhyme.catalog import scan
 from rhyme.errors import CheckpointError, DataError
 from rhyme.loading import CatalogSource, FrameCache, Source
+from rhyme.loading.decode import Readers
 from rhyme.views import Clip, ContrastTransform, ViewPlan, ViewSpec
 
 TAKE = 8  # two epochs of three batches, and two more
@@ -192,6 +196,131 @@ def test_pictures_that_cannot_be_decoded_are_replaced_too(own_folder, plan):
     batches = take(source, 3)
     assert {r.path for r in source.replaced} == {"v04.mp4"}
     assert 4 not in torch.cat([b.index for b in batches])
+
+
+@pytest.fixture
+def damaged_twice(own_folder):
+    """A catalog of 40 films, of which two proved damaged after the scan."""
+    for item in range(9, 40):
+        shutil.copyfile(own_folder / f"v{item % 9:02}.mp4", own_folder / f"v{item:02}.mp4")
+    catalog = scan(own_folder)
+    damage(own_folder / "v04.mp4")
+    (own_folder / "v31.mp4").unlink()
+    return catalog
+
+
+def test_five_in_a_hundred_damaged_give_the_same_batches_twice_and_after_any_stop(
+    damaged_twice, plan
+):
+    def ids(source, count):
+        return [batch.ids.tolist() for batch in take(source, count)]
+
+    told: list[str] = []
+    straight = make(damaged_twice, plan, tell=lambda one: told.append(one.path))
+    wanted = ids(straight, 20)  # two epochs of ten batches
+    assert wanted == ids(make(damaged_twice, plan), 20)
+    assert sorted(told) == ["v04.mp4", "v31.mp4"]  # once each, though both came twice
+    assert len(straight.replaced) >= 4
+    for stop in (1, 7, 10, 13, 19):
+        source = make(damaged_twice, plan)
+        assert ids(source, stop) == wanted[:stop]
+        told.clear()
+        resumed = make(damaged_twice, plan, tell=lambda one: told.append(one.path))
+        resumed.load_state_dict(json.loads(json.dumps(source.state_dict())))
+        assert ids(resumed, 20 - stop) == wanted[stop:]
+        assert resumed.state_dict() == straight.state_dict()
+        assert len(told) == 2 - len(source.state_dict()["damaged"]["files"])
+
+
+def test_what_was_damaged_before_a_stop_counts_towards_the_limit(own_folder, plan):
+    catalog = scan(own_folder)
+    for item in range(4):
+        (own_folder / f"v{item:02}.mp4").unlink()
+    source = make(catalog, plan, batch_size=1)
+    stream = source.batches()
+    while len(source.state_dict()["damaged"]["files"]) < 3:
+        next(stream)
+    stream.close()
+    again = make(catalog, plan, batch_size=1)
+    again.load_state_dict(source.state_dict())
+    with pytest.raises(DataError, match="4 of 9 items"):
+        take(again, 18)
+
+
+def test_more_may_be_damaged_where_that_is_asked_for(own_folder, plan):
+    catalog = scan(own_folder)
+    for item in range(4):
+        (own_folder / f"v{item:02}.mp4").unlink()
+    assert len(take(make(catalog, plan, batch_size=3, bad_limit=0.5), 3)) == 3
+
+
+FICKLE = """
+import os
+from rhyme.catalog import Catalog
+
+class Fickle(Catalog):
+    # One item ends its worker the first three times, and is fine ever after.
+    def reader(self, index, **options):
+        log = self.path.with_name("kills")
+        if self.item(index).path == "v03.mp4" and (not log.exists() or log.stat().st_size < 3):
+            with log.open("a") as file:
+                file.write("x")
+            os._exit(9)
+        return super().reader(index, **options)
+"""
+
+
+@pytest.mark.slow
+def test_a_deadly_item_stays_out_after_its_batch_however_much_was_made_ahead(
+    own_folder, plan, tmp_path, monkeypatch
+):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "fickle.py").write_text(FICKLE)
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    import fickle
+
+    found = []
+    for prefetch in (1, 7):  # seven batches ahead: the next epoch is made before it is known
+        place = tmp_path / f"ahead{prefetch}" / "films.arrow"
+        scan(own_folder, out=place)
+        catalog = fickle.Fickle.open(place)
+        source = make(catalog, plan, batch_size=3, workers=1, prefetch=prefetch)
+        found.append([batch.index.tolist() for batch in take(source, 9)])
+        state = source.state_dict()
+        source.close()
+        assert [path for path, _ in state["damaged"]["files"]] == ["v03.mp4"]
+        assert [id_ for id_, _ in state["damaged"]["deadly"]] == [catalog.item(3).id]
+        assert not any(3 in rows for rows in found[-1])
+    assert found[0] == found[1]
+    resumed = make(catalog, plan, batch_size=3)  # by now it would do no harm
+    resumed.load_state_dict(state)
+    assert not any(3 in batch.index for batch in take(resumed, 6))
+
+
+RSS = "VmRSS:"
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    text = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(text.split(RSS)[1].split()[0]) * 1024
+
+
+@pytest.mark.parametrize("cycles", [600, pytest.param(5000, marks=pytest.mark.slow)])
+def test_open_sample_close_does_not_grow(catalog, cycles):
+    if not Path("/proc/self/status").exists():
+        pytest.skip("memory is read from /proc")
+    readers = Readers(catalog, limit=2)
+    sizes = []
+    for cycle in range(cycles):
+        readers.frames(cycle % len(catalog), np.array([0.3, 1.1]))
+        assert len(readers) <= 2
+        if cycle % 8 == 7:
+            readers.close()
+            sizes.append(resident())
+    half = sizes[len(sizes) // 3 :]
+    slope = np.polyfit(8 * np.arange(len(half)), half, 1)[0]
+    assert slope < 2048  # bytes a cycle; a frame of these films has 3840
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
