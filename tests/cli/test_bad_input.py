@@ -86,7 +86,7 @@ def test_files_that_prove_damaged_are_told_once_and_counted(cached: bool, tmp_pa
     gone = videos(folder, 20)[3]
     assert rhyme("scan", folder, "--out", listed, *ALONE).code == 0
     gone.unlink()
-    options = [] if cached else ["--data.cache-frames", "None", "--data.cache-size", "None"]
+    options = [] if cached else ["--data.cache-frames", "null", "--data.cache-size", "null"]
     run = tmp_path / "run"
     done = train("moco", run, "--json", "--split", "all", *options, data=listed)
     assert done.code == 3, done.err
@@ -96,7 +96,7 @@ def test_files_that_prove_damaged_are_told_once_and_counted(cached: bool, tmp_pa
     assert "gone" in told[0]["reason"]
     again = rhyme("train", "--resume", run)
     assert again.code == 3, again.err
-    assert "1 files proved damaged" in again.out
+    assert "damaged files: 1" in again.out
     assert sum(row["event"] == "damaged" for row in read_jsonl(run / "events.jsonl")) == 1
 
 

@@ -119,7 +119,7 @@ class Train(Common):
             lines.append(f"{done.quarantined} files were left out: see {done.path}/events.jsonl")
         if done.damaged:
             lines.append(
-                f"{done.damaged} files proved damaged and were replaced by others: see "
+                f"damaged files: {done.damaged}; others took their place, see "
                 f"{done.path}/events.jsonl"
             )
         # Torchrun takes every code but 0 for a rank that has failed.
