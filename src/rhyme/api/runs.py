@@ -23,7 +23,7 @@ _TURNS: dict[str, State] = {
     "preempted": "stopped",
     "finished": "finished",
 }
-_TROUBLE = ("quarantined", "partial", "replaced", "not_finite", "collapse", "probe_failed",
+_TROUBLE = ("quarantined", "partial", "damaged", "not_finite", "collapse", "probe_failed",
             "checkpoint_damaged", "logger_failed")  # fmt: skip
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 16
