@@ -256,7 +256,9 @@ class Catalog:
         if self._groups is None:
             column = self._columns.column("group").combine_chunks()
             codes = column.dictionary_encode().indices
-            self._groups = codes.to_numpy(zero_copy_only=False).astype(np.int64)
+            found = np.asarray(codes.to_numpy(zero_copy_only=False), dtype=np.int64)
+            self._groups = found
+            return found
         return self._groups
 
     @property
