@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from rhyme.errors import ConfigError
+
 Level = Literal["ok", "absent", "problem"]
 
 _HARD = (
@@ -19,7 +21,6 @@ _HARD = (
     "scikit-learn", "tyro", "rich", "matplotlib", "pillow", "jinja2",
 )  # fmt: skip
 _EXTRAS = {
-    "torchcodec": "a second decoding backend",
     "tensorboard": "curves beside the JSONL log",
     "submitit": "jobs on a SLURM cluster",
 }
@@ -53,7 +54,14 @@ def doctor(folder: str | Path = ".") -> list[Finding]:
     """
     found = [Finding(name="python", level="ok", value=platform.python_version())]
     found += [_library(name) for name in _HARD]
-    found += [_codec("h264"), _codec("aac"), *_devices(), _shared_memory(), _disk(Path(folder))]
+    found += [
+        _codec("h264"),
+        _codec("aac"),
+        *_decoding(),
+        *_devices(),
+        _shared_memory(),
+        _disk(Path(folder)),
+    ]
     found += [_program("ffmpeg", "remuxing damaged files"), _program("chromium", "browser tests")]
     for name, use in _EXTRAS.items():
         there = importlib.util.find_spec(name) is not None
@@ -92,6 +100,30 @@ def _codec(name: str) -> Finding:
         value="built into PyAV" if there else "missing",
         remedy="" if there else "install PyAV from its wheel: pip install --force-reinstall av",
     )
+
+
+def _decoding() -> list[Finding]:
+    """The second decoding library, and which one `RHYME_DECODER` chooses."""
+    from rhyme.media.choice import VARIABLE, backends, chosen
+
+    found = [
+        Finding(
+            name=backend.name,
+            level="ok" if backend.usable else "absent",
+            value=f"{backend.version}, loads and decodes" if backend.usable else backend.reason,
+            remedy="" if backend.usable else "optional: pip install rhyme-ssl[torchcodec]",
+        )
+        for backend in backends()
+        if backend.name != "pyav"
+    ]
+    try:
+        return [*found, Finding(name="video decoder", level="ok", value=chosen())]
+    except ConfigError as error:
+        remedy = error.remedy or f"unset {VARIABLE}"
+        return [
+            *found,
+            Finding(name="video decoder", level="problem", value=error.cause, remedy=remedy),
+        ]
 
 
 def _devices() -> list[Finding]:

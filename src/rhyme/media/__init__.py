@@ -6,6 +6,7 @@ an allow-list of containers and codecs; a file never makes us read another file.
 
 from __future__ import annotations
 
+from rhyme.media.choice import Backend, backends
 from rhyme.media.container import AUDIO_CODECS, VIDEO_CODECS
 from rhyme.media.info import AudioInfo, Depth, Kind, MediaInfo
 from rhyme.media.limits import DEFAULT_LIMITS, Limits
@@ -21,6 +22,7 @@ __all__ = [
     "R2V2_SPACING",
     "VIDEO_CODECS",
     "AudioInfo",
+    "Backend",
     "Depth",
     "FrameFolder",
     "FrameReader",
@@ -32,6 +34,7 @@ __all__ = [
     "Sniffed",
     "Sound",
     "Video",
+    "backends",
     "frame_times",
     "identify",
     "load_picture",

@@ -50,19 +50,22 @@ _DECODERS = VIDEO_CODECS | AUDIO_CODECS | _BUILDS
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,wav,mp3,flac,gif"
 
 
-class _Reader:
+class Reader:
     """The three methods FFmpeg needs, without the file's name."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
 
     def read(self, size: int) -> bytes:
+        """The next bytes, at most `size`."""
         return self._file.read(size)
 
     def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to a byte; returns its place."""
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
+        """The place of the next byte."""
         return self._file.tell()
 
 
@@ -95,7 +98,7 @@ class Opened:
         try:
             with guard(path, "open"):
                 self.container: InputContainer = av.open(
-                    _Reader(self._file),
+                    Reader(self._file),
                     mode="r",
                     format=found.demuxer,
                     options={"max_pixels": str(limits.max_pixels)},
@@ -122,6 +125,18 @@ class Opened:
     def cuts_packets(self) -> bool:
         """Whether a packet marked as damaged was cut off by the end of the file."""
         return self.demuxer in ("mov", "matroska", "avi", "flv")
+
+    def believable(self, stream: VideoStream) -> bool:
+        """Whether the header may be believed: MP4 whose index ends inside the file, or Matroska."""
+        if self.cut:
+            return False
+        if self.demuxer == "mov":
+            entries = stream.index_entries
+            if len(entries) == 0:
+                return False
+            last = entries[len(entries) - 1]
+            return last.pos + last.size <= self.size
+        return self.demuxer == "matroska"
 
     def codes(self) -> list[str]:
         """The four-letter codes of the tracks of an MP4 or MOV file, for messages."""

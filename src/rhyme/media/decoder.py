@@ -15,7 +15,7 @@ from av.video.stream import VideoStream
 from rhyme.errors import MediaError, TruncatedMedia
 from rhyme.media.container import Opened, audio_stream, codec_name, guard, video_stream
 from rhyme.media.info import MediaInfo
-from rhyme.media.known import KNOWN, Known, identity_at
+from rhyme.media.known import KNOWN, Known, Verdicts, identity_at
 from rhyme.media.limits import Limits
 from rhyme.media.table import FrameTable
 
@@ -94,6 +94,7 @@ class Session:
             sound=self.has_sound,
             complete=self.opened.demuxer in _COMPLETE,
             info=info,
+            verdicts=Verdicts() if self.known is None else self.known.verdicts,
         )
         KNOWN.put(self.opened.identity, self.limits, self.known)
 

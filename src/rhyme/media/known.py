@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rhyme.media.info import MediaInfo
 from rhyme.media.limits import Limits
+from rhyme.media.orient import Orientation
 from rhyme.media.sniff import Identity, identity_of
 from rhyme.media.table import FrameTable
+
+
+@dataclass(eq=False)
+class Verdicts:
+    """What decoding by PyAV has shown so far.
+
+    Args:
+        sound: by the number of its key packet, whether a group of pictures is without damage.
+        orientation: how pictures are turned; None before the first one.
+    """
+
+    sound: dict[int, bool] = field(default_factory=dict[int, bool])
+    orientation: Orientation | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -24,6 +38,7 @@ class Known:
         sound: it has a sound track that may be decoded.
         complete: its header alone says all that a decoder must know.
         info: its facts, once somebody asked for them.
+        verdicts: what decoding has shown so far; grows.
     """
 
     table: FrameTable
@@ -33,6 +48,7 @@ class Known:
     sound: bool
     complete: bool
     info: MediaInfo | None = None
+    verdicts: Verdicts = field(default_factory=Verdicts)
 
 
 class Memory:

@@ -149,7 +149,7 @@ def _build(opened: Opened, stream: VideoStream, found: _Packets) -> FrameTable:
     reordered = opened.demuxer == "avi" and codec_reorders(stream)
     unsure = found.missing or reordered or bool(np.any(np.diff(stamps[order]) <= 0))
     n = len(shown)
-    partial = found.partial or opened.cut or _ends_early(opened, stream, len(stamps))
+    partial = found.partial or opened.cut or _ends_early(opened, stream, stamps)
     if unsure or opened.demuxer == "gif":
         ranked = np.sort(stamps[shown])
         steps = np.diff(ranked)
@@ -203,12 +203,15 @@ def codec_reorders(stream: VideoStream) -> bool:
     return context.codec.canonical_name in _REORDERING and context.reorder_depth > 0
 
 
-def _ends_early(opened: Opened, stream: VideoStream, packets: int) -> bool:
-    """Whether there are fewer packets than the header promises."""
+def _ends_early(opened: Opened, stream: VideoStream, stamps: np.ndarray) -> bool:
+    """Whether there are fewer packets than the header promises, or none near its end."""
+    packets = len(stamps)
     if opened.demuxer == "mov":
         return 0 < packets < stream.frames
     total = opened.container.duration
     rate = float(stream.average_rate or 0)
     if opened.demuxer in ("matroska", "avi") and total and rate > 0:
-        return packets / rate < total / 1e6 * 0.95 - max(1.0, 2 / rate)
+        # A late start or uneven frames make few packets reach far.
+        reached = max(packets / rate, float(stamps.max()) * float(stream.time_base or 0))
+        return reached < total / 1e6 * 0.95 - max(1.0, 2 / rate)
     return False

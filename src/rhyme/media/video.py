@@ -19,11 +19,13 @@ from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from rhyme.errors import TruncatedMedia
+from rhyme.media.choice import Decoder, chosen
 from rhyme.media.container import audio_stream, codec_name, guard
 from rhyme.media.decoder import FrameDecoder, Session
 from rhyme.media.info import AudioInfo, Depth, MediaInfo
 from rhyme.media.limits import DEFAULT_LIMITS, Limits
 from rhyme.media.orient import UPRIGHT, Orientation, from_display_matrix
+from rhyme.media.second import Second
 from rhyme.media.sound import AudioTrack
 from rhyme.media.table import FrameTable, scan_packets
 from rhyme.media.times import check_request, shown_at
@@ -33,22 +35,31 @@ class Video:
     """One video file: facts, frame times, pictures and sound.
 
     Nothing is opened before the first use. An object that is open does not cross a fork; it
-    pickles as its path and limits only.
+    pickles as its arguments only.
 
     Args:
         path: a local path, taken literally.
         limits: bounds checked before memory is allocated.
+        decoder: the library that decodes; None leaves it to ``RHYME_DECODER``.
 
     Attributes:
         path: the path.
         limits: the bounds.
+        decoder: as given.
         corrupt: distinct returned pictures that were damaged, or missing and stood in for by the
             one before.
     """
 
-    def __init__(self, path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        decoder: Decoder | None = None,
+    ) -> None:
         self.path = Path(path)
         self.limits = limits
+        self.decoder: Decoder | None = decoder
         self.corrupt = 0
         self._decoded = 0
         self._damaged: set[int] = set()
@@ -63,9 +74,10 @@ class Video:
         self._sound: AudioTrack | None = None
         self._orientation: Orientation | None = None
         self._interlaced = False
+        self._second: Second | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        return {"path": self.path, "limits": self.limits}
+        return {"path": self.path, "limits": self.limits, "decoder": self.decoder}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -89,9 +101,17 @@ class Video:
         self._decoded = self.decoded_frames
         if self._sound is not None:
             self._sound.close()
+        if self._second is not None:
+            self._second.close()
         if self._session is not None:
             self._session.close()
         self._clear()
+
+    @property
+    def served_by(self) -> Decoder:
+        """The library that gave the last pictures; PyAV where TorchCodec could not."""
+        second = self._second
+        return "torchcodec" if second is not None and second.served else "pyav"
 
     @property
     def decoded_frames(self) -> int:
@@ -178,6 +198,11 @@ class Video:
             info = self.info
             return torch.empty((0, 3, info.height, info.width), dtype=torch.uint8), table.times[:0]
         wanted, where = np.unique(index, return_inverse=True)
+        given = self._by_second(wanted.tolist())
+        if given is not None:
+            if len(wanted) < len(index) or np.any(np.diff(where) < 0):
+                given = given.index_select(0, torch.from_numpy(where))
+            return given.permute(0, 3, 1, 2), table.times[index]
         out: Tensor | None = None
         target = np.zeros(0, dtype=np.uint8)
         decoder = self._frame_decoder()
@@ -241,7 +266,7 @@ class Video:
         base = float(stream.time_base or 1)
         rate = float(stream.average_rate or stream.guessed_rate or 0)
         duration = float((stream.duration or 0) * base) or (opened.container.duration or 0) / 1e6
-        if self._table is not None or duration <= 0 or rate <= 0 or not _believable(session):
+        if self._table is not None or duration <= 0 or rate <= 0 or not opened.believable(stream):
             return self.info
         frames = int(stream.frames)
         self.limits.check("duration", duration, file=self.path, stage="open")
@@ -271,6 +296,14 @@ class Video:
         if self._decoder is None:
             self._decoder = FrameDecoder(self._open(), table)
         return self._decoder
+
+    def _by_second(self, wanted: list[int]) -> Tensor | None:
+        """Pictures uint8 ``[n, h, w, 3]`` by TorchCodec, or None where PyAV serves."""
+        if (self.decoder or chosen()) == "pyav":
+            return None
+        if self._second is None:
+            self._second = Second(self._look)
+        return self._second.pictures(self._open(), self._frame_decoder(), wanted)
 
     def _first_picture(self, session: Session) -> VideoFrame:
         """Decode from the start until the first picture comes out, and learn from it."""
@@ -348,12 +381,13 @@ class Video:
             depth=depth,
         )
 
-    def _look(self, frame: VideoFrame) -> None:
+    def _look(self, frame: VideoFrame) -> Orientation:
         """Learn from a picture how the stream is turned."""
         self.limits.check_picture(frame.width, frame.height, file=self.path, stage="decode")
         data = frame.side_data.get("DISPLAYMATRIX")
         self._orientation = UPRIGHT if data is None else from_display_matrix(bytes(data))
         self._interlaced = self._interlaced or frame.interlaced_frame
+        return self._orientation
 
     def _picture(self, frame: VideoFrame, session: Session) -> np.ndarray:
         """A decoded picture as RGB ``[h, w, 3]`` uint8, turned upright."""
@@ -363,16 +397,3 @@ class Video:
         # One converter for all pictures, on one thread: setting up each anew costs far more.
         upright = self._convert.reformat(frame, session.width, session.height, "rgb24", threads=1)
         return (self._orientation or UPRIGHT).apply(upright.to_ndarray())
-
-
-def _believable(session: Session) -> bool:
-    """Whether a header may be believed: an MP4 whose index ends inside the file, or Matroska."""
-    if session.opened.cut:
-        return False
-    if session.opened.demuxer == "mov":
-        entries = session.stream.index_entries
-        if len(entries) == 0:
-            return False
-        last = entries[len(entries) - 1]
-        return last.pos + last.size <= session.opened.size
-    return session.opened.demuxer == "matroska"
