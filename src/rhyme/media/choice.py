@@ -6,12 +6,13 @@ the faster one wherever both were measured). PyAV opens and judges every file in
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import io
 import os
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -88,7 +89,7 @@ def _version() -> str:
 def _torchcodec_fails() -> str:
     """Why TorchCodec cannot be used; tried once by loading it and decoding three pictures."""
     try:
-        from torchcodec.decoders import VideoDecoder
+        library: Any = importlib.import_module("torchcodec.decoders")
     except ModuleNotFoundError as error:
         absent = (error.name or "").split(".")[0] == "torchcodec"
         return "not installed" if absent else f"it does not load: {_first_line(error)}"
@@ -96,7 +97,7 @@ def _torchcodec_fails() -> str:
         # A library that does not fit raises whatever its loader raises.
         return f"it does not load: {_first_line(error)}"
     try:
-        decoder = VideoDecoder(io.BytesIO(_film()), num_ffmpeg_threads=1, device="cpu")
+        decoder = library.VideoDecoder(io.BytesIO(_film()), num_ffmpeg_threads=1, device="cpu")
         shape = tuple(decoder.get_frames_at([0, 2]).data.shape)
     except Exception as error:
         return f"it loads but does not decode: {_first_line(error)}"

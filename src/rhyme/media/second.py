@@ -143,7 +143,7 @@ class _TorchCodecFile:
             if not _unmistakable(self._file.read(16)):
                 raise Unfit("the container has no unmistakable mark")
             self._file.seek(0)
-            self._decoder = self._load(session.stream.index)
+            self._decoder: Any = self._load(session.stream.index)
         except BaseException:
             self._file.close()
             raise
