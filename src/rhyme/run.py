@@ -13,6 +13,7 @@ Layout of a run, readable without rhyme::
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import math
@@ -33,6 +34,19 @@ def fsync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def swap(one: Path, other: Path) -> bool:
+    """Let two folders trade names in one operation, so that both names always have one.
+
+    Returns:
+        False where the system has no such operation (outside Linux); nothing is changed then.
+    """
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and not rename(
+        here, os.fsencode(one.absolute()), here, os.fsencode(other.absolute()), exchange
+    )
 
 
 def atomic_write(path: str | Path, content: bytes | str) -> None:

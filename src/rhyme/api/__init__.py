@@ -8,6 +8,7 @@ from rhyme.api.fit import Trained
 from rhyme.api.judge import compare, encoder_of, evaluate
 from rhyme.api.launch import LaunchOptions
 from rhyme.api.overview import as_yaml, recipe, recipe_names, recipe_values, systems
+from rhyme.api.package import Packaged, export_package
 from rhyme.api.runs import RunLine, run_events, runs
 from rhyme.api.train import new_run, reopen, resolve_recipe, resume, train
 from rhyme.api.use import Embedded, Encoder, Found, Moments, embed, export, load, report, search
@@ -22,6 +23,7 @@ __all__ = [
     "Found",
     "LaunchOptions",
     "Moments",
+    "Packaged",
     "RunLine",
     "Scanned",
     "Trained",
@@ -34,6 +36,7 @@ __all__ = [
     "estimate",
     "evaluate",
     "export",
+    "export_package",
     "load",
     "new_run",
     "read_data",

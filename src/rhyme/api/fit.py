@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -107,11 +108,8 @@ def fit_run(
         run,
         probes=probes(recipe, catalog),
         progress=progress,
-        about={"system": recipe.system, "recipe": recipe.name, "data": catalog.root.name},
-        extra={
-            "train_groups": group_hashes(items.distinct_groups),
-            "cycle_head": system.cycle_head,
-        },
+        about=about(recipe, catalog),
+        extra=extra(items, system),
     )
     try:
         done: TrainResult = trainer.fit(resume=resume)
@@ -148,6 +146,16 @@ def damage_log(run: RunFolder) -> Callable[..., None]:
             run.event("damaged", path=path, reason=reason, **facts)
 
     return tell
+
+
+def about(recipe: Recipe, catalog: Catalog) -> dict[str, Any]:
+    """What the card of an encoder says of recipe and data."""
+    return {"system": recipe.system, "recipe": recipe.name, "data": catalog.root.name}
+
+
+def extra(items: Catalog, system: System) -> dict[str, Any]:
+    """What an encoder package keeps: the groups that it must not be judged on, and its head."""
+    return {"train_groups": group_hashes(items.distinct_groups), "cycle_head": system.cycle_head}
 
 
 def build_system(recipe: Recipe) -> System:

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from rhyme.api.checks import HTML, PNG, check_root, check_seed, output_file
 from rhyme.api.data import DataOptions, part, quarantined, read_data
 from rhyme.api.judge import encoder_of
+from rhyme.api.package import export_package
 from rhyme.api.pictures import draw_pictures
 from rhyme.api.progress import progress_bar
 from rhyme.api.train import CATALOG
 from rhyme.catalog import Catalog
 from rhyme.encoders import EncoderPackage
-from rhyme.errors import DataError
+from rhyme.errors import ConfigError, DataError
 from rhyme.report import collect, write_report
 from rhyme.run import RunFolder
 from rhyme.store import Hit, contact_sheet, open_store, parse_query, write_store
@@ -243,16 +244,31 @@ def report(
     return write_report(replace(data, notes=notes), target)
 
 
-def export(run: str | Path, out: str | Path, *, kind: Literal["torch", "hub"] = "torch") -> Path:
+def export(
+    run: str | Path,
+    out: str | Path | None = None,
+    *,
+    kind: Literal["torch", "hub", "package"] = "torch",
+) -> Path:
     """Write the encoder for other programs.
 
     Args:
-        run: run folder or encoder package.
-        out: file (``torch``) or folder (``hub``).
-        kind: ``torch``, a ``torch.export`` program; ``hub``, a folder for a model hub.
+        run: run folder or encoder package; for ``package`` a run folder.
+        out: file (``torch``) or folder (``hub``, ``package``).
+        kind: ``torch``, a ``torch.export`` program; ``hub``, a folder for a model hub;
+            ``package``, an encoder package of the run's newest checkpoint, see
+            :func:`export_package`.
     """
     from rhyme.export import to_hub_folder, to_torch_export
 
+    if kind == "package":
+        return export_package(run, out).path
+    if out is None:
+        raise ConfigError(
+            f"an export of kind '{kind}' needs a place",
+            stage="export",
+            remedy="write --out encoder.pt2 (torch) or --out folder (hub)",
+        )
     package = encoder_of(run)
     if kind == "hub":
         return Path(to_hub_folder(package, out))

@@ -121,20 +121,26 @@ class Report(Common):
 
 @dataclass(kw_only=True)
 class Export(Common):
-    """Write the encoder for other programs.
+    """Write the encoder for other programs, or that of a run which is not at its end.
 
     Example: rhyme export runs/mine --format torch --out encoder.pt2
+
+    Example: rhyme export runs/mine --format package
     """
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
     """Run folder, or an encoder package."""
 
-    out: Path
-    """File or folder to write."""
+    out: Path | None = None
+    """File or folder to write; a package goes into the run where none is given."""
 
-    format: Literal["torch", "hub"] = "torch"
-    """torch: a torch.export program; hub: a folder for a model hub."""
+    format: Literal["torch", "hub", "package"] = "torch"
+    """torch: a torch.export program; hub: a folder for a model hub; package: an encoder package
+    of the run's newest checkpoint, be it stopped or still training."""
 
     def __call__(self) -> Answer:
+        if self.format == "package":
+            done = api.export_package(self.run, self.out)
+            return Answer(document=done, show=[f"written: {done.path}, step {done.step}"])
         path = api.export(self.run, self.out, kind=self.format)
         return Answer(document={"path": path}, show=[f"written: {path}"])

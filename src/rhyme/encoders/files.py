@@ -12,11 +12,12 @@ from typing import Any, cast
 
 from rhyme.encoders.weights import refuse_pickle
 from rhyme.errors import PackageError
-from rhyme.run import atomic_write, fsync_directory, to_json
+from rhyme.run import atomic_write, fsync_directory, swap, to_json
 
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG, PLAN, CARD = "weights.safetensors", "config.json", "inference.json", "README.md"
 _HASHED = (WEIGHTS, CONFIG, PLAN)
+_READS = 10
 _COPY_AGAIN = "copy or download the package again"
 
 
@@ -48,7 +49,8 @@ def write_folder(target: Path, files: Mapping[str, bytes], *, overwrite: bool = 
     Args:
         target: the folder.
         files: contents by file name.
-        overwrite: replace what is there; the old folder is moved aside first and deleted last.
+        overwrite: replace what is there. The two folders trade names in one operation where the
+            system can; elsewhere the old one is moved aside first. It is deleted last.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     token = uuid.uuid4().hex[:8]
@@ -57,9 +59,12 @@ def write_folder(target: Path, files: Mapping[str, bytes], *, overwrite: bool = 
     try:
         for name, data in files.items():
             atomic_write(fresh / name, data)
-        if overwrite and target.exists():
-            target.rename(aside)
-        fresh.rename(target)
+        if overwrite and target.exists() and swap(fresh, target):
+            aside = fresh
+        else:
+            if overwrite and target.exists():
+                target.rename(aside)
+            fresh.rename(target)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         if aside.exists() and not target.exists():
@@ -72,9 +77,34 @@ def write_folder(target: Path, files: Mapping[str, bytes], *, overwrite: bool = 
 def read_files(folder: Path) -> dict[str, bytes]:
     """The bytes of the three files that make a package.
 
+    A package that is replaced meanwhile is read again, so that all files are of one.
+
     Raises:
         PackageError: the folder or one of the files is missing, or it is a pickled checkpoint.
     """
+    for _ in range(_READS - 1):
+        before = _which(folder)
+        try:
+            files = _read_files(folder)
+        except (PackageError, OSError):
+            if _which(folder) == before:
+                raise
+            continue
+        if _which(folder) == before:
+            return files
+    return _read_files(folder)
+
+
+def _which(folder: Path) -> tuple[int, int] | None:
+    """What tells a folder from another one of the same name."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _read_files(folder: Path) -> dict[str, bytes]:
     if folder.is_file():
         refuse_pickle(folder)
     if not folder.is_dir():

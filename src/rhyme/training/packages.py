@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from rhyme.config import to_dict
 from rhyme.encoders import Backbone, EncoderWithHeads, load_package, save_package
+from rhyme.encoders.files import write_folder
 from rhyme.errors import PackageError
-from rhyme.run import RunFolder, atomic_write, to_json
+from rhyme.run import to_json
 from rhyme.systems.base import Export, System
 
 FORMAT = 1
@@ -32,43 +33,66 @@ Module = TypeVar("Module", bound=nn.Module)
 
 def export_packages(
     system: System,
-    run: RunFolder,
+    folder: Path,
     card: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Path]:
     """Write every export of a system.
 
-    The one called ``encoder`` goes to the run's ``encoder/`` if it is a backbone; all others go to
-    ``exports/<name>/``. What an earlier part of the run wrote there is replaced.
+    The one called ``encoder`` goes to ``encoder/`` if it is a backbone; all others go to
+    ``exports/<name>/``. What was there is replaced as a whole: who reads meanwhile gets the old
+    export or the new one.
 
     Args:
         system: the trained system.
-        run: its folder.
+        folder: the run's.
         card: what people should know of it.
         extra: plain data to keep in encoder packages.
 
     Returns:
         The folders by the exports' names.
+
+    Raises:
+        PackageError: weights are not finite, or the disk refuses; what was there stays.
     """
     written: dict[str, Path] = {}
     for name, export in system.exports().items():
-        module = export.module
-        if isinstance(module, Backbone | EncoderWithHeads) and export.plan is not None:
-            path = run.encoder if name == "encoder" else run.path / "exports" / name
-            save_package(
-                path,
-                module,
-                export.plan,
-                kind=export.kind,
-                card=card,
-                extra=extra,
-                overwrite=True,
-            )
-        else:
-            path = run.path / "exports" / name
-            save_part(path, export, card)
+        whole = is_package(export)
+        path = folder / "encoder" if whole and name == "encoder" else folder / "exports" / name
+        try:
+            if whole:
+                write_package(path, export, card, extra, overwrite=True)
+            else:
+                save_part(path, export, card)
+        except OSError as error:
+            raise PackageError(
+                f"the export could not be written: {error.strerror or error}",
+                file=path,
+                stage="export",
+                remedy="make room; checkpoints, and what was exported before, are intact",
+            ) from error
         written[name] = path
     return written
+
+
+def is_package(export: Export) -> bool:
+    """Whether an export can be written as an encoder package."""
+    return isinstance(export.module, Backbone | EncoderWithHeads) and export.plan is not None
+
+
+def write_package(
+    path: Path,
+    export: Export,
+    card: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write an export for which :func:`is_package` holds as an encoder package."""
+    module, plan = export.module, export.plan
+    assert isinstance(module, Backbone | EncoderWithHeads)
+    assert plan is not None
+    save_package(path, module, plan, kind=export.kind, card=card, extra=extra, overwrite=overwrite)
 
 
 def save_part(directory: Path, export: Export, card: Mapping[str, Any] | None = None) -> None:
@@ -94,10 +118,8 @@ def save_part(directory: Path, export: Export, card: Mapping[str, Any] | None = 
         "card": to_dict(dict(card or {})),
         "sha256": hashlib.sha256(weights).hexdigest(),
     }
-    # The description goes last and carries the checksum: without it, or beside other weights, the
-    # folder is refused.
-    atomic_write(directory / WEIGHTS, weights)
-    atomic_write(directory / ABOUT, to_json(about).encode("utf-8", "backslashreplace"))
+    text = to_json(about).encode("utf-8", "backslashreplace")
+    write_folder(directory, {WEIGHTS: weights, ABOUT: text}, overwrite=True)
 
 
 def load_part(directory: str | Path, module: Module) -> Module:

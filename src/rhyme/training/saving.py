@@ -20,12 +20,21 @@ from rhyme import distributed
 from rhyme.errors import CheckpointError, PackageError, RhymeError, RunError
 from rhyme.loading.batch import Source
 from rhyme.run import RunFolder
-from rhyme.systems.base import System
+from rhyme.systems.base import RunContext, System
 from rhyme.training import checkpoint
+from rhyme.training.checkpoint import Checkpoint
 from rhyme.training.config import TrainConfig
 from rhyme.training.environment import environment
-from rhyme.training.packages import export_packages
-from rhyme.training.state import check_identity, collect, data_facts, identity, restore
+from rhyme.training.packages import export_packages, load_module
+from rhyme.training.state import (
+    check_identity,
+    check_items,
+    collect,
+    data_facts,
+    identity,
+    restore,
+    restore_system,
+)
 from rhyme.training.stepper import Stepper
 from rhyme.training.writer import Background, Copies
 
@@ -103,7 +112,12 @@ class Saver:
     def _save(self, step: int, last: bool) -> BaseException | None:
         """What the first rank does; returns what must stop the run."""
         # After a failed save a last one that succeeds is all that is needed.
+        began = time.perf_counter()
         failure = self._settle(tolerant=last or self.config.save_errors == "warn")
+        waited = time.perf_counter() - began
+        if waited > SLOW and not last and not self._slow:
+            self._slow = True
+            self._say(f"training waited {waited:.0f} s until the checkpoint before was written")
         if failure is None and self._saved != step:
             try:
                 tensors, state = self.state()
@@ -123,12 +137,7 @@ class Saver:
 
     def _settle(self, tolerant: bool) -> BaseException | None:
         """Wait for the write in flight; a failure that is tolerated is told instead."""
-        began = time.perf_counter()
         failure = self._background.wait()
-        waited = time.perf_counter() - began
-        if waited > SLOW and not self._slow:
-            self._slow = True
-            self._say(f"training waited {waited:.0f} s for the checkpoint before to be written")
         if failure is not None:
             self._saved = None
             if tolerant and isinstance(failure, CheckpointError):
@@ -141,6 +150,14 @@ class Saver:
         self._say(f"warning: {error.cause}; training goes on")
         with suppress(RunError):
             self.run.event(kind, reason=error.reason)
+
+    def wait(self) -> None:
+        """Return when no write is in flight, so that the newest checkpoint is on the disk.
+
+        A failure is told, and makes the next save write again. Enter it on all ranks.
+        """
+        self._settle(tolerant=True)
+        distributed.barrier()
 
     def __enter__(self) -> Saver:
         return self
@@ -208,26 +225,68 @@ class Saver:
             raise failure or PackageError("the first rank could not export", stage="export")
 
     def _export(self, step: int, last: bool) -> RhymeError | None:
+        card = export_card(self.system, self.config, step, data_facts(self.source), self.run)
         try:
-            export_packages(self.system, self.run, self._card(step), self._extra)
-        except (OSError, RhymeError) as error:
-            failure = (
-                error
-                if isinstance(error, RhymeError)
-                else PackageError(
-                    f"the export could not be written: {error.strerror or error}",
-                    file=error.filename or self.run.path,
-                    stage="export",
-                    remedy="make room; checkpoints and the export before are intact",
-                )
-            )
+            export_packages(self.system, self.run.path, card | self._about, self._extra)
+        except RhymeError as error:
             if last or self.config.save_errors == "stop":
-                return failure
-            self._warn("export_failed", failure)
+                return error
+            self._warn("export_failed", error)
         return None
 
-    def _card(self, step: int) -> dict[str, Any]:
-        """Where an export comes from."""
-        system = identity(self.system, self.config)["system"]
-        facts = {"system": system, "step": step, "seed": self.config.seed}
-        return facts | {"data": data_facts(self.source), "run": self.run.path.name} | self._about
+
+def export_card(
+    system: System, config: TrainConfig, step: int, data: Mapping[str, Any], run: RunFolder
+) -> dict[str, Any]:
+    """Where an export comes from."""
+    own = identity(system, config)["system"]
+    facts = {"system": own, "step": step, "seed": config.seed}
+    return facts | {"data": dict(data), "run": run.path.name}
+
+
+def load_newest(run: RunFolder, system: System, config: TrainConfig) -> Checkpoint:
+    """Give a fresh system the weights of a run's newest checkpoint; the run is not disturbed.
+
+    The run may be training: a checkpoint that it drops meanwhile is passed over for its newest.
+
+    Args:
+        run: the run folder.
+        system: the run's system, not set up.
+        config: the run's options.
+
+    Returns:
+        The checkpoint, for its step and its facts.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or it is of another configuration or build.
+    """
+    held: Checkpoint | None = None
+    while held is None:
+        path = checkpoint.latest(run, tell=False)
+        if path is None:
+            raise CheckpointError(
+                "the run has no checkpoint yet",
+                file=run.checkpoints,
+                stage="export",
+                remedy="wait for its first (train.checkpoint_every), or go on with it: "
+                f"rhyme train --resume {run.path}",
+            )
+        try:
+            held = checkpoint.read(path)
+        except CheckpointError:
+            if path.exists():
+                raise
+    check_identity(held.state.get("config", {}), identity(system, config), "configuration")
+    data = held.state["data"]
+    context = RunContext(
+        items=data["items"],
+        groups=data["groups"],
+        batch_size=config.batch_size,
+        steps=max(held.step, 1),
+        seed=config.seed,
+        load=load_module,
+    )
+    system.setup(context)
+    check_items(held.tensors, held.state)
+    restore_system(held.tensors, held.state, system)
+    return held

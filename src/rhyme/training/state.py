@@ -268,7 +268,7 @@ def restore(
     state: Mapping[str, Any],
     system: System,
     optimizers: Mapping[str, tuple[Optimizer, ParameterGroup]],
-    source: Source,
+    source: Source | None,
     trainer: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Load what :func:`collect` gave into fresh objects.
@@ -280,7 +280,7 @@ def restore(
         state: values and schema.
         system: the system, set up.
         optimizers: (optimiser, parameter group) by the group's name.
-        source: the source.
+        source: the source; None leaves it where it is.
         trainer: the trainer's present values, for their names.
 
     Returns:
@@ -291,14 +291,37 @@ def restore(
     """
     check_items(tensors, state)
     values = cast(dict[str, dict[str, Any]], state["values"])
-    fresh = cast(Mapping[str, Any], system.state_dict())
-    for part, names in {
-        "trainer": set(trainer),
-        "source": set(source.state_dict()),
-        "optimizer": set(optimizers),
-        "system": {n for n, v in fresh.items() if not isinstance(v, Tensor)},
-    }.items():
+    expected = {"trainer": set(trainer), "optimizer": set(optimizers)}
+    if source is not None:
+        expected["source"] = set(source.state_dict())
+    for part, names in expected.items():
         _same_names(f"state item of the {part}", names, set(values.get(part, {})))
+    restore_system(tensors, state, system)
+    for name, (optimizer, group) in optimizers.items():
+        load_optimizer(optimizer, group, decode(values["optimizer"][name], tensors))
+    if source is not None:
+        source.load_state_dict({n: decode(v, tensors) for n, v in values["source"].items()})
+    return {n: decode(v, tensors) for n, v in values["trainer"].items()}
+
+
+def restore_system(tensors: Mapping[str, Tensor], state: Mapping[str, Any], system: System) -> None:
+    """Load the system's part of what :func:`collect` gave.
+
+    Args:
+        tensors: tensors by flat name.
+        state: values and schema.
+        system: the system, set up.
+
+    Raises:
+        CheckpointError: names what is missing, superfluous or of another shape.
+    """
+    values = cast(dict[str, dict[str, Any]], state["values"])
+    fresh = cast(Mapping[str, Any], system.state_dict())
+    _same_names(
+        "state item of the system",
+        {n for n, v in fresh.items() if not isinstance(v, Tensor)},
+        set(values.get("system", {})),
+    )
     nested = set(references(values.get("system", {})))
     found = {
         n.removeprefix("system/") for n in tensors if n.startswith("system/") and n not in nested
@@ -319,7 +342,3 @@ def restore(
         raise CheckpointError(
             "the system does not take the state", stage="resume", value=str(error)
         ) from error
-    for name, (optimizer, group) in optimizers.items():
-        load_optimizer(optimizer, group, decode(values["optimizer"][name], tensors))
-    source.load_state_dict({n: decode(v, tensors) for n, v in values["source"].items()})
-    return {n: decode(v, tensors) for n, v in values["trainer"].items()}
