@@ -75,7 +75,12 @@ def play(
         hashes[step] = state_hashes(trainer)
         return step == until
 
-    trainer = Trainer(system, watched, config, run, progress=False, stop=note)
+    def size(system: Any) -> dict[str, float]:
+        return {"norm": float(sum(p.double().square().sum() for p in system.parameters()))}
+
+    trainer = Trainer(
+        system, watched, config, run, probes={"size": size}, progress=False, stop=note
+    )
     resume = bool(checkpoint.steps_on_disk(run.checkpoints))
     if until is not None and until < trainer.steps:
         with pytest.raises(Preempted):
@@ -111,7 +116,9 @@ def _compare(
     folder: Path,
     steps: list[int] | None,
 ) -> Record:
-    config = dataclasses.replace(config, checkpoint_every=1, keep=1000, log_every=2, device="cpu")
+    config = dataclasses.replace(
+        config, checkpoint_every=1, keep=1000, log_every=2, probe_every=2, device="cpu"
+    )
     quiet = dataclasses.replace(config, checkpoint_every=None)
     straight = play(
         make_system(1), make_source(), quiet, RunFolder.create(folder / "straight", config)
@@ -126,6 +133,9 @@ def _compare(
         shutil.copytree(saving.checkpoints / name, run.checkpoints / name)
         part = play(make_system(2), make_source(), quiet, run)
         _same(part, straight, step, last)
+        # Rows before the stop are in the folder of the run that was stopped.
+        behind = [row for row in straight.rows if row["step"] > step]
+        assert part.rows == behind, f"other rows after resuming at {step}"
     # A run that is stopped after every step: several resumes within an epoch and at its end.
     run = RunFolder.create(folder / "chain", config)
     ids: list[list[int]] = []

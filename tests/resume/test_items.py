@@ -10,9 +10,12 @@ import pytest
 import torch
 
 from contracts import bandit
+from resume.harness import state_hashes
+from resume.test_systems import CONFIG, make_source
 from rhyme.errors import CheckpointError
 from rhyme.run import RunFolder, read_jsonl
 from rhyme.training import OptimizerConfig, Preempted, Trainer, checkpoint
+from support.tiny_systems import BUILT, build_tiny
 
 
 @pytest.fixture
@@ -70,6 +73,43 @@ def test_removing_any_item_is_detected_and_named(stopped):
         with pytest.raises(CheckpointError, match="missing") as caught:
             trainer().fit(resume=True)
         assert name in str(caught.value.value)
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_removing_any_item_of_any_system_is_detected_and_named(name, tmp_path, monkeypatch):
+    """Weights, momentum copies, queues, both moments of the optimiser, position of the source."""
+    config = dataclasses.replace(CONFIG, steps=3, device="cpu")
+    run = RunFolder.create(tmp_path / "run", config)
+
+    def trainer(seed):
+        system = build_tiny(name, seed, torch.float32)
+        return Trainer(system, make_source(system), config, run, progress=False)
+
+    trainer(0).fit()
+    saved = held(run)
+    items = saved.state["items"]
+    assert set(items) == set(saved.tensors) | {
+        f"{part}/{key}:value" for part, table in saved.state["values"].items() for key in table
+    }
+    kinds = {"queue", "momentum", "exp_avg", "exp_avg_sq", "running_mean", "trainer", "source"}
+    assert all(any(kind in item for item in items) for kind in kinds)
+    fresh = trainer(1)
+    fresh.system.setup(fresh._context())
+    before = state_hashes(fresh)
+    for item in items:
+        tensors, state = dict(saved.tensors), copy.deepcopy(saved.state)
+        if item.endswith(":value"):
+            part, _, key = item.removesuffix(":value").partition("/")
+            del state["values"][part][key]
+        else:
+            del tensors[item]
+        lacking = dataclasses.replace(saved, tensors=tensors, state=state)
+        with monkeypatch.context() as patched:
+            patched.setattr(checkpoint, "read", lambda path, lacking=lacking: lacking)
+            with pytest.raises(CheckpointError, match="missing") as caught:
+                fresh.saver.restore(saved.path)
+        assert item in str(caught.value.value)
+    assert state_hashes(fresh) == before, "a refused checkpoint left something behind"
 
 
 def test_removing_an_item_from_the_schema_too_is_detected(stopped):

@@ -260,22 +260,7 @@ def load_newest(run: RunFolder, system: System, config: TrainConfig) -> Checkpoi
     Raises:
         CheckpointError: there is none, it is damaged, or it is of another configuration or build.
     """
-    held: Checkpoint | None = None
-    while held is None:
-        path = checkpoint.latest(run, tell=False)
-        if path is None:
-            raise CheckpointError(
-                "the run has no checkpoint yet",
-                file=run.checkpoints,
-                stage="export",
-                remedy="wait for its first (train.checkpoint_every), or go on with it: "
-                f"rhyme train --resume {run.path}",
-            )
-        try:
-            held = checkpoint.read(path)
-        except CheckpointError:
-            if path.exists():
-                raise
+    held = _read_newest(run)
     check_identity(held.state.get("config", {}), identity(system, config), "configuration")
     data = held.state["data"]
     context = RunContext(
@@ -290,3 +275,23 @@ def load_newest(run: RunFolder, system: System, config: TrainConfig) -> Checkpoi
     check_items(held.tensors, held.state)
     restore_system(held.tensors, held.state, system)
     return held
+
+
+def _read_newest(run: RunFolder) -> Checkpoint:
+    while True:
+        steps = checkpoint.steps_on_disk(run.checkpoints)
+        if not steps:
+            raise CheckpointError(
+                "the run has no checkpoint yet",
+                file=run.checkpoints,
+                stage="export",
+                remedy="wait for its first (train.checkpoint_every), or go on with it: "
+                f"rhyme train --resume {run.path}",
+            )
+        try:
+            path = checkpoint.latest(run, tell=False)
+            assert path is not None
+            return checkpoint.read(path)
+        except CheckpointError:
+            if checkpoint.steps_on_disk(run.checkpoints) == steps:
+                raise
