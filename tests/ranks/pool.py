@@ -142,3 +142,33 @@ def run_on_ranks(fn: Callable[..., Any], world: int, *args: Any) -> list[Any]:
     except BaseException:
         _close(world)
         raise
+
+
+def run_on_new_ranks(fn: Callable[..., Any], world: int, *args: Any) -> list[Any]:
+    """The same in processes that serve no other test, since ``fn`` leaves or breaks their group.
+
+    A rank that died answers with its exit code instead of a result.
+    """
+    from rhyme.workers.child import dumps
+
+    module = sys.modules[fn.__module__]
+    assert module.__file__ is not None
+    ranks = _Ranks(world)
+    results: list[Any] = []
+    try:
+        for pipe in ranks.pipes:
+            pipe.send_bytes(dumps((module.__file__, fn.__module__, fn.__name__, dumps(args))))
+        for rank, (pipe, process) in enumerate(zip(ranks.pipes, ranks.processes, strict=True)):
+            if not pipe.poll(TIMEOUT_S):
+                raise RankError(f"rank {rank} did not answer")
+            try:
+                worked, value = pickle.loads(pipe.recv_bytes())
+            except EOFError:
+                process.join()
+                worked, value = True, process.exitcode
+            if not worked:
+                raise RankError(f"rank {rank} failed:\n{value}")
+            results.append(value)
+    finally:
+        ranks.close()
+    return results

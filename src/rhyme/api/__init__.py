@@ -6,7 +6,7 @@ from rhyme.api.doctor import Finding, doctor
 from rhyme.api.estimate import Estimate, estimate
 from rhyme.api.fit import Trained
 from rhyme.api.judge import compare, encoder_of, evaluate
-from rhyme.api.launch import LaunchOptions
+from rhyme.api.launch import LaunchOptions, SlurmOptions, Submitted, submit
 from rhyme.api.overview import as_yaml, recipe, recipe_names, recipe_values, systems
 from rhyme.api.package import Packaged, export_package
 from rhyme.api.runs import RunLine, run_events, runs
@@ -26,6 +26,8 @@ __all__ = [
     "Packaged",
     "RunLine",
     "Scanned",
+    "SlurmOptions",
+    "Submitted",
     "Trained",
     "as_yaml",
     "compare",
@@ -51,6 +53,7 @@ __all__ = [
     "runs",
     "scan",
     "search",
+    "submit",
     "systems",
     "train",
     "world",

@@ -259,7 +259,7 @@ def _start(
     raise ConfigError(
         "a job for SLURM is submitted, not trained here",
         stage="launch",
-        remedy="in Python: rhyme.api.submit(rhyme.api.new_run(...).path)",
+        remedy="rhyme.api.submit(rhyme.api.new_run(..., ranks=8, elsewhere=True).path)",
     )
 
 

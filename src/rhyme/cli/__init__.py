@@ -10,7 +10,7 @@ import contextlib
 import importlib
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from rhyme.errors import ConfigError, RhymeError, UnknownName, disk_trouble, nearest
@@ -113,7 +113,7 @@ def _parse(name: str, arguments: list[str]) -> Any:
     command: type[Any] = getattr(importlib.import_module(module), attribute)
     if not getattr(command, "runs_on_ranks", False) and not {"-h", "--help"} & set(arguments):
         check_alone(f"rhyme {name}")
-    overrides, rest = split_overrides(arguments)
+    overrides, rest = split_overrides(arguments, getattr(command, "nested", ()))
     takes_overrides = getattr(command, "takes_overrides", False)
     if overrides and not takes_overrides:
         raise ConfigError(
@@ -136,11 +136,14 @@ def _parse(name: str, arguments: list[str]) -> Any:
     return bound(overrides) if takes_overrides else bound()
 
 
-def split_overrides(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+def split_overrides(
+    arguments: Sequence[str], nested: Collection[str] = ()
+) -> tuple[dict[str, Any], list[str]]:
     """Take ``--a.b value`` and ``--a.b=value`` out of the arguments.
 
     Args:
         arguments: what the user typed after the command.
+        nested: first parts of dotted options that are the command's own and stay.
 
     Returns:
         The dotted options with their values read as YAML, and the other arguments.
@@ -156,7 +159,8 @@ def split_overrides(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]
     while queue:
         argument = queue.pop(0)
         head, sign, text = argument.partition("=")
-        if not (head.startswith("--") and "." in head and "/" not in head):
+        dotted = head.startswith("--") and "." in head and "/" not in head
+        if not dotted or head[2:].partition(".")[0] in nested:
             rest.append(argument)
             continue
         if not sign:

@@ -52,6 +52,8 @@ class Train(Common):
     Example: rhyme train --resume runs/mine
 
     Example: rhyme train moco --data my_videos --out runs/mine --launch local --ranks 2
+
+    Example: rhyme train moco --data my_videos --out runs/mine --launch slurm --slurm.ranks 8
     """
 
     recipe: Annotated[Positional[str | None], arg(metavar="SYSTEM|RECIPE|FILE.yaml")] = None
@@ -74,57 +76,91 @@ class Train(Common):
 
     launching: Launching = field(default_factory=api.LaunchOptions)
 
+    slurm: api.SlurmOptions = field(default_factory=api.SlurmOptions)
+
     reading: HowToRead = field(default_factory=api.DataOptions)
 
     takes_overrides: ClassVar[bool] = True
     runs_on_ranks: ClassVar[bool] = True
+    nested: ClassVar[tuple[str, ...]] = ("slurm",)
 
     def __call__(self, overrides: Mapping[str, Any]) -> Answer | None:
+        self._check(overrides)
+        queued = self.launching.resolved() == "slurm"
         if self.resume is not None:
-            given = [self.recipe, self.data, self.out, *overrides]
-            given += ["options of the data"] if self.reading != api.DataOptions() else []
-            given = [value for value in given if value is not None]
-            if given:
-                raise ConfigError(
-                    "a resumed run keeps its recipe, its data and its folder",
-                    value=given[0],
-                    remedy=f"write only: rhyme train --resume {self.resume}",
-                )
+            if queued:
+                run = api.reopen(self.resume, ranks=self.slurm.world)
+                return _answer(api.submit(run.path, self.slurm, device=self.device))
             done = api.resume(self.resume, device=self.device, launch=self.launching)
-        else:
+            return _answer(done)
+        assert self.recipe is not None
+        assert self.data is not None
+        assert self.out is not None
+        told: dict[str, Any] = {
+            "out": self.out,
+            "seed": self.seed,
+            "device": self.device,
+            "overrides": overrides,
+            "options": self.reading,
+        }
+        if queued:
+            run = api.new_run(
+                self.recipe, self.data, ranks=self.slurm.world, elsewhere=True, **told
+            )
+            return _answer(api.submit(run.path, self.slurm, device=self.device))
+        return _answer(api.train(self.recipe, self.data, launch=self.launching, **told))
+
+    def _check(self, overrides: Mapping[str, Any]) -> None:
+        """Refuse options that contradict each other."""
+        if self.launching.launch != "slurm" and self.slurm != api.SlurmOptions():
+            raise ConfigError(
+                "options of SLURM without a job for SLURM", remedy="add --launch slurm"
+            )
+        if self.resume is None:
             if self.recipe is None or self.data is None or self.out is None:
                 raise ConfigError(
                     "training needs a system, --data and --out",
                     remedy="e.g. rhyme train cycle_contrast --data my_videos --out runs/mine",
                 )
-            done = api.train(
-                self.recipe,
-                self.data,
-                out=self.out,
-                seed=self.seed,
-                device=self.device,
-                overrides=overrides,
-                options=self.reading,
-                launch=self.launching,
+            return
+        given = [self.recipe, self.data, self.out, *overrides]
+        given += ["options of the data"] if self.reading != api.DataOptions() else []
+        given = [value for value in given if value is not None]
+        if given:
+            raise ConfigError(
+                "a resumed run keeps its recipe, its data and its folder",
+                value=given[0],
+                remedy=f"write only: rhyme train --resume {self.resume}",
             )
-        if follower():  # the leader answers
-            return None
+
+
+def _answer(done: api.Trained | api.Submitted) -> Answer | None:
+    """What the leader says; None on every other rank."""
+    if follower():
+        return None
+    if isinstance(done, api.Submitted):
         lines = [
-            f"{done.path}: {done.system}, {done.steps} steps in {done.seconds:.0f} s, "
-            f"loss {done.loss:.4g}",
-            f"encoder: {done.encoder}",
-            f"judge it: rhyme evaluate {done.path}",
+            f"job {done.job} trains {done.path} on {done.ranks} ranks",
+            f"logs: {done.logs}",
+            "it is saved and queued again when its time is up",
         ]
-        if done.quarantined:
-            lines.append(f"{done.quarantined} files were left out: see {done.path}/events.jsonl")
-        if done.damaged:
-            lines.append(
-                f"damaged files: {done.damaged}; others took their place, see "
-                f"{done.path}/events.jsonl"
-            )
-        # Torchrun takes every code but 0 for a rank that has failed.
-        left_out = (done.quarantined or done.damaged) and not in_a_group()
-        return Answer(document=done, show=lines, exit_code=3 if left_out else 0)
+        return Answer(document=done, show=lines)
+    lines = [
+        f"{done.path}: {done.system}, {done.steps} steps in {done.seconds:.0f} s, "
+        f"loss {done.loss:.4g}",
+        f"encoder: {done.encoder}",
+        f"judge it: rhyme evaluate {done.path}",
+    ]
+    if done.quarantined:
+        lines.append(f"{done.quarantined} files were left out: see {done.path}/events.jsonl")
+    if done.damaged:
+        lines.append(
+            f"damaged files: {done.damaged}; others took their place, see "
+            f"{done.path}/events.jsonl"
+        )
+    # Torchrun takes every code but 0 for a rank that has failed.
+    left_out = (done.quarantined or done.damaged) and not in_a_group()
+    return Answer(document=done, show=lines, exit_code=3 if left_out else 0)
 
 
 @dataclass(kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from rhyme.errors import RhymeError
 
-SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
+SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 
 
 class Preempted(RhymeError):

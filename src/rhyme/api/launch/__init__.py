@@ -2,5 +2,14 @@
 
 from rhyme.api.launch.local import start_ranks
 from rhyme.api.launch.options import LaunchOptions, check_ranks, ranks_here
+from rhyme.api.launch.slurm import SlurmOptions, Submitted, submit
 
-__all__ = ["LaunchOptions", "check_ranks", "ranks_here", "start_ranks"]
+__all__ = [
+    "LaunchOptions",
+    "SlurmOptions",
+    "Submitted",
+    "check_ranks",
+    "ranks_here",
+    "start_ranks",
+    "submit",
+]

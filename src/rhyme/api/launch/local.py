@@ -121,6 +121,7 @@ class _Job:
         words = [*self.words, *(["resume"] if resume else [])]
         command = [*RANK, str(self.run), str(self.folder), self.device, *words]
         threads = max((os.cpu_count() or 1) // self.ranks, 1)
+        defaults = {"OMP_NUM_THREADS": str(threads), "TORCH_CPP_LOG_LEVEL": "ERROR"}
         self.processes = []
         for rank in range(self.ranks):
             given = self.meeting.environment(rank, self.ranks, attempt)
@@ -128,7 +129,7 @@ class _Job:
                 self.processes.append(
                     subprocess.Popen(
                         command,
-                        env={"OMP_NUM_THREADS": str(threads), **os.environ, **given},
+                        env=defaults | os.environ | given,
                         stdin=subprocess.DEVNULL,
                         stdout=subprocess.DEVNULL,
                         stderr=None if rank == 0 else errors,
