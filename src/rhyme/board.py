@@ -60,7 +60,7 @@ class Meeting:
         Args:
             rank: its number.
             ranks: how many there are.
-            attempt: how often they were started before; each start meets apart.
+            attempt: how often they were started before.
         """
         return {
             "RANK": str(rank),
@@ -80,3 +80,9 @@ def lost_peer(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
     )
+
+
+def backends() -> tuple[str, ...]:
+    """The backends that this build of torch has: gloo for CPUs, NCCL for GPUs."""
+    known = {"gloo": dist.is_gloo_available, "nccl": dist.is_nccl_available}
+    return tuple(name for name, there in known.items() if dist.is_available() and there())

@@ -27,6 +27,14 @@ def restarted() -> bool:
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") not in ("", "0")
 
 
+def launch_id() -> str | None:
+    """What tells this start of ranks, restarts included, from any other; None without torchrun."""
+    if not started_as_rank():
+        return None
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return name if name != "none" else f"process {os.getppid()}"
+
+
 def check_alone(verb: str) -> None:
     """Refuse to be one of several ranks; what the leader says is enough for the user.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rhyme.api import DataOptions
+from rhyme.api import DataOptions, LaunchOptions
 from rhyme.api.train import resolve_recipe
 from rhyme.cli import COMMANDS, run
 from rhyme.cli.answer import Answer
@@ -70,6 +70,8 @@ def test_commands_in_the_text_name_real_options(page: Path) -> None:
         fields = set(getattr(importlib.import_module(module), attribute).__dataclass_fields__)
         if "reading" in fields:  # a group of flags of its own
             fields |= set(DataOptions.__dataclass_fields__)
+        if "launching" in fields:
+            fields |= set(LaunchOptions.__dataclass_fields__)
         for option in re.findall(r"--([a-z-]+)(?![\w.-])", command):
             assert option == "help" or option.replace("-", "_") in fields, command
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from rhyme.board import backends
 from rhyme.errors import ConfigError
 
 Level = Literal["ok", "absent", "problem"]
@@ -59,6 +60,7 @@ def doctor(folder: str | Path = ".") -> list[Finding]:
         _codec("aac"),
         *_decoding(),
         *_devices(),
+        _ranks(),
         _shared_memory(),
         _disk(Path(folder)),
     ]
@@ -138,6 +140,16 @@ def _devices() -> list[Finding]:
         value = f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB"
         found.append(Finding(name=f"gpu {i}", level="ok", value=value))
     return found
+
+
+def _ranks() -> Finding:
+    """The backends through which several ranks talk."""
+    there = backends()
+    return Finding(
+        name="ranks",
+        level="ok" if there else "absent",
+        value=", ".join(there) if there else "no backend; training runs in one process",
+    )
 
 
 def _shared_memory() -> Finding:

@@ -64,13 +64,13 @@ class Trained:
 
 
 def fit_run(
-    path: str | Path, *, device: str | None = None, resume: bool, progress: bool | None = None
+    path: str | Path, *, device: str, resume: bool, progress: bool | None = None
 ) -> Trained:
     """Train a run folder's recipe on the train split of its catalog, as one rank of all there are.
 
     Args:
         path: run folder with its recipe and catalog.
-        device: where to compute; what the recipe says where None.
+        device: where to compute.
         resume: go on from the newest whole checkpoint, from the start where there is none.
         progress: False for silence on standard error.
 
@@ -78,9 +78,7 @@ def fit_run(
         RhymeError: with cause and remedy; what was saved stays.
     """
     run = RunFolder.open(path)
-    recipe = load_recipe(run.config)
-    if device is not None:
-        recipe = override(recipe, {"train.device": device})
+    recipe = override(load_recipe(run.config), {"train.device": device})
     catalog = Catalog.open(run.path / CATALOG)
     check_root(catalog)
     system = build_system(recipe)

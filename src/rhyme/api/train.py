@@ -11,15 +11,15 @@ from typing import Any
 from rhyme import distributed
 from rhyme.api.data import DataOptions, part, quarantined, read_data
 from rhyme.api.fit import CATALOG, Trained, build_system, fit_run
-from rhyme.api.launch import LaunchOptions, check_ranks, ranks_here, start_ranks
+from rhyme.api.launch import LaunchOptions, check_ranks, check_shared, ranks_here, start_ranks
 from rhyme.api.provenance import command_line, commit
 from rhyme.catalog import Catalog
 from rhyme.config import override
 from rhyme.errors import ConfigError, DataError
-from rhyme.group import restarted
+from rhyme.group import in_a_group, launch_id, restarted
 from rhyme.recipes import Recipe, load_recipe, recipe_from_dict, recipe_to_dict
 from rhyme.recipes import recipe as named_recipe
-from rhyme.run import RunFolder
+from rhyme.run import RunFolder, read_jsonl
 from rhyme.training import check_loggers, resolve_device
 from rhyme.training.ranks import joined, leader_first, one_fate
 
@@ -84,6 +84,7 @@ def train(
     Raises:
         RhymeError: with cause and remedy; nothing that was there before is lost.
     """
+    device = str((overrides or {}).get("train.device", device))
 
     def make(ranks: int) -> RunFolder:
         return new_run(
@@ -92,9 +93,15 @@ def train(
         )  # fmt: skip
 
     how = launch or LaunchOptions()
-    if restarted() and RunFolder(out).config.is_file():
+    if restarted() and _begun_here(RunFolder(out)):
         return resume(out, device=device, progress=progress, launch=how)
     return _start(how, make, Path(out), device=device, fresh=True, progress=progress)
+
+
+def _begun_here(run: RunFolder) -> bool:
+    """Whether an earlier start of the same ranks has made the folder."""
+    mine = launch_id()
+    return any(row.get("launch", "") == mine for row in read_jsonl(run.events))
 
 
 def new_run(
@@ -175,6 +182,7 @@ def begin(recipe: Recipe, catalog: Catalog, out: str | Path) -> tuple[RunFolder,
         fingerprint=saved.fingerprint,
         command=command_line(),
         commit=commit(),
+        **({"launch": launch_id()} if in_a_group() else {}),
     )
     for row in quarantined(saved):
         run.event("quarantined", **row)
@@ -241,8 +249,7 @@ def _start(
     where = how.resolved()
     if where == "alone":
         run = make(1)
-        given = None if fresh else device
-        return fit_run(run.path, device=given, resume=not fresh, progress=progress)
+        return fit_run(run.path, device=device, resume=not fresh, progress=progress)
     if where == "local":
         ranks = ranks_here(how, device)
         run = make(ranks)
@@ -251,6 +258,7 @@ def _start(
             progress=progress,
         )  # fmt: skip
     if where == "torchrun":
+        check_shared(device)
         with joined(device), one_fate():
             ranks = distributed.world_size()
             leads = distributed.rank() == 0

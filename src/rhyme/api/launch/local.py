@@ -113,7 +113,7 @@ class _Job:
     device: str
     folder: Path
     words: Sequence[str]
-    meeting: Meeting = field(default_factory=Meeting)
+    meeting: Meeting | None = None
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(self, attempt: int, *, resume: bool) -> None:
@@ -123,9 +123,10 @@ class _Job:
         threads = max((os.cpu_count() or 1) // self.ranks, 1)
         defaults = {"OMP_NUM_THREADS": str(threads), "TORCH_CPP_LOG_LEVEL": "ERROR"}
         self.processes = []
+        self.meeting = Meeting()  # a new one, without the addresses of those that are gone
         for rank in range(self.ranks):
             given = self.meeting.environment(rank, self.ranks, attempt)
-            with self._errors(rank).open("wb") as errors:
+            with outcome.errors_of(self.folder, rank).open("wb") as errors:
                 self.processes.append(
                     subprocess.Popen(
                         command,
@@ -178,11 +179,8 @@ class _Job:
         for process in self.processes:
             process.send_signal(signal.SIGTERM)
 
-    def _errors(self, rank: int) -> Path:
-        return self.folder / f"{rank}.err"
-
     def _said(self, rank: int) -> str:
-        text = self._errors(rank).read_text(errors="replace").strip()
+        text = outcome.errors_of(self.folder, rank).read_text(errors="replace").strip()
         return "\n".join(text.splitlines()[-20:])
 
 
@@ -225,7 +223,7 @@ def _died(run: Path, death: _Death, ranks: int, restarts: int) -> TrainingError:
         f"{death.how}, after {restarts} restarts",
         file=run,
         stage="launch",
-        value=death.said or None,
+        value=death.said.splitlines()[-1] if death.said else None,
         remedy=f"{hint}go on from the last checkpoint with: "
         f"rhyme train --resume {run} --launch local --ranks {ranks}",
     )

@@ -64,16 +64,18 @@ class LaunchOptions:
                 "or let this machine start the ranks: --launch local --ranks 2",
             )
         if self.launch != "auto":
-            if self.launch != "torchrun" and in_a_group():
-                raise ConfigError(
-                    f"--launch {self.launch} within a process that torchrun started",
-                    stage="launch",
-                    remedy="leave torchrun or the option out",
-                )
-            return self.launch
-        if self.ranks is not None:
-            return "local"
-        return "torchrun" if started_as_rank() else "alone"
+            where = self.launch
+        elif self.ranks is not None:
+            where = "local"
+        else:
+            where = "torchrun" if started_as_rank() else "alone"
+        if where in ("local", "slurm") and in_a_group():
+            raise ConfigError(
+                f"--launch {where} within a process that torchrun has started",
+                stage="launch",
+                remedy="leave torchrun out, or --launch and --ranks",
+            )
+        return where
 
 
 def ranks_here(options: LaunchOptions, device: str) -> int:
@@ -101,6 +103,21 @@ def ranks_here(options: LaunchOptions, device: str) -> int:
             remedy=f"--ranks {there}, or --device cpu",
         )
     return ranks
+
+
+def check_shared(device: str) -> None:
+    """Refuse one GPU for several ranks.
+
+    Raises:
+        ConfigError: the device is a certain GPU, and there are other ranks.
+    """
+    if in_a_group() and ":" in device:
+        raise ConfigError(
+            "each rank takes a GPU of its own",
+            stage="launch",
+            value=device,
+            remedy="--device cuda gives rank n of a machine its GPU n",
+        )
 
 
 def check_ranks(recipe: Recipe, system: System, ranks: int) -> None:

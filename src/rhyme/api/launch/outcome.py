@@ -41,3 +41,8 @@ def common(folder: Path, ranks: int) -> Outcome | None:
     found = [read(folder, rank) for rank in range(ranks)]
     failures = [f for f in found if isinstance(f, RhymeError)]
     return found[0] or (failures[0] if failures else None)
+
+
+def errors_of(folder: Path, rank: int) -> Path:
+    """What a rank has to say beside: its standard error, where that is not shown."""
+    return folder / f"{rank}.err"

@@ -34,9 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with joined(device), one_fate():
             done = fit_run(run, device=device, resume="resume" in words, progress=progress)
-    except RankError as error:
-        if not error.told:
-            print(f"rhyme: {error.cause}", file=sys.stderr)
+    except RankError as error:  # a death like that of the rank which is lost
+        outcome.errors_of(Path(folder), int(os.environ["RANK"])).write_text(error.cause)
         return error.exit_code
     except RhymeError as error:
         done = error

@@ -147,7 +147,7 @@ def submit(
     """Queue a run folder as a job.
 
     Args:
-        run: a folder that ``prepare`` has made, or one of a run that is to go on; on a file system
+        run: a folder that ``new_run`` has made, or one of a run that is to go on; on a file system
             that the nodes share.
         slurm: what to ask the cluster for.
         device: where the ranks compute.
