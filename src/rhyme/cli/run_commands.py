@@ -155,8 +155,7 @@ def _answer(done: api.Trained | api.Submitted) -> Answer | None:
         lines.append(f"{done.quarantined} files were left out: see {done.path}/events.jsonl")
     if done.damaged:
         lines.append(
-            f"damaged files: {done.damaged}; others took their place, see "
-            f"{done.path}/events.jsonl"
+            f"damaged files: {done.damaged}; others took their place, see {done.path}/events.jsonl"
         )
     # Torchrun takes every code but 0 for a rank that has failed.
     left_out = (done.quarantined or done.damaged) and not in_a_group()
