@@ -22,7 +22,17 @@ from rhyme.api.provenance import commit
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "bench.jsonl"
 PAGE = ROOT / "docs" / "benchmarks.md"
-NAMES = ("decode", "augment", "draws", "objectives", "search", "loader", "checkpoint", "scale")
+NAMES = (
+    "decode",
+    "augment",
+    "draws",
+    "objectives",
+    "search",
+    "loader",
+    "checkpoint",
+    "scale",
+    "step",
+)
 
 
 def run(name: str, quick: bool) -> tuple[list[dict[str, object]], str]:

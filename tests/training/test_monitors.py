@@ -41,8 +41,16 @@ def test_monitors_survive_rows_that_are_not_finite():
 def test_alarm_rings_once_after_its_rows_and_again_after_recovery():
     alarm = CollapseAlarm(0.1, 3)
     values = [0.05, 0.05, 0.05, 0.05, 0.9, 0.01, 0.01, 0.01]
-    rang = [bool(alarm.see({"std/q": v, "rank/q": 1.0})) for v in values]
+    rang = [bool(alarm.see({"std/q": v, "rank/q": 5.0})) for v in values]
     assert rang == [False, False, True, False, False, False, False, True]
+
+
+def test_alarm_rings_for_a_line_both_ends_of_which_are_taken():
+    rows = torch.where(torch.arange(16)[:, None] % 2 == 0, 1.0, -1.0) * torch.ones(16, 8)
+    monitors = watch({"q": rows})
+    assert monitors["std/q"] == pytest.approx(1.0)
+    assert CollapseAlarm(0.1, 1).see(monitors) == ["q"]
+    assert watch({"one": torch.ones(1, 8)}) == {}, "one row has no spread"
 
 
 def test_alarm_counts_on_from_its_state():

@@ -111,3 +111,28 @@ def test_groups_that_do_not_fit_are_refused():
         build_optimizers([ParameterGroup(name="none", parameters=())], config)
     with pytest.raises(ConfigError, match="plain_groups"):
         build_optimizers([group()], OptimizerConfig(plain_groups=("al",)))
+
+
+def test_lars_in_multi_tensor_form_is_the_loop_to_the_bit():
+    torch.manual_seed(0)
+    shapes = [(4, 3), (5,), (2, 3, 4), (1, 1), (7, 2)]
+    parameters = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    with torch.no_grad():
+        parameters[3].zero_()  # no norm: trust 1
+    unused = nn.Parameter(torch.ones(2))
+    optimizer = Lars([*parameters, unused], lr=0.3, weight_decay=0.1, eta=0.01)
+    twins = [p.detach().clone() for p in parameters]
+    velocities = [torch.zeros_like(p) for p in twins]
+    for _ in range(3):
+        for p in parameters:
+            p.grad = torch.randn_like(p)
+        for w, v, p in zip(twins, velocities, parameters, strict=True):
+            assert p.grad is not None
+            g = p.grad.add(w, alpha=0.1)
+            if w.norm() > 0 and g.norm() > 0:
+                g = g * (0.01 * w.norm() / g.norm())
+            v.mul_(0.9).add_(g, alpha=0.3)
+            w.sub_(v)
+        optimizer.step()
+        assert all(torch.equal(w, p) for w, p in zip(twins, parameters, strict=True))
+    assert torch.equal(unused, torch.ones(2))

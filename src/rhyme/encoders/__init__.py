@@ -16,6 +16,7 @@ from rhyme.encoders.features import Features, InferencePlan
 from rhyme.encoders.heads import HEAD_PRESETS, Head, HeadConfig, build_head
 from rhyme.encoders.norm import GroupBatchNorm1d, GroupBatchNorm2d
 from rhyme.encoders.package import EncoderPackage, load_package, save_package, untrained
+from rhyme.encoders.parts import in_parts
 from rhyme.encoders.weights import LoadReport, load_state_file
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "build_backbone",
     "build_head",
     "cell_geometry",
+    "in_parts",
     "load_package",
     "load_state_file",
     "render_card",

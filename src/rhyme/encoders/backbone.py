@@ -116,7 +116,8 @@ class Backbone(nn.Module):
                     f"the backbone '{self.config.name}' has no stage '{name}'",
                     remedy=nearest(name, self.geometry),
                 )
-        x, kept = pixels, dict[str, Tensor]()
+        x = pixels
+        kept: dict[str, Tensor] = {}  # in this form torch.compile can follow
         for name, x in self.walk(pixels):
             if name in stages:
                 kept[name] = x

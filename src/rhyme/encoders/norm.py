@@ -37,6 +37,7 @@ class _GroupBatchNorm(_BatchNorm):
         self.offset = offset
         super().__init__(num_features, eps, momentum, affine, track_running_stats)
         self.norm_groups = norm_groups
+        self.parts = 1  # see rhyme.encoders.parts
         if not offset:
             self.register_parameter("bias", None)
 
@@ -57,7 +58,7 @@ class _GroupBatchNorm(_BatchNorm):
         if not self.training:
             return super().forward(input)
         ranks = world_size()
-        if self.norm_groups == 1:
+        if self.norm_groups == 1 and self.parts == 1:
             if ranks == 1:
                 return super().forward(input)
             self._check_input_dim(input)
@@ -78,6 +79,15 @@ class _GroupBatchNorm(_BatchNorm):
     def _groups_here(self, rows: Tensor, ranks: int) -> int:
         """How many of the groups lie on this rank."""
         groups = self.norm_groups
+        if groups % (ranks * self.parts) and self.parts > 1:
+            raise ConfigError(
+                f"{self.parts} parts of a batch would divide its batch-norm groups, whose rows "
+                "depend on each other",
+                stage="batch norm",
+                value={"norm_groups": groups, "parts": self.parts, "ranks": ranks},
+                remedy=f"set norm_groups to a multiple of {ranks * self.parts}, or do not "
+                "accumulate (train.accumulate=1)",
+            )
         if groups % ranks:
             raise ConfigError(
                 f"{groups} batch-norm groups cannot be dealt out to {ranks} ranks",
@@ -85,9 +95,9 @@ class _GroupBatchNorm(_BatchNorm):
                 value=groups,
                 remedy=f"set norm_groups to 1 or a multiple of {ranks}",
             )
-        here = groups // ranks
+        here = groups // (ranks * self.parts)
+        batch = len(rows) * ranks * self.parts
         if len(rows) % here:
-            batch = len(rows) * ranks
             raise ConfigError(
                 f"a batch of {batch} does not divide into {groups} batch-norm groups",
                 stage="batch norm",
@@ -98,7 +108,7 @@ class _GroupBatchNorm(_BatchNorm):
             raise ConfigError(
                 "a batch-norm group holds one value a channel, which has no spread",
                 stage="batch norm",
-                value=len(rows) * ranks,
+                value=batch,
                 remedy=f"choose a batch size of at least {2 * groups}, or fewer norm_groups",
             )
         return here

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,6 +39,24 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __getitem__(self, rows: slice | Tensor) -> Batch:
+        """The batch of some of its items; a target with a row for each item is cut like a view."""
+        b = len(self)
+
+        def cut(value: Any) -> Any:
+            per_item = isinstance(value, Tensor | np.ndarray) and value.shape[:1] == (b,)
+            return value[rows] if per_item else value
+
+        return replace(
+            self,
+            ids=self.ids[rows],
+            index=self.index[rows],
+            group=self.group[rows],
+            views={name: view[rows] for name, view in self.views.items()},
+            targets={name: cut(value) for name, value in self.targets.items()},
+            present={name: value[rows] for name, value in self.present.items()},
+        )
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch with every tensor on ``device``."""

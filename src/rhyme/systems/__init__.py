@@ -1,6 +1,7 @@
 """Systems: views, encoders, memory and objectives joined to one trainable whole, one file each."""
 
 from rhyme.systems.base import (
+    Embeddings,
     Export,
     ExportKind,
     ParameterGroup,
@@ -15,6 +16,7 @@ from rhyme.systems.registry import SYSTEMS, SystemEntry, config_class, entry, sy
 
 __all__ = [
     "SYSTEMS",
+    "Embeddings",
     "Export",
     "ExportKind",
     "ParameterGroup",

@@ -8,6 +8,10 @@ input or output, no device and no rank number. The loop calls, in this order::
         training_step(batch, context)   for each repeat of each phase, a fresh batch each time
         after_step(applied)             when the optimiser has (or has not) stepped
     finish(context)                     once, after the last step
+
+A step is ``loss(embed(batch, context), batch, context)``. A system that is written in these two
+halves can accumulate gradients (``train.accumulate``): its rows are embedded in parts, and its loss
+sees all of them. One that does not divide overrides ``training_step`` instead.
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ from rhyme.views.keys import Keys, step_generator
 
 ExportKind = Literal["encoder", "segmenter", "classifier", "generator", "policy", "codec", "graph"]
 StateRole = Literal["replicated", "sharded", "per_rank"]
+Embeddings = dict[str, Tensor]
+"""What :meth:`System.embed` gives: ``[b, ...]`` by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +114,7 @@ class StepContext:
         phase: name of the current phase.
         repeat: number of this phase's optimiser step within the step.
         seed: run seed.
+        parts: parts in which encoders take this rank's rows, where the step is accumulated.
     """
 
     step: int
@@ -116,6 +123,7 @@ class StepContext:
     phase: str = "main"
     repeat: int = 0
     seed: int = 0
+    parts: int = 1
 
     @property
     def progress(self) -> float:
@@ -162,7 +170,10 @@ class RunContext:
 
 
 class System(nn.Module):
-    """Base of all systems. Subclasses give ``Config``, ``plans``, ``training_step``, ``exports``.
+    """Base of all systems.
+
+    Subclasses give ``Config``, ``plans``, ``exports``, and ``embed`` with ``loss``, or
+    ``training_step`` where a step does not divide.
 
     ``state_dict`` must hold everything that later steps depend on (queues and momentum copies are
     modules with buffers). State is *replicated* unless ``state_roles`` says otherwise.
@@ -192,6 +203,34 @@ class System(nn.Module):
         """The phases of a step, in order."""
         return (Phase(),)
 
+    def embed(self, batch: Batch, context: StepContext) -> Embeddings:
+        """What the loss needs of the trained encoders: one row an item, with gradient.
+
+        Row *i* may depend on item *i* alone (and on its batch-norm group): the batch may be a part
+        of this rank's rows, and every part is embedded twice. Draws are ``context.per_sample``'s or
+        dropout's, and nothing is remembered here but batch-norm statistics.
+
+        Args:
+            batch: this rank's rows of the global batch, or a part of them.
+            context: position in the run and randomness.
+
+        Returns:
+            ``[b, ...]`` by name.
+        """
+        raise TypeError(f"{type(self).__name__} defines no embed")
+
+    def loss(self, embeddings: Embeddings, batch: Batch, context: StepContext) -> StepOutput:
+        """The loss of all of this rank's rows, from what :meth:`embed` made of them.
+
+        Keys and other targets without gradient are made here.
+
+        Args:
+            embeddings: ``[b, ...]`` by name.
+            batch: this rank's rows of the global batch.
+            context: position in the run and randomness.
+        """
+        raise TypeError(f"{type(self).__name__} defines no loss")
+
     def training_step(self, batch: Batch, context: StepContext) -> StepOutput:
         """The loss of a batch.
 
@@ -199,7 +238,13 @@ class System(nn.Module):
             batch: this rank's rows of the global batch, on the system's device.
             context: position in the run and randomness.
         """
-        raise TypeError(f"{type(self).__name__} defines no training_step")
+        return self.loss(self.embed(batch, context), batch, context)
+
+    @property
+    def divides(self) -> bool:
+        """Whether a step is ``loss`` of ``embed``, so that its rows can be embedded in parts."""
+        kind = type(self)
+        return kind.training_step is System.training_step and kind.embed is not System.embed
 
     def after_step(self, applied: bool) -> None:
         """Update the memory; ``applied`` is False when the step was skipped as not finite."""

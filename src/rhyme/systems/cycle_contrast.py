@@ -43,7 +43,7 @@ from rhyme.errors import ConfigError
 from rhyme.loading import Batch
 from rhyme.memory import FeatureQueue
 from rhyme.objectives import ObjectiveOutput, cycle, info_nce
-from rhyme.systems.base import Export, RunContext, StepContext, StepOutput, System
+from rhyme.systems.base import Embeddings, Export, RunContext, StepContext, StepOutput, System
 from rhyme.systems.moco import check_momentum_contrast, masks_same_group
 from rhyme.systems.momentum_pair import MomentumPair, encoder_export
 from rhyme.views import Clip, ContrastTransform, Transform, ViewPlan, ViewSpec
@@ -146,12 +146,15 @@ class CycleContrast(System):
         size = max(c.queue, c.shared_queue)
         self.mask_same_group = masks_same_group(c.mask_same_group, context.items, size)
 
-    def training_step(self, batch: Batch, context: StepContext) -> StepOutput:
+    def embed(self, batch: Batch, context: StepContext) -> Embeddings:
+        """The queries of each head."""
+        return self.encoders.queries(batch.views["query"].frames)
+
+    def loss(self, embeddings: Embeddings, batch: Batch, context: StepContext) -> StepOutput:
         """Both terms for a batch; the keys of this batch are not among its own negatives."""
         c = self.config
-        queries = self.encoders.queries(batch.views["query"].frames)
         frames = torch.cat([batch.views["key"].data, batch.views["candidate"].data], dim=1)
-        keys = self.encoders.keys(frames, context.generator("shuffle"))
+        keys = self.encoders.keys(frames, context.generator("shuffle"), context.parts)
 
         def candidate(head: str, name: str) -> Tensor:
             pick = context.per_sample(name, batch.ids).integers("candidate", c.candidates)
@@ -159,7 +162,7 @@ class CycleContrast(System):
             return keys[head][rows, 1 + torch.from_numpy(pick).to(frames.device)]
 
         intra = self._intra(
-            queries["m"],
+            embeddings["m"],
             keys["m"][:, 0] if c.positive == "image" else candidate("m", "intra"),
             batch.group,
         )
@@ -169,7 +172,7 @@ class CycleContrast(System):
             terms["cycle"] = (
                 c.cycle_weight,
                 self._cycle(
-                    queries[head],
+                    embeddings[head],
                     candidate(head, "cycle"),
                     keys[head][:, 0],
                     batch.group,
@@ -188,7 +191,7 @@ class CycleContrast(System):
                 for name, (_, term) in terms.items()
                 for key, value in term.diagnostics.items()
             },
-            embeddings={name: value.detach() for name, value in queries.items()},
+            embeddings={name: value.detach() for name, value in embeddings.items()},
         )
 
     def _intra(self, query: Tensor, positive: Tensor, group: Tensor) -> ObjectiveOutput:

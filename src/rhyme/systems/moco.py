@@ -30,7 +30,7 @@ from rhyme.errors import ConfigError
 from rhyme.loading import Batch
 from rhyme.memory import FeatureQueue
 from rhyme.objectives import info_nce
-from rhyme.systems.base import Export, RunContext, StepContext, StepOutput, System
+from rhyme.systems.base import Embeddings, Export, RunContext, StepContext, StepOutput, System
 from rhyme.systems.momentum_pair import MomentumPair, encoder_export
 from rhyme.views import Clip, ContrastTransform, Transform, ViewPlan, ViewSpec
 
@@ -118,13 +118,18 @@ class Moco(System):
         c = self.config
         self.mask_same_group = masks_same_group(c.mask_same_group, context.items, c.queue)
 
-    def training_step(self, batch: Batch, context: StepContext) -> StepOutput:
+    def embed(self, batch: Batch, context: StepContext) -> Embeddings:
+        """The queries."""
+        return self.encoders.queries(batch.views["query"].frames)
+
+    def loss(self, embeddings: Embeddings, batch: Batch, context: StepContext) -> StepOutput:
         """One contrast of the batch's queries with their positives and the queue."""
-        q = self.encoders.queries(batch.views["query"].frames)["m"]
+        q = embeddings["m"]
         frames = [batch.views["key"].data]
         if self.config.positive == "video":
             frames.append(batch.views["candidate"].data)
-        keys = self.encoders.keys(torch.cat(frames, dim=1), context.generator("shuffle"))["m"]
+        shuffle = context.generator("shuffle")
+        keys = self.encoders.keys(torch.cat(frames, dim=1), shuffle, context.parts)["m"]
         masked = self.mask_same_group
         contrast = info_nce(
             q,

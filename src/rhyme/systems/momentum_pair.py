@@ -12,6 +12,7 @@ from rhyme.encoders import (
     InferencePlan,
     build_backbone,
     build_head,
+    in_parts,
 )
 from rhyme.memory import BatchShuffle, MomentumEncoder
 from rhyme.systems.base import Export
@@ -52,17 +53,21 @@ class MomentumPair(nn.Module):
         return embeddings
 
     @torch.no_grad()
-    def keys(self, frames: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def keys(self, frames: Tensor, generator: torch.Generator, parts: int = 1) -> dict[str, Tensor]:
         """Key embeddings for frames ``[b, v, c, h, w]``, as ``[b, v, d]``, without gradient.
 
         All ``v`` frames of an item travel in one batch, item by item, so that the global batch has
-        one order for any number of ranks.
+        one order for any number of ranks. They pass through the copy in ``parts``, which changes
+        nothing but the memory that it takes.
         """
         items, views = frames.shape[:2]
         shuffled, restore = self.shuffle.shuffle(frames.flatten(0, 1), generator=generator)
-        _, embeddings = self.momentum(shuffled)
+        embeddings = in_parts(
+            self.momentum, parts, lambda i: self.momentum(shuffled.chunk(parts)[i])[1]
+        )
         return {
-            name: restore(value).unflatten(0, (items, views)) for name, value in embeddings.items()
+            name: restore(torch.cat([e[name] for e in embeddings])).unflatten(0, (items, views))
+            for name in self.online.heads
         }
 
     def update(self) -> None:

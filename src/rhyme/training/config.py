@@ -178,7 +178,13 @@ class TrainConfig:
         batch_size: items of a global batch.
         optimizer: see :class:`OptimizerConfig`.
         schedule: see :class:`ScheduleConfig`.
+        accumulate: parts in which a step embeds this rank's rows, to need less memory; the step
+            stays the same. Systems that cannot be divided refuse more than 1.
         clip_norm: largest L2 norm of a phase's gradient; None for no clipping.
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``: what operands of convolutions and matrix
+            products are lowered to in a step; everything that is kept stays in float32.
+        compile: ``torch.compile`` of the backbones in a step: ``"off"``, ``"on"``, or ``"auto"``,
+            which measures in the run's first steps whether it pays.
         device: ``"auto"`` (a GPU where there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
         channels_last: keep 4-D weights channels-last, which is faster for convolutions on most
             machines; it changes the order of sums, and so the last bits.
@@ -199,11 +205,16 @@ class TrainConfig:
         save_errors: when the disk refuses a checkpoint, a package or a row of metrics on the way,
             ``"stop"`` the run, or ``"warn"`` and go on; the last checkpoint always has to succeed.
         export_every: steps between exports of the encoder; None exports only at the end.
-        nan: on a loss or gradient that is not finite, ``"stop"`` or ``"skip"`` the step.
-        nan_limit: skipped steps in a row after which ``"skip"`` stops too.
+        nan: on a loss or gradient that is not finite, ``"stop"``, ``"skip"`` the step, or skip it
+            and after ``nan_limit`` of them ``"rollback"`` to a checkpoint and read on behind them.
+        nan_limit: skipped steps in a row after which ``"skip"`` stops and ``"rollback"`` goes back.
+        rollbacks: most times that a run goes back; then it stops.
         probe_every: steps between probes; None probes only after the last step.
-        collapse: the alarm's limit for ``std · √d`` of the embeddings; about 1 is healthy.
-        collapse_logs: log rows in a row below that limit that raise the alarm.
+        collapse: the alarm's limit for ``std · √d`` of the embeddings, about 1 when healthy, and
+            for what their effective rank exceeds 1 by.
+        collapse_logs: looks in a row below that limit that raise the alarm. Every log row is a
+            look; rows further apart are supplemented, so that it takes at most 200 steps.
+        collapse_stop: save and stop when the alarm rings.
     """
 
     steps: int | None = None
@@ -211,7 +222,10 @@ class TrainConfig:
     batch_size: int = 64
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    accumulate: int = 1
     clip_norm: float | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: Literal["off", "on", "auto"] = "off"
     device: str = "auto"
     channels_last: bool = False
     deterministic: bool = False
@@ -226,11 +240,13 @@ class TrainConfig:
     async_save: bool = True
     save_errors: Literal["stop", "warn"] = "stop"
     export_every: int | None = None
-    nan: Literal["stop", "skip"] = "stop"
+    nan: Literal["stop", "skip", "rollback"] = "stop"
     nan_limit: int = 3
+    rollbacks: int = 2
     probe_every: int | None = None
     collapse: float = 0.1
     collapse_logs: int = 5
+    collapse_stop: bool = False
 
     def __post_init__(self) -> None:
         _check(
@@ -251,7 +267,15 @@ class TrainConfig:
             self.epochs,
             "e.g. 10",
         )
-        for name in ("batch_size", "log_every", "keep", "nan_limit", "collapse_logs"):
+        for name in (
+            "batch_size",
+            "accumulate",
+            "log_every",
+            "keep",
+            "nan_limit",
+            "rollbacks",
+            "collapse_logs",
+        ):
             value = getattr(self, name)
             _check(_whole(value, 1), f"{name} must be a whole number from 1", value, "e.g. 1")
         for name in ("checkpoint_every", "keep_every", "export_every", "probe_every"):
@@ -276,7 +300,19 @@ class TrainConfig:
             self.collapse,
             "0 turns the alarm off",
         )
-        _check(self.nan in ("stop", "skip"), "unknown nan policy", self.nan, "choose stop or skip")
+        for name, known in (
+            ("nan", ("stop", "skip", "rollback")),
+            ("precision", ("fp32", "bf16", "fp16")),
+            ("compile", ("off", "on", "auto")),
+        ):
+            value = getattr(self, name)
+            _check(value in known, f"unknown {name}", value, f"choose one of {known}")
+        _check(
+            self.nan != "rollback" or self.checkpoint_every is not None,
+            "nan=rollback needs checkpoints to go back to",
+            self.checkpoint_every,
+            "give checkpoint_every",
+        )
         known = ("auto", "ddp", "fsdp")
         _check(self.parallel in known, "unknown parallel", self.parallel, f"choose one of {known}")
         _check(
@@ -295,15 +331,22 @@ class TrainConfig:
         )
 
     @property
+    def look_every(self) -> int:
+        """Steps between two looks for a collapse."""
+        return min(self.log_every, max(200 // self.collapse_logs, 1))
+
+    @property
     def operational(self) -> tuple[str, ...]:
         """Options that may change between two parts of a run: they do not touch its numbers."""
+        # What a run goes back to is a matter of its checkpoints.
+        checkpoints = () if self.nan == "rollback" else ("checkpoint_every",)
         return (
+            *checkpoints,
             "device",
             "parallel",
             "workers",
             "log_every",
             "loggers",
-            "checkpoint_every",
             "keep",
             "keep_every",
             "async_save",
@@ -312,4 +355,5 @@ class TrainConfig:
             "probe_every",
             "collapse",
             "collapse_logs",
+            "collapse_stop",
         )

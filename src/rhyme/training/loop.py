@@ -35,7 +35,9 @@ from rhyme.training.environment import (
     process,
     resolve_device,
 )
+from rhyme.training.guard import RollBack
 from rhyme.training.metrics import forget_rows_after
+from rhyme.training.monitors import collapse_error
 from rhyme.training.packages import load_module
 from rhyme.training.recorder import Probe, Recorder
 from rhyme.training.saving import Saver
@@ -107,7 +109,9 @@ class Trainer:
         self._features, self._load, self._asked = features, load, stop
         self._leader = distributed.rank() == 0
         self._check()
-        self.stepper = Stepper(self.system, config, run)
+        self.stepper = Stepper(
+            self.system, config, run, tell=lambda text: self.recorder.progress.say(text)
+        )
         # Every repeat of a phase takes a batch, so an epoch may have fewer steps than batches.
         repeats = sum(phase.repeats for phase in self.stepper.phases())
         self.steps_per_epoch = source.batches_per_epoch / repeats
@@ -213,12 +217,15 @@ class Trainer:
         while self.step < self.steps:
             self._begin_epoch()
             rates = self.stepper.rates(self.step, self.steps, self.steps_per_epoch)
-            output = self._step(rates)
+            try:
+                output = self._step(rates)
+            except RollBack as back:
+                self._roll_back(back)
+                continue
             self.step += 1
             recorder.tick(self.step)
             last = self.step == self.steps
-            if last or self.step % config.log_every == 0:
-                recorder.log(self.step, self._epoch(), rates, output)
+            collapsed = recorder.record(self.step, self._epoch(), rates, output)
             with recorder.paused():
                 if self.probes and (last or self._due(config.probe_every)):
                     recorder.probe(self.probes, self.system, self.step, self._epoch())
@@ -233,8 +240,30 @@ class Trainer:
                 if self._due(config.export_every) and not last:
                     self.saver.export(self.step)
                     self.system.train()
+                if config.collapse_stop and distributed.agree(bool(collapsed)):
+                    self.saver.save(self.step, last=True)
+                    raise collapse_error(collapsed, self.step)
             if stopped and not last:
                 self._leave(asked or "a signal to another rank")
+
+    def _roll_back(self, request: RollBack) -> None:
+        """Go back to a checkpoint, but read on: the batches that failed are not met again."""
+        path = self.saver.before(request.step)
+        if path is None:
+            raise request.failure
+        self._drop_iterator()
+        ahead, batches = self.source.state_dict(), self.batches
+        guard, seconds = self.stepper.guard.state_dict(), self.recorder.seconds
+        self._restore(path)
+        self.source.load_state_dict(ahead)
+        self.batches = batches
+        self.stepper.guard.load_state_dict(guard)
+        self.recorder.rewound(seconds)
+        self.recorder.progress.say(f"not finite after step {request.step}: back to {path.name}")
+        if self._leader:
+            forget_rows_after(self.run, self.step)
+            facts = {"number": guard["rolled_back"], "of": self.config.rollbacks}
+            self.run.event("rolled_back", step=request.step, to=self.step, **facts)
 
     def _stop_asked(self) -> bool:
         return self._asked is not None and self._asked(self.step)
@@ -357,7 +386,7 @@ class Trainer:
             "step": self.step,
             "batches": self.batches,
             "begun": self._begun,
-            "skipped": self.stepper.skipped,
+            "stepper": self.stepper.state_dict(),
             "recorder": self.recorder.state_dict(),
         }
 
@@ -365,6 +394,7 @@ class Trainer:
         """Go on from a checkpoint; returns the environment it was written in."""
         counters, before = self.saver.restore(path)
         self.step, self.batches = counters["step"], counters["batches"]
-        self._begun, self.stepper.skipped = counters["begun"], counters["skipped"]
+        self._begun = counters["begun"]
+        self.stepper.load_state_dict(counters["stepper"])
         self.recorder.load_state_dict(counters["recorder"])
         return before

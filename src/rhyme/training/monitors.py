@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from rhyme.errors import TrainingError
 
 
 @torch.no_grad()
@@ -54,17 +57,22 @@ def watch(embeddings: Mapping[str, Tensor]) -> dict[str, float]:
     row: dict[str, float] = {}
     for name, value in embeddings.items():
         rows = value.flatten(0, -2)
+        if len(rows) < 2:  # one row has neither spread nor rank
+            continue
         row[f"std/{name}"] = float(embedding_std(rows)) * rows.shape[-1] ** 0.5
         row[f"rank/{name}"] = float(effective_rank(rows))
     return row
 
 
 class CollapseAlarm:
-    """Counts rows in which an embedding's ``std · √d`` lies below a limit.
+    """Counts looks at which an embedding has collapsed to a point or to a line.
+
+    To a point: ``std · √d`` lies below the limit. To a line, in both directions of which the rows
+    may still be spread: the effective rank exceeds 1 by less than the limit.
 
     Args:
         limit: the limit; 0 turns the alarm off.
-        rows: rows in a row below it that raise the alarm, once until the spread recovers.
+        rows: looks in a row below it that raise the alarm, once until the embedding recovers.
     """
 
     def __init__(self, limit: float, rows: int) -> None:
@@ -79,7 +87,8 @@ class CollapseAlarm:
             kind, _, name = key.partition("/")
             if kind != "std":
                 continue
-            self.below[name] = self.below.get(name, 0) + 1 if value < self.limit else 0
+            room = min(value, monitors.get(f"rank/{name}", math.inf) - 1)
+            self.below[name] = self.below.get(name, 0) + 1 if room < self.limit else 0
             if self.below[name] == self.rows:
                 ringing.append(name)
         return ringing
@@ -91,3 +100,14 @@ class CollapseAlarm:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue counting."""
         self.below = {str(name): int(count) for name, count in state["below"].items()}
+
+
+def collapse_error(names: Iterable[str], step: int) -> TrainingError:
+    """The end of a run whose embeddings have collapsed."""
+    return TrainingError(
+        f"the embedding has collapsed at step {step}; the state is saved",
+        stage="train",
+        value=sorted(names) or "on another rank",
+        remedy="lower train.optimizer.lr, look at temperature and momentum, or go on all the same "
+        "with: rhyme train --resume RUN",
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,9 @@ from torch.optim import Optimizer
 from rhyme.errors import ConfigError, nearest
 from rhyme.systems.base import ParameterGroup
 from rhyme.training.config import OptimizerConfig
+from rhyme.training.parallel import whole
+
+_TORCH = cast(Any, torch)  # its multi-tensor operations carry no types
 
 
 class Lars(Optimizer):
@@ -69,26 +72,30 @@ class Lars(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, group)
+            parameters: list[Tensor] = [p for p in group["params"] if p.grad is not None]
+            if parameters:
+                self._update(parameters, group)
         return loss
 
-    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        assert parameter.grad is not None
-        gradient = parameter.grad.add(parameter, alpha=group["weight_decay"])
+    def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Step a group in a few multi-tensor operations, without a wait for the device."""
+        given = [p.grad for p in parameters]
+        gradients = _TORCH._foreach_add(given, parameters, alpha=group["weight_decay"])
         if group["trust"]:
-            weight_norm, gradient_norm = parameter.norm(), gradient.norm()
-            # A tensor expression instead of an `if`: no wait for the device.
-            ratio = group["eta"] * weight_norm / gradient_norm
-            usable = (weight_norm > 0) & (gradient_norm > 0)
-            gradient = gradient * torch.where(usable, ratio, torch.ones_like(ratio))
-        state = self.state[parameter]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(parameter)
-        velocity: Tensor = state["momentum_buffer"]
-        velocity.mul_(group["momentum"]).add_(gradient, alpha=group["lr"])
-        parameter.sub_(velocity)
+            of_weights, of_gradients = (
+                torch.stack([whole(norm) for norm in _TORCH._foreach_norm(tensors)])
+                for tensors in (parameters, gradients)
+            )
+            usable = (of_weights > 0) & (of_gradients > 0)
+            ratios = torch.where(usable, group["eta"] * of_weights / of_gradients, 1.0)
+            _TORCH._foreach_mul_(gradients, list(ratios.unbind()))
+        for parameter in parameters:
+            if "momentum_buffer" not in self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        velocities = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
+        _TORCH._foreach_mul_(velocities, group["momentum"])
+        _TORCH._foreach_add_(velocities, gradients, alpha=group["lr"])
+        _TORCH._foreach_sub_(parameters, velocities)
 
 
 def _split(group: ParameterGroup, config: OptimizerConfig) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from rhyme import distributed
 from rhyme.encoders import Backbone
 from rhyme.loading.batch import Batch
-from rhyme.systems.base import StepContext, StepOutput, System
+from rhyme.systems.base import Embeddings, StepContext, StepOutput, System
 from rhyme.training.config import ParallelName
 
 _HOOKS = (
@@ -57,6 +57,14 @@ class Parallel:
     def training_step(self, batch: Batch, at: StepContext) -> StepOutput:
         """The system's output; the backward pass of its loss averages the gradients."""
         return self.system.training_step(batch, at)
+
+    def embed(self, batch: Batch, at: StepContext) -> Embeddings:
+        """The first half of a step in parts; :meth:`finish` averages the gradients of them all."""
+        return self.system.embed(batch, at)
+
+    def loss(self, embeddings: Embeddings, batch: Batch, at: StepContext) -> StepOutput:
+        """The second half of a step in parts."""
+        return self.system.loss(embeddings, batch, at)
 
     def finish(self, parameters: Iterable[Tensor]) -> None:
         """After the backward pass: average what the engine leaves to us."""
@@ -85,17 +93,15 @@ def build_parallel(system: System, name: ParallelName) -> Parallel:
     return Sharded(system) if name == "fsdp" else Replicated(system)
 
 
-class _Loss(nn.Module):
-    """The training step as a forward pass, which is what PyTorch's engines wrap."""
+class _Step(nn.Module):
+    """What a step calls as a forward pass, which is what PyTorch's engines wrap."""
 
     def __init__(self, system: System) -> None:
         super().__init__()
         self.system = system
-        self.output: StepOutput | None = None
 
-    def forward(self, batch: Batch, at: StepContext) -> Tensor:
-        self.output = self.system.training_step(batch, at)
-        return self.output.loss
+    def forward(self, part: Callable[[], Any]) -> Any:
+        return part()
 
 
 class _Wrapped(Parallel):
@@ -103,16 +109,23 @@ class _Wrapped(Parallel):
 
     def __init__(self, system: System) -> None:
         super().__init__(system)
-        self.step = _Loss(system)
+        self.step = _Step(system)
         self.engine: nn.Module = self.step
 
     def training_step(self, batch: Batch, at: StepContext) -> StepOutput:
         """The system's output, its loss being the engine's."""
-        loss = cast(Tensor, self.engine(batch, at))
-        output, self.step.output = self.step.output, None
-        assert output is not None
+        return self._through(lambda: self.system.training_step(batch, at))
+
+    def _through(self, make: Callable[[], StepOutput]) -> StepOutput:
+        made: list[StepOutput] = []
+
+        def loss() -> Tensor:
+            made.append(make())
+            return made[0].loss
+
         # The engine's own tensor carries the hooks of the backward pass.
-        return replace(output, loss=loss)
+        hooked = cast(Tensor, self.engine(loss))
+        return replace(made[0], loss=hooked)
 
 
 class Replicated(_Wrapped):
@@ -120,6 +133,7 @@ class Replicated(_Wrapped):
 
     def __init__(self, system: System) -> None:
         super().__init__(system)
+        self._apart = False
         ddp = nn.parallel.DistributedDataParallel
         # torch 2.15 has a new name for the option.
         known = inspect.signature(ddp).parameters
@@ -137,6 +151,17 @@ class Replicated(_Wrapped):
             # Said where every parameter is used in the first step; the next one may differ.
             warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
             return super().training_step(batch, at)
+
+    def embed(self, batch: Batch, at: StepContext) -> Embeddings:
+        """Past DDP, which would average after every part: once in the end is enough."""
+        self._apart = True
+        return super().embed(batch, at)
+
+    def finish(self, parameters: Iterable[Tensor]) -> None:
+        """Average the gradients of a step in parts."""
+        if self._apart:
+            distributed.average_gradients(parameters)
+        self._apart = False
 
 
 class Sharded(_Wrapped):
@@ -168,6 +193,14 @@ class Sharded(_Wrapped):
             self._classes[module] = type(module)
             self._hooks[module] = {name: set(getattr(module, name)) for name in _HOOKS}
             fully_shard(module, mesh=self.mesh, ignored_params=self.uncut)
+
+    def embed(self, batch: Batch, at: StepContext) -> Embeddings:
+        """A part of the rows as a forward pass of the engine, which gathers what it needs."""
+        return cast(Embeddings, self.engine(lambda: self.system.embed(batch, at)))
+
+    def loss(self, embeddings: Embeddings, batch: Batch, at: StepContext) -> StepOutput:
+        """The loss as a forward pass of the engine."""
+        return self._through(lambda: self.system.loss(embeddings, batch, at))
 
     def finish(self, parameters: Iterable[Tensor]) -> None:
         """Average the gradients of parameters without dimension."""

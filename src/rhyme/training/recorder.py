@@ -125,8 +125,27 @@ class Recorder:
         spent = max(time.perf_counter() - since - self._paused, 1e-9)
         return items / spent, min(wait / spent, 1.0)
 
-    def log(self, step: int, epoch: int, rates: Mapping[str, float], output: StepOutput) -> None:
-        """Write a row of means over the window, and begin the next window."""
+    def record(
+        self, step: int, epoch: int, rates: Mapping[str, float], output: StepOutput
+    ) -> list[str]:
+        """Write a row where one is due; else look for a collapse, where a look is.
+
+        Returns:
+            Names of the embeddings whose alarm rings.
+        """
+        if step == self.steps or step % self.config.log_every == 0:
+            return self.log(step, epoch, rates, output)
+        due = step % self.config.look_every == 0
+        return self._alarm(step, watch(output.embeddings)) if due else []
+
+    def log(
+        self, step: int, epoch: int, rates: Mapping[str, float], output: StepOutput
+    ) -> list[str]:
+        """Write a row of means over the window, and begin the next window.
+
+        Returns:
+            Names of the embeddings whose alarm rings.
+        """
         means = self.window.means()
         when, items, wait = self._mark
         items_per_s, wait_share = self._rates(when, self.items - items, self.wait - wait)
@@ -152,13 +171,22 @@ class Recorder:
         }
         self._write(row)
         self.progress.row(row)
-        for name in self.alarm.see(monitors):
-            self.progress.say(f"warning: the embedding '{name}' has collapsed, see events.jsonl")
-            if self.leader:
-                self.run.event("collapse", step=step, embedding=name, monitors=monitors)
         self.window.clear()
         # Pauses after this moment shift the window's start, those before it do not.
         self._mark = (time.perf_counter() - self._paused, self.items, self.wait)
+        return self._alarm(step, monitors)
+
+    def _alarm(self, step: int, monitors: Mapping[str, float]) -> list[str]:
+        ringing = self.alarm.see(monitors)
+        for name in ringing:
+            self.progress.say(f"warning: the embedding '{name}' has collapsed, see events.jsonl")
+            if self.leader:
+                self.run.event("collapse", step=step, embedding=name, monitors=monitors)
+        return ringing
+
+    def rewound(self, seconds: float) -> None:
+        """The run went back to a saved state; the time it has taken stays."""
+        self._seconds += seconds - self.seconds
 
     def probe(self, probes: Mapping[str, Probe], system: System, step: int, epoch: int) -> None:
         """Make all probes and write their row; one that fails is an event, not the end."""

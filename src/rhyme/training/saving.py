@@ -25,6 +25,7 @@ from rhyme.training import checkpoint
 from rhyme.training.checkpoint import Checkpoint
 from rhyme.training.config import TrainConfig
 from rhyme.training.environment import environment
+from rhyme.training.guard import checkpoint_before
 from rhyme.training.packages import export_packages, load_module
 from rhyme.training.state import (
     check_identity,
@@ -183,6 +184,14 @@ class Saver:
                 remedy=f"go on with: rhyme train --resume {self.run.path}, or take another --out",
             )
         return None
+
+    def before(self, step: int) -> Path | None:
+        """The checkpoint of at most ``step`` steps to roll back to, on all ranks; None without."""
+        path = None
+        if self._leader:
+            self._settle(tolerant=True)
+            path = checkpoint_before(self.run, step, self.config.checkpoint_every)
+        return distributed.broadcast_object(path)
 
     def restore(self, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         """Load a checkpoint into system, optimisers and source.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
@@ -16,11 +16,14 @@ from rhyme.errors import ConfigError, TrainingError, nearest
 from rhyme.loading.batch import Batch
 from rhyme.run import RunFolder
 from rhyme.systems.base import ParameterGroup, Phase, StepContext, StepOutput, System
+from rhyme.training.accumulation import cached_gradients, check_divides, seed_dropout
+from rhyme.training.compiling import Compiler
 from rhyme.training.config import ScheduleConfig, TrainConfig
+from rhyme.training.guard import Guard
 from rhyme.training.optim import build_optimizers
-from rhyme.training.parallel import build_parallel, clip_gradients, gradient_norm, to_slice
+from rhyme.training.parallel import build_parallel, clip_gradients, gradient_norm
+from rhyme.training.precision import Precision
 from rhyme.training.schedules import learning_rate
-from rhyme.views.keys import fork_seed
 
 
 @contextmanager
@@ -42,20 +45,30 @@ class Stepper:
     Args:
         system: the system on its device.
         config: options of the training.
-        run: takes the event of a step that is not finite.
+        run: takes the events.
+        tell: shows a line to the user.
 
     Raises:
         ConfigError: parameter groups, phases or schedules do not fit together.
     """
 
-    def __init__(self, system: System, config: TrainConfig, run: RunFolder) -> None:
+    def __init__(
+        self,
+        system: System,
+        config: TrainConfig,
+        run: RunFolder,
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self.system, self.config, self.run = system, config, run
+        check_divides(system, config.accumulate, config.batch_size)
         self.parallel = build_parallel(system, config.parallel)  # before groups and optimisers
         groups = system.parameter_groups()
         self.groups = {group.name: group for group in groups}
         self.optimizers = build_optimizers(groups, config.optimizer)
         self.schedules = {name: self._schedule(g) for name, g in self.groups.items()}
-        self.skipped = 0
+        self.precision = Precision(config.precision, next(iter(system.parameters())).device)
+        self.compiler = Compiler(system, config.compile, run, tell)
+        self.guard = Guard(system, config, run)
 
     @property
     def pairs(self) -> dict[str, tuple[Optimizer, ParameterGroup]]:
@@ -118,43 +131,52 @@ class Stepper:
             optimiser stepped.
 
         Raises:
-            TrainingError: not finite, and the policy is to stop.
+            TrainingError: not finite, and the run has to stop.
+            RollBack: not finite, and the run has to go back.
         """
         active = phase.groups or tuple(self.groups)
+        optimizers = [self.optimizers[name] for name in active]
         trained = [p for name in active for _, p in self.groups[name].parameters]
         others = [p for n, g in self.groups.items() if n not in active for _, p in g.parameters]
         for parameter in trained:
             parameter.grad = None
-        torch.manual_seed(fork_seed(at.seed, "dropout", at.step, phase.name, at.repeat))
-        with frozen(others):
-            output = self._gradients(batch, at)
-        self.parallel.finish(trained)
+        at = replace(at, parts=self.config.accumulate)
+        with self.compiler.step(at.step), frozen(others):
+            output = self.gradients(batch, at, trained)
+        self.precision.unscale(optimizers)
         norm = gradient_norm(trained)
-        finite = bool(torch.isfinite(output.loss.detach()) & torch.isfinite(norm))
-        applied = not distributed.agree(not finite)
+        applied, loss_finite = self._finite(output.loss, norm)
         if applied:
             if self.config.clip_norm is not None:
                 clip_gradients(trained, self.config.clip_norm, norm)
-            for name in active:
-                for table in self.optimizers[name].param_groups:
+            for name, optimizer in zip(active, optimizers, strict=True):
+                for table in optimizer.param_groups:
                     table["lr"] = rates[name]
-                self.optimizers[name].step()
-            self.skipped = 0
+                optimizer.step()
+            self.precision.good()
+            self.guard.passed()
         with torch.no_grad():
             self.system.after_step(applied)
         if not applied:
-            self._not_finite(batch, output, norm, at)
+            self._left_out(batch, output, norm, at, loss_finite)
         return output, norm, applied
 
-    def _gradients(self, batch: Batch, at: StepContext) -> StepOutput:
-        """Forward and backward pass."""
+    def gradients(self, batch: Batch, at: StepContext, trained: list[nn.Parameter]) -> StepOutput:
+        """Forward and backward passes; leaves the gradients of the global batch, scaled for fp16.
+
+        Args:
+            batch: this rank's rows.
+            at: position in the run.
+            trained: the parameters that take gradients.
+        """
         try:
-            output = self.parallel.training_step(batch, at)
-            if not output.loss.requires_grad:
-                raise TrainingError("the loss has no gradient", stage="train", value=at.phase)
-            # The gradient of a loss that is not finite is never used, but taking it keeps the
-            # ranks in step: every rank calls the same collectives.
-            output.loss.backward()
+            if at.parts > 1:
+                output = cached_gradients(self.parallel, batch, at, self.precision)
+            else:
+                seed_dropout(at)
+                with self.precision.autocast():
+                    output = self.parallel.training_step(batch, at)
+                self.precision.backward(output.loss)
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 f"the device ran out of memory at step {at.step}",
@@ -163,38 +185,39 @@ class Stepper:
                     "items": len(batch),
                     "views": {n: v.data.shape for n, v in batch.views.items()},
                 },
-                remedy="lower train.batch_size, or the size or number of frames; earlier "
-                "checkpoints are intact",
+                remedy="raise train.accumulate, lower train.batch_size, or the size or number of "
+                "frames; earlier checkpoints are intact",
             ) from error
+        self.parallel.finish(trained)
         return output
 
-    def _not_finite(self, batch: Batch, output: StepOutput, norm: Tensor, at: StepContext) -> None:
-        """Record a step that must not count, and stop where the policy says so."""
-        self.skipped += 1
-        numbers = {**output.parts, **output.diagnostics}
-        facts: dict[str, Any] = {
-            "step": at.step,
-            "phase": at.phase,
-            "loss": float(output.loss.detach()),
-            "grad_norm": float(norm),
-            "parts": {name: float(torch.as_tensor(v).detach()) for name, v in numbers.items()},
-            "ids": [int(i) for i in batch.ids.tolist()],
-        }
-        if distributed.rank() == 0:
-            self.run.event("not_finite", policy=self.config.nan, in_a_row=self.skipped, **facts)
-        if self.config.nan == "skip" and self.skipped < self.config.nan_limit and self._sound():
-            return
-        raise TrainingError(
-            f"the loss or its gradient is not finite at step {at.step}",
-            stage=f"train, phase {at.phase}",
-            value=facts,
-            remedy="lower train.optimizer.lr or set train.clip_norm, and look at the items "
-            "of the batch; earlier checkpoints are intact",
-        )
+    def _finite(self, loss: Tensor, norm: Tensor) -> tuple[bool, bool]:
+        """Whether the step and its loss are finite on all ranks; waits for the device once."""
+        finite = torch.stack([torch.isfinite(loss.detach()), torch.isfinite(norm)]).tolist()
+        if not distributed.agree(not all(finite)):
+            return True, True
+        return False, not distributed.agree(not finite[0])
 
-    def _sound(self) -> bool:
-        """Whether the skipped step left no infinity in the state (batch-norm statistics)."""
-        state = cast(Mapping[str, Any], self.system.state_dict()).values()
-        tensors = [v for v in state if isinstance(v, Tensor) and v.is_floating_point()]
-        sound = all(bool(torch.isfinite(to_slice(t)).all()) for t in tensors)
-        return not distributed.agree(not sound)
+    def _left_out(
+        self, batch: Batch, output: StepOutput, norm: Tensor, at: StepContext, loss_finite: bool
+    ) -> None:
+        """A step did not count: an overflow of fp16 lowers the scale, all else is the guard's."""
+        scale = self.precision.overflowed(loss_finite)
+        if scale is None:
+            self.guard.failed(batch, output, norm, at)
+        elif distributed.rank() == 0:
+            self.run.event("overflow", step=at.step, phase=at.phase, scale=scale)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the step beside the optimisers': counts, scale of the loss, compiled or not."""
+        return {
+            "guard": self.guard.state_dict(),
+            "precision": self.precision.state_dict(),
+            "compile": self.compiler.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.guard.load_state_dict(state["guard"])
+        self.precision.load_state_dict(state["precision"])
+        self.compiler.load_state_dict(state["compile"])
