@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, cast
 
 import torch
@@ -32,14 +32,19 @@ __all__ = [
     "barrier",
     "broadcast_object",
     "broadcast_tensors",
+    "differing",
     "engine_group",
+    "exchange",
     "gather",
+    "gather_items",
     "init",
     "is_active",
+    "item_slice",
     "local_rank",
     "mean",
     "rank",
     "rank_slice",
+    "saving_group",
     "shutdown",
     "sum_all",
     "world_size",
@@ -138,19 +143,27 @@ def engine_group() -> dist.ProcessGroup:
     the default group that would cross with the collectives of the loss. Made at the first call,
     which all ranks make together.
     """
-    default = cast(dist.ProcessGroup, dist.group.WORLD)
-    if default not in _engine_groups:
-        _engine_groups[default] = cast(dist.ProcessGroup, dist.new_group())
-    return _engine_groups[default]
+    return _group("engine", None)
 
 
-_engine_groups: dict[dist.ProcessGroup, dist.ProcessGroup] = {}
+def saving_group() -> dist.ProcessGroup:
+    """All ranks in a third group, on the CPU, for the threads that write checkpoints."""
+    return _group("saving", "gloo")
+
+
+def _group(purpose: str, backend: str | None) -> dist.ProcessGroup:
+    if purpose not in _groups:
+        _groups[purpose] = cast(dist.ProcessGroup, dist.new_group(backend=backend))
+    return _groups[purpose]
+
+
+_groups: dict[str, dist.ProcessGroup] = {}
 
 
 def shutdown() -> None:
     """Leave the process group; harmless without one."""
     if is_active():
-        _engine_groups.clear()
+        _groups.clear()
         dist.destroy_process_group()
 
 
@@ -187,6 +200,35 @@ def broadcast_object(value: Value, source: int = 0) -> Value:
     return cast(Value, box[0])
 
 
+def exchange(value: Value, group: dist.ProcessGroup | None = None) -> list[Value]:
+    """The objects of all ranks in rank order. They are pickled: only between our own ranks.
+
+    Args:
+        value: this rank's.
+        group: a group of all ranks; the default one if not said otherwise.
+    """
+    if world_size() == 1:
+        return [value]
+    found: list[Any] = [None] * world_size()
+    dist.all_gather_object(found, value, group=group)
+    return cast(list[Value], found)
+
+
+def differing(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that are not the same on all ranks, by a sum over their bits."""
+    if world_size() == 1:
+        return []
+    words = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    sums = {
+        name: (tuple(t.shape), int(t.detach().contiguous().view(words[t.itemsize]).long().sum()))
+        for name, t in tensors.items()
+        if t.itemsize in words
+    }
+    tables = exchange(sums)
+    names = {name: None for table in tables for name in table}
+    return [n for n in names if any(t.get(n) != tables[0].get(n) for t in tables)]
+
+
 @torch.no_grad()
 def broadcast_tensors(tensors: Iterable[Tensor], source: int = 0) -> None:
     """Overwrite each tensor with that of rank ``source``, e.g. all entries of a state dict."""
@@ -216,6 +258,31 @@ def rank_slice(n: int) -> slice:
         )
     each = n // size
     return slice(rank() * each, (rank() + 1) * each)
+
+
+def item_slice(n: int) -> slice:
+    """This rank's rows of state that is sharded by item index, of ``n`` items in all.
+
+    Runs of ``⌈n / W⌉`` items; the last ranks may hold fewer, or none.
+    """
+    each = -(-n // world_size())
+    start = min(rank() * each, n)
+    return slice(start, min(start + each, n))
+
+
+@torch.no_grad()
+def gather_items(rows: Tensor, n: int) -> Tensor:
+    """All ``[n, ...]`` rows of state that is cut by :func:`item_slice`, on every rank.
+
+    Args:
+        rows: this rank's rows.
+        n: items in all.
+    """
+    if world_size() == 1:
+        return rows.detach()
+    padded = rows.new_zeros((-(-n // world_size()), *rows.shape[1:]))
+    padded[: len(rows)] = rows
+    return _all_gather(padded)[:n]
 
 
 # ---- data: with the right gradient

@@ -4,6 +4,7 @@ A checkpoint is a folder ``checkpoints/step-00000123/``::
 
     state.safetensors   every tensor, by a flat name; any number of such files together
     state.json          everything else, with references to the tensors by name
+    slices-00000.safetensors, ...   rows of the tensors of which each rank holds some
     manifest.json       size and SHA-256 of all others, written last
 
 The folder is filled under a temporary name; its files and the folder are synced before the rename
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -35,6 +37,7 @@ from rhyme.run import RunFolder, fsync_directory, sha256_file
 
 FORMAT = 1
 TENSORS, STATE, MANIFEST = "state.safetensors", "state.json", "manifest.json"
+SLICES = "slices-"  # begins the names of files with some rows of tensors, in the order of the rows
 _NAME = re.compile(r"step-(\d{8,})")
 _TENSOR_FILE = re.compile(r"\w[\w-]*\.safetensors")
 _TEMPORARY = ".writing-"
@@ -328,9 +331,16 @@ def read(path: Path) -> Checkpoint:
         )
     try:
         tensors: dict[str, Tensor] = {}
+        slices: dict[str, list[Tensor]] = {}
         for name in sorted(json.loads((path / MANIFEST).read_bytes())["files"]):
             if name != STATE:
-                tensors |= safetensors.torch.load((path / name).read_bytes())
+                found = safetensors.torch.load((path / name).read_bytes())
+                if name.startswith(SLICES):
+                    for key, rows in found.items():
+                        slices.setdefault(key, []).append(rows)
+                else:
+                    tensors |= found
+        tensors |= {name: torch.cat(rows) for name, rows in slices.items()}
         state = json.loads((path / STATE).read_bytes())
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(

@@ -39,6 +39,7 @@ from rhyme.training.guard import RollBack
 from rhyme.training.metrics import forget_rows_after
 from rhyme.training.monitors import collapse_error
 from rhyme.training.packages import load_module
+from rhyme.training.parallel import check_ranks
 from rhyme.training.recorder import Probe, Recorder
 from rhyme.training.saving import Saver
 from rhyme.training.signals import Preempted, StopRequest
@@ -151,14 +152,7 @@ class Trainer:
                 stage="train",
                 value={"source": self.source.batch_size, "train": self.config.batch_size},
             )
-        single = self.system.single_rank or set(self.system.state_roles().values()) - {"replicated"}
-        if distributed.world_size() > 1 and single:
-            raise TrainingError(
-                "the system keeps state of its own on each rank and runs on one rank only",
-                stage="train",
-                value=type(self.system).__name__,
-                remedy="start it without torchrun",
-            )
+        check_ranks(self.system)
 
     # -- the run ---------------------------------------------------------------------------------
 
@@ -175,7 +169,8 @@ class Trainer:
         """
         with StopRequest() as request, deterministic(self.config.deterministic), self.saver:
             self.system.train()
-            self.system.setup(self._context())
+            with self.stepper.parallel.whole():
+                self.system.setup(self._context())
             self._start(resume)
             try:
                 self.recorder.open(self.device)
@@ -185,7 +180,8 @@ class Trainer:
                 self._drop_iterator()
             items_per_second, wait_share = self.recorder.rates()
             seconds = self.recorder.seconds
-            self.system.finish(self._context())
+            with self.stepper.parallel.whole():
+                self.system.finish(self._context())
             self.saver.export(self.step, last=True)
             if self._leader:
                 self.run.event("finished", step=self.step, seconds=round(seconds, 3))
@@ -228,7 +224,8 @@ class Trainer:
             collapsed = recorder.record(self.step, self._epoch(), rates, output)
             with recorder.paused():
                 if self.probes and (last or self._due(config.probe_every)):
-                    recorder.probe(self.probes, self.system, self.step, self._epoch())
+                    with self.stepper.parallel.whole():
+                        recorder.probe(self.probes, self.system, self.step, self._epoch())
                     self.system.train()
                 asked = request.name or ("request" if self._stop_asked() else None)
                 # One answer for all ranks: a signal may have reached only one of them.
@@ -334,7 +331,8 @@ class Trainer:
         """Call the system's hook once for every epoch, also across a resume."""
         if self._begun != self._epoch():
             self._begun = self._epoch()
-            self.system.begin_epoch(self._context())
+            with self.stepper.parallel.whole():
+                self.system.begin_epoch(self._context())
             self.system.train()
 
     # -- what hooks may ask ----------------------------------------------------------------------

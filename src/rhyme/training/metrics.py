@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rhyme import distributed
 from rhyme.run import RunFolder, atomic_write, read_jsonl, to_json
 
 
@@ -16,6 +17,8 @@ class Window:
 
     Sums stay on the device in float64 until they are read, so that adding to them waits for
     nothing. They belong to the checkpoint: a resumed run writes the rows of an undisturbed one.
+    Parts and diagnostics are of this rank's rows; whatever is read here is the mean over the ranks,
+    so that rows are alike for any number of them. Reading is done on all ranks together.
     """
 
     def __init__(self) -> None:
@@ -30,8 +33,21 @@ class Window:
         self.counts[name] = self.counts.get(name, 0) + 1
 
     def means(self) -> dict[str, float]:
-        """Mean of every name."""
-        return {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        """Mean of every name, over steps and ranks."""
+        sums, counts = self._of_all_ranks()
+        return {name: total / counts[name] for name, total in sums.items()}
+
+    def _of_all_ranks(self) -> tuple[dict[str, float], dict[str, int]]:
+        """Sums whose ratio to the counts is the mean over all ranks that have the name."""
+        own = {name: (float(t), self.counts[name]) for name, t in self.sums.items()}
+        sums: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        tables = distributed.exchange(own)
+        for name in {name: None for table in tables for name in table}:
+            totals, numbers = zip(*(table[name] for table in tables if name in table), strict=True)
+            counts[name] = max(numbers)
+            sums[name] = sum(totals) * (counts[name] / sum(numbers))
+        return sums, counts
 
     def clear(self) -> None:
         """Begin the next window."""
@@ -39,9 +55,9 @@ class Window:
         self.counts.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """Sums and counts as plain numbers."""
-        sums = {name: float(total) for name, total in self.sums.items()}
-        return {"sums": sums, "counts": dict(self.counts)}
+        """Sums and counts as plain numbers, alike on all ranks."""
+        sums, counts = self._of_all_ranks()
+        return {"sums": sums, "counts": counts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue a window."""

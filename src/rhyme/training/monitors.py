@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rhyme.errors import TrainingError
+from rhyme import distributed
+from rhyme.errors import DataError, TrainingError
 
 
 @torch.no_grad()
@@ -49,14 +51,19 @@ def effective_rank(embeddings: Tensor) -> Tensor:
 
 
 def watch(embeddings: Mapping[str, Tensor]) -> dict[str, float]:
-    """Monitors of all embeddings of a step, as a row's entries.
+    """Monitors of all embeddings of a step over the global batch, as a row's entries.
+
+    Called on all ranks together: spread and rank of a few rows would depend on how many they are.
 
     Returns:
         ``std/<name>`` times ``√d`` (1 is an even spread) and ``rank/<name>``.
     """
     row: dict[str, float] = {}
-    for name, value in embeddings.items():
-        rows = value.flatten(0, -2)
+    everywhere = distributed.exchange(list(embeddings))
+    for name in (n for n in everywhere[0] if all(n in names for names in everywhere)):
+        rows = embeddings[name].flatten(0, -2)
+        with suppress(DataError):  # as many rows on every rank, as a rule; else this rank's
+            rows = distributed.gather(rows)
         if len(rows) < 2:  # one row has neither spread nor rank
             continue
         row[f"std/{name}"] = float(embedding_std(rows)) * rows.shape[-1] ** 0.5

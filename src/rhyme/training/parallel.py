@@ -19,18 +19,19 @@ that a system's loss calls in its own forward and backward pass.
 from __future__ import annotations
 
 import inspect
-import warnings
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from rhyme import distributed
 from rhyme.encoders import Backbone
+from rhyme.errors import CheckpointError, TrainingError
 from rhyme.loading.batch import Batch
-from rhyme.systems.base import Embeddings, StepContext, StepOutput, System
+from rhyme.systems.base import Embeddings, StateRole, StepContext, StepOutput, System
 from rhyme.training.config import ParallelName
 
 _HOOKS = (
@@ -79,6 +80,28 @@ class Parallel:
         yield self.system
 
 
+def role(name: str, roles: Mapping[str, StateRole]) -> StateRole:
+    """Role of an item of a system's state: that of the longest prefix named, else replicated."""
+    named = [prefix for prefix in roles if name.startswith(prefix)]
+    return roles[max(named, key=len)] if named else "replicated"
+
+
+def check_ranks(system: System) -> None:
+    """Refuse a system that cannot run on this many ranks.
+
+    Raises:
+        TrainingError: it is made for one rank, or names state that each rank keeps for itself.
+    """
+    own = sorted(name for name, kind in system.state_roles().items() if kind == "per_rank")
+    if distributed.world_size() > 1 and (system.single_rank or own):
+        raise TrainingError(
+            "the system keeps state of its own on each rank and runs on one rank only",
+            stage="train",
+            value={"system": type(system).__name__, "state": own},
+            remedy="start it without torchrun",
+        )
+
+
 def build_parallel(system: System, name: ParallelName) -> Parallel:
     """The engine for a system on this many ranks.
 
@@ -87,9 +110,24 @@ def build_parallel(system: System, name: ParallelName) -> Parallel:
     Args:
         system: the system on its device, its weights drawn alike on all ranks.
         name: ``"auto"`` is DDP; one rank needs neither.
+
+    Raises:
+        TrainingError: the ranks hold different weights or other state that has to be equal.
     """
     if distributed.world_size() == 1:
         return Parallel(system)
+    state = cast(Mapping[str, Any], system.state_dict())
+    roles = system.state_roles()
+    different = distributed.differing(
+        {n: t for n, t in state.items() if isinstance(t, Tensor) and role(n, roles) != "sharded"}
+    )
+    if different:
+        raise TrainingError(
+            "the ranks start with different weights",
+            stage="ranks",
+            value=different[:8],
+            remedy="draw them from the run seed, alike on every rank",
+        )
     return Sharded(system) if name == "fsdp" else Replicated(system)
 
 
@@ -134,6 +172,9 @@ class Replicated(_Wrapped):
     def __init__(self, system: System) -> None:
         super().__init__(system)
         self._apart = False
+        # DDP would tell every user of a first step that uses all parameters; so one never is.
+        device = next(iter(system.parameters())).device
+        self.step.register_parameter("never", nn.Parameter(torch.zeros(1, device=device)))
         ddp = nn.parallel.DistributedDataParallel
         # torch 2.15 has a new name for the option.
         known = inspect.signature(ddp).parameters
@@ -142,15 +183,9 @@ class Replicated(_Wrapped):
             self.step,
             process_group=distributed.engine_group(),
             find_unused_parameters=True,
+            init_sync=False,  # they were compared; state that is sharded must stay as it is
             **cast(Any, {option: False}),
         )
-
-    def training_step(self, batch: Batch, at: StepContext) -> StepOutput:
-        """The system's output; DDP looks up which parameters it depends on."""
-        with warnings.catch_warnings():
-            # Said where every parameter is used in the first step; the next one may differ.
-            warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
-            return super().training_step(batch, at)
 
     def embed(self, batch: Batch, at: StepContext) -> Embeddings:
         """Past DDP, which would average after every part: once in the end is enough."""
@@ -277,6 +312,36 @@ def slice_like(tensor: Tensor, like: Tensor) -> Tensor:
     cut = cast(Any, like)
     value = tensor.to(like.device)
     return distribute_tensor(value, cut.device_mesh, cut.placements, src_data_rank=None)
+
+
+def as_slice(rows: Tensor, name: str) -> Tensor:
+    """State that is sharded by item index as a slice; on one rank as it is.
+
+    Args:
+        rows: this rank's rows, cut by :func:`rhyme.distributed.item_slice`.
+        name: of the state item.
+
+    Raises:
+        CheckpointError: the rows are cut in another way.
+    """
+    if distributed.world_size() == 1:
+        return rows
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor import DTensor, Shard
+
+    lengths = distributed.exchange(len(rows))
+    mine = distributed.item_slice(sum(lengths))
+    if any(distributed.exchange(mine.stop - mine.start != len(rows))):
+        raise CheckpointError(
+            f"state '{name}' is sharded, but not in runs of the item index",
+            stage="save checkpoint",
+            value=lengths,
+            remedy="cut it with distributed.item_slice",
+        )
+    mesh = DeviceMesh.from_group(distributed.engine_group(), rows.device.type)
+    shape = torch.Size((sum(lengths), *rows.shape[1:]))
+    stride = torch.empty(shape, device="meta").stride()
+    return DTensor.from_local(rows.contiguous(), mesh, [Shard(0)], shape=shape, stride=stride)
 
 
 # ---- gradients

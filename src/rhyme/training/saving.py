@@ -1,8 +1,9 @@
 """What a run writes to go on from, and what it leaves: checkpoints and packages.
 
 The trainer says when; a :class:`Saver` knows what belongs to the state, and brings it to the disk
-and back. Only the first rank writes, and all ranks learn whether it could. Checkpoints are written
-in the background, one at a time: a failure comes out at the next save, or at the last.
+and back. The first rank writes, where tensors are cut each rank its slices, and all ranks learn
+whether it went well. Checkpoints are written in the background, one at a time: a failure comes out
+at the next save, or at the last.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from rhyme.training.config import TrainConfig
 from rhyme.training.environment import environment
 from rhyme.training.guard import checkpoint_before
 from rhyme.training.packages import export_packages, load_module
+from rhyme.training.parallel import is_slice, to_slice
 from rhyme.training.state import (
     check_identity,
     check_items,
@@ -37,6 +39,7 @@ from rhyme.training.state import (
     restore_system,
 )
 from rhyme.training.stepper import Stepper
+from rhyme.training.together import save_together
 from rhyme.training.writer import Background, Copies
 
 SLOW = 1.0  # seconds of waiting for a write that are worth a word
@@ -82,6 +85,8 @@ class Saver:
         self._saved: int | None = None
         self._slow = False
         self._copies, self._background = Copies(), Background()
+        if distributed.world_size() > 1:
+            distributed.saving_group()  # made here, where all ranks are, and used in the background
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All state of the run: tensors by flat name, and JSON data with the items' schema."""
@@ -105,13 +110,13 @@ class Saver:
             CheckpointError: the disk refuses this checkpoint or, where errors stop the run, the
                 one before; on all ranks alike. Earlier checkpoints stay.
         """
-        failure = self._save(step, last) if self._leader else None
+        failure = self._save(step, last)
         # The others wait for the leader: a rank that leaves early takes the whole job down.
         if distributed.agree(failure is not None):
-            raise failure or CheckpointError("the first rank could not save", stage="train")
+            raise failure or CheckpointError("another rank could not save", stage="train")
 
     def _save(self, step: int, last: bool) -> BaseException | None:
-        """What the first rank does; returns what must stop the run."""
+        """What all ranks do, with one decision; returns what must stop the run on this one."""
         # After a failed save a last one that succeeds is all that is needed.
         began = time.perf_counter()
         failure = self._settle(tolerant=last or self.config.save_errors == "warn")
@@ -119,22 +124,37 @@ class Saver:
         if waited > SLOW and not last and not self._slow:
             self._slow = True
             self._say(f"training waited {waited:.0f} s until the checkpoint before was written")
-        if failure is None and self._saved != step:
-            try:
-                tensors, state = self.state()
-            except CheckpointError as error:
-                return error
-            copies, self._saved = self._copies.take(tensors), step
-            self._background.start(lambda: self._write(step, copies, state))
+        if distributed.agree(failure is not None) or not distributed.agree(self._saved != step):
+            return failure
+        tensors: dict[str, Tensor] = {}
+        state: dict[str, Any] = {}
+        try:
+            tensors, state = self.state()
+        except CheckpointError as error:
+            failure = error
+        if distributed.agree(failure is not None):
+            return failure
+        self._saved = step
+        slices = {name for name, tensor in tensors.items() if is_slice(tensor)}
+        if slices or self._leader:
+            mine = {n: to_slice(t) for n, t in tensors.items() if self._leader or n in slices}
+            copies = self._copies.take(mine)
+            self._background.start(lambda: self._write(step, copies, slices, state))
             if last or not self.config.async_save:
                 failure = self._settle(tolerant=not last and self.config.save_errors == "warn")
         return failure
 
-    def _write(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    def _write(
+        self, step: int, tensors: Mapping[str, Tensor], slices: set[str], state: Mapping[str, Any]
+    ) -> None:
         folder, config = self.run.checkpoints, self.config
-        checkpoint.save(
-            folder, step, tensors, state, keep=config.keep, keep_every=config.keep_every
-        )
+        whole = {name: tensor for name, tensor in tensors.items() if name not in slices}
+        keep, every = config.keep, config.keep_every
+        if slices:
+            rows = {name: tensors[name] for name in slices}
+            save_together(folder, step, whole, rows, state, keep=keep, keep_every=every)
+        else:
+            checkpoint.save(folder, step, whole, state, keep=keep, keep_every=every)
 
     def _settle(self, tolerant: bool) -> BaseException | None:
         """Wait for the write in flight; a failure that is tolerated is told instead."""
@@ -149,6 +169,8 @@ class Saver:
     def _warn(self, kind: str, error: RhymeError) -> None:
         """Tell of a failure that does not stop the run, on a disk that may be full."""
         self._say(f"warning: {error.cause}; training goes on")
+        if not self._leader:
+            return
         with suppress(RunError):
             self.run.event(kind, reason=error.reason)
 
@@ -229,7 +251,8 @@ class Saver:
         Raises:
             PackageError: weights are not finite, or the disk refuses; on all ranks alike.
         """
-        failure = self._export(step, last) if self._leader else None
+        with self.stepper.parallel.whole():
+            failure = self._export(step, last) if self._leader else None
         if distributed.agree(failure is not None):  # also: no rank leaves before it is on disk
             raise failure or PackageError("the first rank could not export", stage="export")
 

@@ -19,11 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from rhyme import distributed
 from rhyme.config import diff, to_dict
 from rhyme.errors import CheckpointError
 from rhyme.loading.batch import Source
 from rhyme.systems.base import ParameterGroup, System
 from rhyme.training.config import TrainConfig
+from rhyme.training.parallel import as_slice, is_slice, role, slice_like
 
 
 def encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
@@ -130,6 +132,7 @@ def load_optimizer(optimizer: Optimizer, group: ParameterGroup, saved: Mapping[s
         parameter = known[name]
         for key, value in table.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.ndim:
+                value = slice_like(value, parameter)
                 value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
             optimizer.state[parameter][key] = value
 
@@ -155,28 +158,25 @@ def _sha(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _role(name: str, roles: Mapping[str, str]) -> str:
-    """Role of an item: that of the longest prefix a system names, else replicated."""
-    own = name.removeprefix("system/")
-    named = [p for p in roles if name.startswith("system/") and own.startswith(p)]
-    return roles[max(named, key=len)] if named else "replicated"
-
-
 def collect(
     system: System,
     optimizers: Mapping[str, tuple[Optimizer, ParameterGroup]],
     source: Source,
     trainer: Mapping[str, Any],
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """All state of a run.
+    """All state of a run. On several ranks all of them call it together.
 
     Returns:
-        Tensors by flat name, and ``{"values": part -> name -> tree, "items": the schema}``.
+        Tensors by flat name, of which ranks may hold slices, and
+        ``{"values": part -> name -> tree, "items": the schema}``.
     """
+    roles = system.state_roles()
     tensors: dict[str, Tensor] = {}
     values: dict[str, dict[str, Any]] = {"trainer": {}, "source": {}, "optimizer": {}, "system": {}}
     for name, value in cast(Mapping[str, Any], system.state_dict()).items():
         if isinstance(value, Tensor):
+            if role(name, roles) == "sharded":
+                value = as_slice(value, name)
             _keep(value, f"system/{name}", tensors)
         else:
             values["system"][name] = encode(value, f"system/{name}", tensors)
@@ -186,7 +186,6 @@ def collect(
     for part, table in (("source", source.state_dict()), ("trainer", trainer)):
         for name, value in table.items():
             values[part][name] = encode(value, f"{part}/{name}", tensors)
-    roles = system.state_roles()
     items: dict[str, dict[str, Any]] = {
         name: {"dtype": str(t.dtype).removeprefix("torch."), "shape": list(t.shape)}
         for name, t in tensors.items()
@@ -194,7 +193,8 @@ def collect(
     for part, table in values.items():
         items.update({_value_name(part, n): {"sha256": _sha(v)} for n, v in table.items()})
     for name, facts in items.items():
-        facts["role"] = _role(name, roles)
+        part, _, own = name.partition("/")
+        facts["role"] = role(own, roles) if part == "system" else "replicated"
     return tensors, {"values": values, "items": items}
 
 
@@ -335,6 +335,12 @@ def restore_system(tensors: Mapping[str, Tensor], state: Mapping[str, Any], syst
             raise CheckpointError(
                 "a state item has another type", stage="resume", value=(name, str(tensor.dtype))
             )
+    roles = system.state_roles()
+    for name, tensor in loaded.items():
+        if is_slice(fresh[name]):
+            loaded[name] = slice_like(tensor, fresh[name])
+        elif role(name, roles) == "sharded":
+            loaded[name] = tensor[distributed.item_slice(len(tensor))]
     loaded.update({n: decode(v, tensors) for n, v in values["system"].items()})
     try:
         system.load_state_dict(loaded)
