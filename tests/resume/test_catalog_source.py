@@ -103,7 +103,6 @@ def chain(name, folder, stops, workers, **options):
 
 
 def assert_chain(name, tmp_path, stops, workers, **options):
-    torch.set_num_threads(1)
     wanted, straight = chain(name, tmp_path / "straight", (), (0,), **options)
     ids, stopped = chain(name, tmp_path / "stopped", stops, workers, **options)
     assert ids == wanted

@@ -174,14 +174,6 @@ class Saver:
         with suppress(RunError):
             self.run.event(kind, reason=error.reason)
 
-    def wait(self) -> None:
-        """Return when no write is in flight, so that the newest checkpoint is on the disk.
-
-        A failure is told, and makes the next save write again. Enter it on all ranks.
-        """
-        self._settle(tolerant=True)
-        distributed.barrier()
-
     def __enter__(self) -> Saver:
         return self
 
