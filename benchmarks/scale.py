@@ -9,9 +9,10 @@ Checked: a batch names items of the split; the worker answers with the facts of 
 all scans find the same items, and the one that goes on says how many files it did not read again.
 
 Expected: 1 s, 3 s and 20 MB as the project promises them, so ratios of 1 and more (budget over
-measured). Two workers 1.6 of one: files are independent, the process that writes the journal takes
-a part of a core. A scan that goes on takes the share of the work that was left. The journal costs
-at most 5 %.
+measured). Two workers 1.3 of one, and 1.5 where all pictures are decoded: files are independent, but
+every scan starts its workers, which takes as long as hundreds of tiny files, and one process lists
+and assembles. A scan that goes on takes the share of the work that was left. The journal costs at
+most 5 %.
 """
 
 import pickle
@@ -139,7 +140,7 @@ def timed(side: Any) -> tuple[float, Any]:
 
 def cases(room: Path, quick: bool) -> Iterator[Case]:
     files, items = (60, 20_000) if quick else (10_000, 1_000_000)
-    some = files // 10
+    some = files // 5
     write_clips(room / "some", some)
     write_clips(room / "many", files)
     small = scan(room / "some", out=room / "small.arrow", workers=2)
@@ -179,7 +180,7 @@ def cases(room: Path, quick: bool) -> Iterator[Case]:
             peer=partial(scan, room / "some", depth=depth, workers=1),
             peer_name="one worker",
             same=found_same,
-            at_least=1.6 if depth == "frames" else 1.3,
+            at_least=1.5 if depth == "frames" else 1.3,
             why="files are independent; starting the workers counts, one core assembles",
             unit=f"s for {some} files",
             threads=1,

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import pytest
+
+from rhyme.api import progress
+
+
+def test_long_work_tells_rate_and_time_left_in_a_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with progress.progress_bar("scan", "files") as tell:
+        for done in range(41, 101):  # forty were known before
+            now[0] += 1.0
+            tell(done, 100)
+    assert capsys.readouterr().err.splitlines() == [
+        "scan: 55 of 100 files, 1/s, 45 s left",
+        "scan: 70 of 100 files, 1/s, 30 s left",
+        "scan: 85 of 100 files, 1/s, 15 s left",
+    ]
+
+
+def test_short_work_tells_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.progress_bar("scan", "files") as tell:
+        tell(1, 1)
+    assert capsys.readouterr().err == ""
