@@ -9,10 +9,10 @@ Checked: a batch names items of the split; the worker answers with the facts of 
 all scans find the same items, and the one that goes on says how many files it did not read again.
 
 Expected: 1 s, 3 s and 20 MB as the project promises them, so ratios of 1 and more (budget over
-measured). Two workers 1.3 of one, and 1.5 where all pictures are decoded: files are independent, but
-every scan starts its workers, which takes as long as hundreds of tiny files, and one process lists
-and assembles. A scan that goes on takes the share of the work that was left. The journal costs at
-most 5 %.
+measured). Two workers 1.3 of one, and 1.5 where all pictures are decoded: files are independent,
+but every scan starts its workers, which takes as long as hundreds of tiny files, and one process
+lists and assembles. A scan that goes on takes the share of the work that was left. The journal
+costs at most 5 %.
 """
 
 import pickle

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -12,11 +10,10 @@ import numpy as np
 
 from rhyme.catalog import storage
 from rhyme.catalog.columns import Columns
-from rhyme.catalog.content import json_blocks
+from rhyme.catalog.content import content_hash
 from rhyme.catalog.schema import (
     ASSET,
     LABEL,
-    VERSION,
     Item,
     ItemFacts,
     encode_words,
@@ -24,17 +21,11 @@ from rhyme.catalog.schema import (
 )
 from rhyme.catalog.select import pick_rows
 from rhyme.catalog.summary import summarise
-from rhyme.errors import CatalogError, DataError, UnknownName, nearest
+from rhyme.errors import DataError, UnknownName, nearest
 from rhyme.media import DEFAULT_LIMITS, FrameReader, Limits, open_reader
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-# Columns that say what the items are; where the files lie and when they were written is left out.
-_CONTENT = (
-    *("id", "path", "kind", "start", "stop", "fps", "frames"),
-    *("width", "height", "audio", "group", "split", "bytes"),
-)
 
 
 class Catalog:
@@ -63,17 +54,7 @@ class Catalog:
         self._root = root
         self._groups: np.ndarray | None = None
         self._fingerprint: str | None = None
-        raw = (table.schema.metadata or {}).get(b"rhyme")
-        if raw is None:
-            raise CatalogError("not a catalog: the table says nothing of rhyme", file=path)
-        self.meta: dict[str, Any] = json.loads(raw)
-        if self.meta.get("version") != VERSION:
-            raise CatalogError(
-                "the catalog was written by another version of rhyme",
-                file=path,
-                value=self.meta.get("version"),
-                remedy="scan the folder again",
-            )
+        self.meta = storage.read_meta(table, path)
 
     @classmethod
     def open(cls, path: str | Path, *, root: str | Path | None = None) -> Self:
@@ -182,13 +163,8 @@ class Catalog:
     def fingerprint(self) -> str:
         """sha256 over what the items are, in order; the same wherever the folder lies."""
         if self._fingerprint is None:
-            digest = hashlib.sha256()
             labels = [LABEL + name for name in self.label_columns]
-            for name in (*_CONTENT, *labels):
-                digest.update(f"{name}\n".encode())
-                for block in json_blocks(self._columns.column(name)):
-                    digest.update(block)
-            self._fingerprint = digest.hexdigest()
+            self._fingerprint = content_hash(self._columns, labels)
         return self._fingerprint
 
     @property

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+
+from rhyme.catalog.columns import Columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -16,6 +19,27 @@ _LOOK = 256  # values by which a column is judged to repeat itself
 _UNUSUAL = (
     r"[^ -!#-\[\]-~]"  # what JSON writes otherwise than it is: quotes, backslashes, non-ASCII
 )
+
+# Columns that say what the items are; where the files lie and when they were written is left out.
+_CONTENT = (
+    *("id", "path", "kind", "start", "stop", "fps", "frames"),
+    *("width", "height", "audio", "group", "split", "bytes"),
+)
+
+
+def content_hash(columns: Columns, labels: Sequence[str]) -> str:
+    """sha256 over the values of the items, in order, written as JSON column by column.
+
+    Args:
+        columns: the items.
+        labels: names of the columns that hold labels.
+    """
+    digest = hashlib.sha256()
+    for name in (*_CONTENT, *labels):
+        digest.update(f"{name}\n".encode())
+        for block in json_blocks(columns.column(name)):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def json_blocks(column: pa.ChunkedArray) -> Iterator[bytes]:

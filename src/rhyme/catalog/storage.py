@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from rhyme.catalog.schema import LABEL, encode_words
+from rhyme.catalog.schema import LABEL, VERSION, encode_words
 from rhyme.errors import CatalogError
 from rhyme.run import fsync_directory
 
@@ -46,6 +47,30 @@ def read_arrow(file: Path) -> pa.Table:
         raise CatalogError(
             f"the catalog is damaged: {error}", file=file, remedy="scan the folder again"
         ) from error
+
+
+def read_meta(table: pa.Table, file: Path | None) -> dict[str, Any]:
+    """What a table says of itself as a catalog.
+
+    Args:
+        table: the table.
+        file: where it comes from, for the message.
+
+    Raises:
+        CatalogError: it is no catalog, or of another version.
+    """
+    raw = (table.schema.metadata or {}).get(b"rhyme")
+    if raw is None:
+        raise CatalogError("not a catalog: the table says nothing of rhyme", file=file)
+    meta = cast("dict[str, Any]", json.loads(raw))
+    if meta.get("version") != VERSION:
+        raise CatalogError(
+            "the catalog was written by another version of rhyme",
+            file=file,
+            value=meta.get("version"),
+            remedy="scan the folder again",
+        )
+    return meta
 
 
 def write_arrow(table: pa.Table, file: Path) -> None:

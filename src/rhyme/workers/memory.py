@@ -8,7 +8,8 @@ sparse: what nobody has written takes no memory.
 a region to a worker together with an item; the worker writes the arrays of its result there; the
 parent gets views of them, and the region is free again when the last view has gone. Only the parent
 keeps the books, so a worker that dies loses nothing. Where no region is free, or a result is too
-large, arrays travel through the pipe.
+large, arrays travel through the pipe. Regions are not pinned: a copy to a GPU has left them when
+the call returns, even one that does not wait for the device.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ from rhyme.workers.process import (
 WINDOW = 60.0
 """Seconds over which the ends of workers are counted."""
 GUARD = (
-    'guard the script with `if __name__ == "__main__":`, keep it in a file (not in a pipe), and see '
-    "the messages above"
+    'guard the script with `if __name__ == "__main__":`, keep it in a file (no pipe), and see the '
+    "messages above"
 )
 _SIGNALS = {9: "; the system kills so when memory runs out", 11: "; its code crashed"}
 
