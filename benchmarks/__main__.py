@@ -27,6 +27,7 @@ NAMES = (
     "augment",
     "draws",
     "objectives",
+    "ranks",
     "search",
     "loader",
     "checkpoint",
