@@ -19,7 +19,7 @@ from rhyme.config import override
 from rhyme.encoders import seeded
 from rhyme.errors import DataError
 from rhyme.evaluation import group_hashes
-from rhyme.loading import CatalogSource, FrameCache
+from rhyme.loading import CatalogSource, FrameCache, Placement
 from rhyme.recipes import Recipe, load_recipe
 from rhyme.run import RunFolder, read_jsonl
 from rhyme.systems import System, system_class
@@ -98,6 +98,11 @@ def fit_run(
         cache=cache,
         bad_limit=recipe.data.bad_limit,
         tell=lambda one: tell(one.path, one.reason, epoch=one.epoch),
+        placement=Placement(
+            recipe.data.augment,
+            resolve_device(recipe.train.device),
+            tell=lambda figures: run.event("augment", **figures),
+        ),
     )
     trainer = Trainer(
         system,

@@ -13,6 +13,7 @@ from rhyme.loading.cache import FrameCache
 from rhyme.loading.inference import InferenceBatch, PixelPlan, inference_batches
 from rhyme.loading.maker import Replaced
 from rhyme.loading.order import BatchOrder
+from rhyme.loading.placement import Placement
 from rhyme.loading.source import CatalogSource
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "FrameCache",
     "InferenceBatch",
     "PixelPlan",
+    "Placement",
     "Replaced",
     "Source",
     "ZipSource",

@@ -14,6 +14,7 @@ from rhyme.errors import CatalogError, DataError, MediaError
 from rhyme.loading.batch import Batch
 from rhyme.loading.cache import FrameCache
 from rhyme.loading.decode import Readers
+from rhyme.loading.placement import Raw
 from rhyme.views import ClipPixels, Draws, Keys, ViewPlan
 
 __all__ = ["BatchMaker", "Made", "Replaced", "Request"]
@@ -31,12 +32,14 @@ class Request:
         rows: ``int64 [b]`` item rows, this rank's part.
         repeats: ``int64 [b]`` how often each came before in the epoch.
         bad: reasons by row of items known to be unusable.
+        raw: hand over frames and draws; the views are made by whoever gets them.
     """
 
     epoch: int
     rows: NDArray[np.int64]
     repeats: NDArray[np.int64]
     bad: dict[int, str] = field(default_factory=dict)
+    raw: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +63,10 @@ class Replaced:
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """A batch, and what had to be replaced in it."""
+    """A batch, what its views are to be made of if it has none, and what had to be replaced."""
 
     batch: Batch
+    raw: Raw | None = None
     replaced: tuple[Replaced, ...] = ()
 
 
@@ -95,7 +99,7 @@ class BatchMaker:
         if self.cache is not None:
             draws = self._draw(request.epoch, rows, repeats)
             pixels = self._cached(self.cache, rows, draws)
-            return Made(batch=self._batch(request.epoch, rows, draws, pixels))
+            return self._made(request, rows, draws, pixels)
         decoded: list[Any] = [None] * len(rows)
         replaced: list[Replaced] = []
         todo = list(range(len(rows)))
@@ -134,8 +138,7 @@ class BatchMaker:
             )
             for name in self.plan.clips
         }
-        batch = self._batch(request.epoch, rows, draws, pixels)
-        return Made(batch=batch, replaced=tuple(replaced))
+        return self._made(request, rows, draws, pixels, tuple(replaced))
 
     def facts(self, rows: NDArray[np.int64] | None = None) -> ItemFacts:
         """Facts of items as the draws see them."""
@@ -165,23 +168,26 @@ class BatchMaker:
             )
         return out
 
-    def _batch(
+    def _made(
         self,
-        epoch: int,
+        request: Request,
         rows: NDArray[np.int64],
         draws: Draws,
         pixels: dict[str, ClipPixels],
-    ) -> Batch:
+        replaced: tuple[Replaced, ...] = (),
+    ) -> Made:
         facts = self.catalog.facts(rows)
         ids = np.ascontiguousarray(facts.id, dtype=np.uint64)
-        return Batch(
+        batch = Batch(
             ids=torch.from_numpy(ids.view(np.int64).copy()),
             index=torch.from_numpy(rows.astype(np.int64)),
             group=torch.from_numpy(np.array(facts.group, dtype=np.int64)),
-            views=self.plan.apply(pixels, draws),
+            views={} if request.raw else self.plan.apply(pixels, draws),
             targets={name: torch.from_numpy(value) for name, value in draws.targets.items()},
-            epoch=epoch,
+            epoch=request.epoch,
         )
+        raw = Raw(pixels=pixels, draws=draws) if request.raw else None
+        return Made(batch=batch, raw=raw, replaced=replaced)
 
     def _stand_in(self, epoch: int, row: int, attempt: int) -> tuple[int, int]:
         """Another row, drawn for the damaged item, and a repeat number of its own."""

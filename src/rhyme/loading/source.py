@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -20,6 +22,7 @@ from rhyme.loading.cache import FrameCache
 from rhyme.loading.damaged import Damaged, Tell
 from rhyme.loading.maker import BatchMaker, Made, Replaced, Request
 from rhyme.loading.order import BatchOrder
+from rhyme.loading.placement import Placement, finish
 from rhyme.views import ViewPlan
 from rhyme.workers import Pool
 
@@ -50,6 +53,7 @@ class CatalogSource:
         bad_limit: largest share of items that may prove damaged (three always may).
         deadline: seconds that a worker may take for a batch.
         tell: called once for each file that proves damaged.
+        placement: where views are made; None makes them with the decoding.
 
     Attributes:
         catalog: the items that are used, after leaving out those in ``left_out``.
@@ -78,6 +82,7 @@ class CatalogSource:
         bad_limit: float = 0.01,
         deadline: float | None = 300.0,
         tell: Tell | None = None,
+        placement: Placement | None = None,
     ) -> None:
         facts = catalog.facts()
         usable = (facts.width > 0) & (facts.height > 0)  # sound alone has no frames
@@ -99,6 +104,8 @@ class CatalogSource:
         self.wait_seconds = 0.0
         self._maker = BatchMaker(catalog=self.catalog, plan=plan, seed=seed, cache=cache)
         self._workers, self._prefetch, self._deadline = workers, prefetch, deadline
+        self._placement = placement or Placement("cpu", torch.device("cpu"))
+        self._placement.ahead = workers * prefetch
         self._pool: Pool[Request, Made] | None = None
         ids = np.asarray(self.catalog.numbers("id")).view(np.uint64)
         self._damaged = Damaged(ids, bad_limit, tell)
@@ -165,10 +172,12 @@ class CatalogSource:
                     rows=rows[mine],
                     repeats=repeats[mine],
                     bad=dict(self._damaged.deadly),
+                    raw=self._placement.where == "device",
                 )
                 waiting.append((epoch, batch, request))
                 yield request
 
+        self._placement.reopen()
         results = pool.map(requests(), errors="return")
         while True:
             begun = time.perf_counter()
@@ -180,13 +189,16 @@ class CatalogSource:
                 made = self._again(pool, request)
             if isinstance(made, WorkerError):
                 made = self._recover(pool, request, made)
-            self.wait_seconds += time.perf_counter() - begun
             if isinstance(made, BaseException):
                 raise made
             self.replaced.extend(made.replaced)
             self._damaged.note(made.replaced)
+            ready = finish(made.batch, made.raw, self.plan, self._placement.device)
+            waited = time.perf_counter() - begun
+            self.wait_seconds += waited
             self._order.handed_out(epoch, batch)
-            yield made.batch
+            self._placement.handed_out("cpu" if made.raw is None else "device", waited)
+            yield ready
 
     def observe(self, output: Any) -> None:
         """Nothing is learnt from the steps."""
@@ -200,11 +212,12 @@ class CatalogSource:
         self._order.set_weights(weights)
 
     def state_dict(self) -> dict[str, Any]:
-        """Position, weights, what they belong to, and what proved damaged."""
+        """Position, weights, what they belong to, what proved damaged, where views are made."""
         return {
             **self._order.state_dict(),
             "plan": config_fingerprint(self.plan),
             "damaged": self._damaged.state_dict(),
+            "augment": self._placement.decided,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -223,6 +236,7 @@ class CatalogSource:
             )
         self._order.load_state_dict(state)
         self._damaged.load_state_dict(state["damaged"])
+        self._placement.decided = state["augment"]
 
     def close(self) -> None:
         """End the workers and close the files."""
@@ -233,8 +247,7 @@ class CatalogSource:
 
     def _again(self, pool: Pool[Request, Made], request: Request) -> Made | BaseException:
         """Make a batch once more, with what is known by now."""
-        now = dict(self._damaged.deadly)
-        fresh = Request(epoch=request.epoch, rows=request.rows, repeats=request.repeats, bad=now)
+        fresh = replace(request, bad=dict(self._damaged.deadly))
         try:
             return pool.submit(fresh).result()
         except Exception as error:
@@ -265,8 +278,8 @@ class CatalogSource:
         blamed: dict[int, str] = {}
         for place in range(len(request.rows)):
             one = slice(place, place + 1)
-            single = Request(
-                epoch=request.epoch,
+            single = replace(
+                request,
                 rows=request.rows[one],
                 repeats=request.repeats[one],
                 bad=dict(self._damaged.deadly),

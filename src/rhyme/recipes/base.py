@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rhyme.config import from_dict, load_yaml, to_dict
 from rhyme.errors import ConfigError
@@ -25,6 +25,8 @@ class DataConfig:
         cache_gib: most memory that the cache may take.
         bad_limit: largest share of items that may prove damaged before training stops (three
             always may).
+        augment: where views are made: ``"cpu"`` beside the decoding, ``"device"`` on the training
+            device, ``"auto"`` where it proves faster (on a CPU, ``"cpu"``).
     """
 
     segment: float = 10.0
@@ -32,8 +34,15 @@ class DataConfig:
     cache_size: int | None = None
     cache_gib: float = 4.0
     bad_limit: float = 0.01
+    augment: Literal["auto", "cpu", "device"] = "auto"
 
     def __post_init__(self) -> None:
+        if self.augment not in ("auto", "cpu", "device"):
+            raise ConfigError(
+                "unknown place for the augmentation",
+                value=self.augment,
+                remedy="choose cpu, device or auto",
+            )
         if self.segment <= 0:
             raise ConfigError("data.segment must be positive", value=self.segment)
         if not 0 <= self.bad_limit <= 1:
