@@ -199,15 +199,24 @@ def test_presets_differ_where_their_papers_do():
     assert worst(data, expected) < 1e-5
 
 
-def test_boxes_follow_frames_of_another_size_than_the_facts_say():
-    transform = unnormalised()
-    small, sizes = photo(b=1, h=24, w=32)[:, None], np.array([[48, 64]])
-    draw = transform.draw(Keys.of(0, 0, [5]), 1, sizes[:, 1], sizes[:, 0])
-    data, maps = transform.apply(small, draw, sizes)
-    top, _, tall, wide = (draw["box"][0, 0] / 2).tolist()
-    assert maps[0, 0, 0, 0] == pytest.approx(wide / 32, abs=0.5 / 32)
-    assert maps[0, 0, 1, 2] == pytest.approx(top + tall / 64 - 0.5, abs=0.6)
-    assert data.shape == (1, 1, 3, 32, 32)
+@pytest.mark.parametrize(
+    "transform",
+    [
+        unnormalised(),
+        EvalTransform(size=24, resize=28, mean=(0.0,) * 3, std=(1.0,) * 3),
+        ShiftCropTransform(size=24, resize=24, flip=0.0, gray=0.0),
+    ],
+    ids=lambda transform: type(transform).__name__,
+)
+def test_a_smaller_copy_of_the_frames_gives_the_same_view_and_map(transform):
+    whole = photo(b=1, h=96, w=134)[:, None]
+    small = oracle.resize(whole[0], [48, 67], antialias=True)[None]
+    data, maps, draw = draw_and_apply(transform, whole)
+    again, same = transform.apply(small, draw, np.array([[96, 134]]))
+    assert np.array_equal(same, maps)
+    assert (again - data).abs().mean() < 0.02
+    square = oracle.resize(whole[0], [24, 24], antialias=True)[None]
+    assert np.array_equal(transform.apply(square, draw, np.array([[96, 134]]))[1], maps)
 
 
 def test_shift_crop_follows_its_definition():

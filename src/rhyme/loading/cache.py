@@ -41,9 +41,11 @@ class _Job:
         facts = self.readers.catalog.facts([row])
         index = _kept(frame_counts(facts), self.frames)
         frames, times = self.readers.frames(row, frame_times(facts, index)[0])
-        rows, columns = int(frames.shape[-2]), int(frames.shape[-1])
+        # Prepared shards give smaller copies; maps lead to the original all the same.
+        rows, columns = int(facts.height[0]), int(facts.width[0])
         if self.cut:
-            small, map_ = centre_square(frames, self.shape[0], self.shape[0], "bilinear")
+            side = self.shape[0]
+            small, map_ = centre_square(frames, side, side, "bilinear", (rows, columns))
         else:
             small = resized(frames, *self.shape, "bilinear")
             map_ = crop_resize_map(0, 0, rows, columns, *self.shape)

@@ -172,7 +172,9 @@ class _Job:
                 good[places] = False
                 failed[row] = error.reason
                 continue
-            data, _ = self.transform.apply(frames[None], {}, _NONE.astype(np.int64))
+            facts = self.readers.catalog.facts([row])
+            size = np.stack([facts.height, facts.width], axis=1)
+            data, _ = self.transform.apply(frames[None], {}, size)
             pixels[torch.from_numpy(places)] = data[0].unflatten(0, (len(places), count))
             shown[places] = times.reshape(len(places), count)[:, count // 2]
         if not good.any():

@@ -58,7 +58,8 @@ def apply_batched(
         transform: any transform of pixels.
         frames: ``uint8 [b, t, 3, h, w]`` on any device, from :func:`to_device`.
         draw: its parameters.
-        drawn_for: ``int64 [b, 2]`` rows and columns of the frames that it was drawn for.
+        drawn_for: ``int64 [b, 2]`` rows and columns of the frames that it was drawn for; maps lead
+            to their pixels, also where the frames given are smaller copies.
         actual: ``int64 [b, 2]`` rows and columns of each item's frames, without padding.
 
     Returns:
@@ -68,8 +69,8 @@ def apply_batched(
     if isinstance(transform, ContrastTransform):
         return _contrast(transform, frames, draw, drawn_for, actual)
     if isinstance(transform, ShiftCropTransform):
-        return _shift_crop(transform, frames, draw, actual)
-    return _evaluate(transform, frames, actual)
+        return _shift_crop(transform, frames, draw, drawn_for, actual)
+    return _evaluate(transform, frames, drawn_for, actual)
 
 
 def _contrast(
@@ -96,13 +97,17 @@ def _contrast(
 
 
 def _shift_crop(
-    transform: ShiftCropTransform, frames: Tensor, draw: Parameters, actual: NDArray[np.int64]
+    transform: ShiftCropTransform,
+    frames: Tensor,
+    draw: Parameters,
+    drawn_for: NDArray[np.int64],
+    actual: NDArray[np.int64],
 ) -> Made:
     b, t = frames.shape[:2]
     part = {name: per_row(value, b, t) for name, value in draw.items()}
-    full, square = _squares(actual, transform.resize, transform.resize)
+    full, square = _squares(drawn_for, transform.resize, transform.resize)
     maps = transform.place(draw, t)
-    if (actual != transform.resize).any():
+    if (drawn_for != transform.resize).any():
         maps = compose(square[:, None], maps)
     upright = np.zeros(b * t, dtype=bool)
     rows, columns = (
@@ -116,9 +121,14 @@ def _shift_crop(
     return _pieces(transform, frames, rows, columns, finish), maps
 
 
-def _evaluate(transform: EvalTransform, frames: Tensor, actual: NDArray[np.int64]) -> Made:
+def _evaluate(
+    transform: EvalTransform,
+    frames: Tensor,
+    drawn_for: NDArray[np.int64],
+    actual: NDArray[np.int64],
+) -> Made:
     b, t = frames.shape[:2]
-    full, maps = _squares(actual, transform.resize or transform.size, transform.size)
+    full, maps = _squares(drawn_for, transform.resize or transform.size, transform.size)
     nothing, upright = np.zeros(b * t, dtype=np.int64), np.zeros(b * t, dtype=bool)
     rows, columns = (_cut(actual, full, k, transform.size, t, nothing, upright) for k in range(2))
 
@@ -140,10 +150,10 @@ def _axis(*values: NDArray[np.generic]) -> Axis:
 
 
 def _squares(
-    actual: NDArray[np.int64], resize: int, side: int
+    display: NDArray[np.int64], resize: int, side: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Sizes ``[b, 2]`` after scaling the shorter side, and maps of their central squares."""
-    kinds, which = np.unique(actual, axis=0, return_inverse=True)
+    kinds, which = np.unique(display, axis=0, return_inverse=True)
     sizes = [(int(rows), int(columns)) for rows, columns in kinds]
     full = [shorter_side(*size, resize) for size in sizes]
     maps = [square_map(*pair, side) for pair in zip(sizes, full, strict=True)]

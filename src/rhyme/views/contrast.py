@@ -195,7 +195,8 @@ class ContrastTransform:
         Args:
             frames: 8-bit frames.
             draw: parameters from :meth:`draw`.
-            sizes: ``int64 [b, 2]`` rows and columns of the frames that the boxes were drawn for.
+            sizes: ``int64 [b, 2]`` rows and columns of the frames that the boxes were drawn for;
+                maps lead to their pixels, also where the frames given are smaller copies.
         """
         b, t = len(frames), frames[0].shape[0]
         boxes, maps = self.place(draw, sizes, frame_sizes(frames), t)
@@ -215,7 +216,10 @@ class ContrastTransform:
     def place(
         self, draw: Parameters, sizes: NDArray[np.int64], actual: NDArray[np.int64], t: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Boxes ``[b, 1 or t, 4]`` in frames of the ``actual`` sizes, and maps ``[b, t, 2, 3]``."""
+        """Boxes ``[b, 1 or t, 4]`` in frames of the ``actual`` sizes, and maps ``[b, t, 2, 3]``.
+
+        Maps lead to pixels of the sizes that were drawn for, also where frames are smaller copies.
+        """
         boxes = fit_boxes(draw["box"], sizes, actual)
-        maps = compose(box_map(boxes, self.size), flip_map(draw["flip"], self.size))
+        maps = compose(box_map(draw["box"], self.size), flip_map(draw["flip"], self.size))
         return boxes, np.repeat(maps, t, axis=1) if maps.shape[1] != t else maps

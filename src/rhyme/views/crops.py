@@ -84,7 +84,10 @@ def frame_sizes(frames: Frames) -> NDArray[np.int64]:
 def fit_boxes(
     boxes: NDArray[np.int64], drawn_for: NDArray[np.int64], actual: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Boxes ``[b, t, 4]`` drawn for frames of (rows, columns) ``[b, 2]``, carried to others."""
+    """Boxes ``[b, t, 4]`` drawn for frames of (rows, columns) ``[b, 2]``, carried to others.
+
+    They are rounded to whole pixels there, so a crop lies at most half a pixel beside its box.
+    """
     if np.array_equal(drawn_for, actual):
         return boxes
     limit = actual[:, None]
@@ -141,7 +144,11 @@ def shorter_side(rows: int, columns: int, side: int) -> tuple[int, int]:
 
 
 def centre_square(
-    frames: Tensor, resize: int, side: int, interpolation: Interpolation
+    frames: Tensor,
+    resize: int,
+    side: int,
+    interpolation: Interpolation,
+    display: tuple[int, int] | None = None,
 ) -> tuple[Tensor, NDArray[np.float64]]:
     """Scale the shorter side to ``resize``, then cut the central square of ``side``.
 
@@ -150,11 +157,14 @@ def centre_square(
         resize: shorter side after scaling, at least ``side``.
         side: side of the square.
         interpolation: with antialiasing in either case.
+        display: rows and columns of the original, where the frames are a smaller copy of it; the
+            cut is the one that would be made there.
 
     Returns:
-        ``uint8 [t, 3, side, side]`` and the map ``float64 [2, 3]`` from its pixels to the frame's.
+        ``uint8 [t, 3, side, side]`` and the map ``float64 [2, 3]`` from its pixels to the frame's,
+        or to the original's.
     """
-    size = int(frames.shape[-2]), int(frames.shape[-1])
+    size = display or (int(frames.shape[-2]), int(frames.shape[-1]))
     tall, wide = shorter_side(*size, resize)
     small = resized(frames, tall, wide, interpolation)
     top, left = (tall - side) // 2, (wide - side) // 2

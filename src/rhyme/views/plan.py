@@ -84,8 +84,8 @@ class ClipPixels:
     Attributes:
         frames: ``uint8 [b, t, 3, h, w]``, or for each item ``[t, 3, h_i, w_i]``.
         times: ``float64 [b, t]`` seconds at which they are shown; None takes the nominal ones.
-        maps: ``float64 [b, 2, 3]`` from their pixels to original display pixels; None for the
-            identity.
+        maps: ``float64 [b, 2, 3]`` to original display pixels from those of the size that the
+            views were drawn for; None where that is the original.
         sizes: ``int64 [b, 2]`` rows and columns of each item's frames where they are padded to a
             common size; None takes all of them.
     """

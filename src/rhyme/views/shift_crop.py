@@ -22,6 +22,7 @@ from rhyme.views.transforms import (
     check_range,
     check_size,
     check_std,
+    display_of,
     on_rows,
     per_row,
 )
@@ -95,7 +96,7 @@ class ShiftCropTransform:
         self, frames: Frames, draw: Parameters, sizes: NDArray[np.int64]
     ) -> tuple[Tensor, NDArray[np.float64]]:
         """Views ``float32 [b, t, 3, size, size]`` and maps ``float64 [b, t, 2, 3]``."""
-        squares, square_maps = self._squares(frames)
+        squares, square_maps = self._squares(frames, sizes)
         b, t = squares.shape[:2]
         part = {name: per_row(value, b, t) for name, value in draw.items()}
         crops = self._cut(squares.reshape(b * t, 3, self.resize, self.resize), part)
@@ -111,15 +112,19 @@ class ShiftCropTransform:
         maps = compose(box_map(boxes, self.size), flip_map(draw["flip"], self.size))
         return np.repeat(maps, t, axis=1) if maps.shape[1] != t else maps
 
-    def _squares(self, frames: Frames) -> tuple[Tensor, NDArray[np.float64] | None]:
+    def _squares(
+        self, frames: Frames, sizes: NDArray[np.int64]
+    ) -> tuple[Tensor, NDArray[np.float64] | None]:
         """Frames as ``uint8 [b, t, 3, resize, resize]``, and the maps where they were changed."""
         wanted = (self.resize, self.resize)
-        if isinstance(frames, Tensor) and frames.shape[-2:] == wanted:
+        plain = bool((sizes == self.resize).all())
+        if plain and isinstance(frames, Tensor) and frames.shape[-2:] == wanted:
             return frames, None
-        if all(clip.shape[-2:] == wanted for clip in frames):
+        if plain and all(clip.shape[-2:] == wanted for clip in frames):
             return torch.stack(list(frames)), None
         made = [
-            centre_square(clip, self.resize, self.resize, self.interpolation) for clip in frames
+            centre_square(clip, self.resize, self.resize, self.interpolation, display_of(sizes, i))
+            for i, clip in enumerate(frames)
         ]
         return torch.stack([clip for clip, _ in made]), np.stack([box for _, box in made])
 

@@ -74,19 +74,35 @@ class EvalTransform:
     def apply(
         self, frames: Frames, draw: Parameters, sizes: NDArray[np.int64]
     ) -> tuple[Tensor, NDArray[np.float64]]:
-        """Views ``float32 [b, t, 3, size, size]`` and maps ``float64 [b, t, 2, 3]``."""
+        """Views ``float32 [b, t, 3, size, size]`` and maps ``float64 [b, t, 2, 3]``.
+
+        Args:
+            frames: 8-bit frames.
+            draw: empty.
+            sizes: ``int64 [b, 2]`` rows and columns of the originals, where frames may be smaller
+                copies; maps lead to their pixels. ``[0, 2]`` where frames are the originals.
+        """
         b, t = len(frames), frames[0].shape[0]
         levels = torch.empty(b, t, 3, self.size, self.size)
         maps = np.empty((b, t, 2, 3))
         for i in range(b):
             crop, maps[i] = centre_square(
-                frames[i], self.resize or self.size, self.size, self.interpolation
+                frames[i],
+                self.resize or self.size,
+                self.size,
+                self.interpolation,
+                display_of(sizes, i),
             )
             levels[i] = crop
         flat = levels.flatten(0, 1)
         for rows in chunks(len(flat), flat[0].numel()):
             flat[rows] = normalise(flat[rows], self.mean, self.std)
         return levels, maps
+
+
+def display_of(sizes: NDArray[np.int64], item: int) -> tuple[int, int] | None:
+    """Rows and columns of an item's original from ``sizes [b, 2]``; None where there are none."""
+    return (int(sizes[item, 0]), int(sizes[item, 1])) if len(sizes) else None
 
 
 @lru_cache(maxsize=64)
