@@ -24,6 +24,7 @@ RESULTS = ROOT / "results" / "bench.jsonl"
 PAGE = ROOT / "docs" / "benchmarks.md"
 NAMES = (
     "decode",
+    "prepare",
     "augment",
     "draws",
     "objectives",

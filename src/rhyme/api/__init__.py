@@ -9,6 +9,7 @@ from rhyme.api.judge import compare, encoder_of, evaluate
 from rhyme.api.launch import LaunchOptions, SlurmOptions, Submitted, submit
 from rhyme.api.overview import as_yaml, recipe, recipe_names, recipe_values, systems
 from rhyme.api.package import Packaged, export_package
+from rhyme.api.prepare import prepare, verify
 from rhyme.api.runs import RunLine, run_events, runs
 from rhyme.api.train import new_run, reopen, resolve_recipe, resume, train
 from rhyme.api.use import Embedded, Encoder, Found, Moments, embed, export, load, report, search
@@ -41,6 +42,7 @@ __all__ = [
     "export_package",
     "load",
     "new_run",
+    "prepare",
     "read_data",
     "recipe",
     "recipe_names",
@@ -56,5 +58,6 @@ __all__ = [
     "submit",
     "systems",
     "train",
+    "verify",
     "world",
 ]

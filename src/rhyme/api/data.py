@@ -14,6 +14,7 @@ from rhyme.catalog import FILE_NAME, Catalog, assign_splits, open_data
 from rhyme.catalog import scan as scan_folder
 from rhyme.errors import ConfigError, DataError
 from rhyme.evaluation import fold_splits
+from rhyme.loading import PREPARED
 from rhyme.synthetic import WorldConfig, write_world
 
 DEFAULT_SEGMENT = 10.0
@@ -117,24 +118,7 @@ def read_data(
     """
     check_seed(seed)
     o = options or DataOptions()
-    if isinstance(data, Catalog):
-        catalog = data
-    elif is_catalog(data):
-        catalog = open_data(Path(data))
-        if o.label_column is not None:
-            catalog.labels(o.label_column)
-            catalog = catalog.with_meta(label_column=o.label_column)
-    else:
-        with progress_bar("scan", "files") as progress:
-            catalog = open_data(
-                Path(data),
-                labels=o.labels,
-                label_column=o.label_column,
-                group_column=o.group_column,
-                split_column=o.split_column,
-                segment=DEFAULT_SEGMENT if o.segment is None else o.segment,
-                progress=progress,
-            )
+    catalog = read_source(data, o)
     if o.fold is not None:
         if o.split_column is None:
             raise ConfigError(
@@ -151,6 +135,44 @@ def read_data(
             remedy="if these are folds, choose the one to test on: --fold VALUE",
         )
     return catalog if names else assign_splits(catalog, seed=seed)
+
+
+def read_source(data: str | Path | Catalog, options: DataOptions | None = None) -> Catalog:
+    """A collection as it is, with the split that it brings or none.
+
+    Args:
+        data: a folder, a file, a catalog file, or a catalog.
+        options: how to read a folder.
+
+    Raises:
+        DataError: nothing usable.
+    """
+    o = options or DataOptions()
+    if isinstance(data, Catalog):
+        return data
+    if is_catalog(data):
+        catalog = open_data(Path(data))
+        if o.label_column is not None:
+            catalog.labels(o.label_column)
+            catalog = catalog.with_meta(label_column=o.label_column)
+        return catalog
+    if (Path(data) / PREPARED).is_file():
+        raise DataError(
+            "the shards in this folder are not complete",
+            file=data,
+            stage="data",
+            remedy="run the same rhyme prepare command again: it goes on where it was",
+        )
+    with progress_bar("scan", "files") as progress:
+        return open_data(
+            Path(data),
+            labels=o.labels,
+            label_column=o.label_column,
+            group_column=o.group_column,
+            split_column=o.split_column,
+            segment=DEFAULT_SEGMENT if o.segment is None else o.segment,
+            progress=progress,
+        )
 
 
 def is_catalog(data: str | Path) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from rhyme.api.checks import check_root, check_seed
 from rhyme.api.data import DataOptions, read_data
+from rhyme.api.prepare import prepared_note
 from rhyme.api.progress import progress_bar
 from rhyme.api.provenance import command_line, commit
 from rhyme.api.train import CATALOG
@@ -112,6 +113,9 @@ def evaluate(
             commit=commit(),
             progress=progress,
         )
+    shards = prepared_note(catalog)
+    if shards:
+        done = replace(done, notes=(*done.notes, shards))
     if record and (folder / "config.yaml").is_file():
         append_results(RunFolder.open(folder).results, done.results)
     return done

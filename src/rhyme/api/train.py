@@ -12,6 +12,7 @@ from rhyme import distributed
 from rhyme.api.data import DataOptions, part, quarantined, read_data
 from rhyme.api.fit import CATALOG, Trained, build_system, fit_run
 from rhyme.api.launch import LaunchOptions, check_ranks, check_shared, ranks_here, start_ranks
+from rhyme.api.prepare import prepared_note
 from rhyme.api.provenance import command_line, commit
 from rhyme.catalog import Catalog
 from rhyme.config import override
@@ -180,6 +181,7 @@ def begin(recipe: Recipe, catalog: Catalog, out: str | Path) -> tuple[RunFolder,
         train_items=len(trained),
         train_groups=len(trained.distinct_groups),
         fingerprint=saved.fingerprint,
+        prepared=prepared_note(saved),
         command=command_line(),
         commit=commit(),
         **({"launch": launch_id()} if in_a_group() else {}),
@@ -315,6 +317,8 @@ def describe(catalog: Catalog, recipe: Recipe) -> str:
     note = f"; {left_out} files left out" if left_out else ""
     cut = len(catalog.partial)
     note += f"; {cut} files end early and are used in part" if cut else ""
+    shards = prepared_note(catalog)
+    note += f"\n{shards}" if shards else ""
     return (
         f"{catalog.root.name}: {len(catalog)} items by group: {counts}{note}\n"
         f"{recipe.name}: {length} of {t.batch_size} items"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,7 @@ from rhyme.api.data import DataOptions, part, quarantined, read_data
 from rhyme.api.judge import encoder_of
 from rhyme.api.package import export_package
 from rhyme.api.pictures import draw_pictures
+from rhyme.api.prepare import prepared_note
 from rhyme.api.progress import progress_bar
 from rhyme.api.train import CATALOG
 from rhyme.catalog import Catalog
@@ -144,6 +146,9 @@ def embed(
     """
     package = encoder_of(run, device)
     catalog = read_items(data)
+    shards = prepared_note(catalog)
+    if shards:
+        print(shards, file=sys.stderr)
     with progress_bar("embed", "items") as progress:
         written = write_store(
             Path(store),

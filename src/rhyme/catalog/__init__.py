@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rhyme.catalog.catalog import Catalog
 from rhyme.catalog.data import cache_folder, open_data
+from rhyme.catalog.prepared import find_prepared, prepared_catalog, refusal_of
 from rhyme.catalog.scan import scan, segments
 from rhyme.catalog.schema import Item, ItemFacts, stable_id
 from rhyme.catalog.splits import Fold, assign_splits, folds
@@ -17,8 +18,11 @@ __all__ = [
     "ItemFacts",
     "assign_splits",
     "cache_folder",
+    "find_prepared",
     "folds",
     "open_data",
+    "prepared_catalog",
+    "refusal_of",
     "scan",
     "segments",
     "stable_id",

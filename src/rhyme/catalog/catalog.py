@@ -14,12 +14,14 @@ from rhyme.catalog.content import content_hash
 from rhyme.catalog.schema import (
     ASSET,
     LABEL,
+    SHARD,
     Item,
     ItemFacts,
     encode_words,
     with_meta,
 )
 from rhyme.catalog.select import pick_rows
+from rhyme.catalog.shard_reader import shard_reader
 from rhyme.catalog.summary import summarise
 from rhyme.errors import DataError, UnknownName, nearest
 from rhyme.media import DEFAULT_LIMITS, FrameReader, Limits, open_reader
@@ -348,11 +350,13 @@ class Catalog:
             limits: bounds for the file.
 
         Raises:
-            CatalogError: the file has changed or gone since the scan.
+            CatalogError: the file has changed or gone since the scan, or the catalog is forged.
         """
         item = self.item(index)
-        files = [self.root / name for name in item.files or (item.path,)]
         row = self._columns.row(index % len(self))
+        if SHARD in row.column_names:
+            return shard_reader(self.root, self.meta, row, item.path, limits)
+        files = [self.root / name for name in item.files or (item.path,)]
         size, stamp = row.column("bytes")[0].as_py(), row.column("mtime_ns")[0].as_py()
         moved = str(self.root.absolute()) != str(self.meta.get("root"))
         # A copy of the folder has other times, and of a frame folder only the sum was kept.

@@ -19,6 +19,8 @@ LABEL = "label:"
 """Prefix of label columns in the table."""
 ASSET = "asset:"
 """Prefix of asset columns in the table."""
+SHARD = "shard"
+"""Column of a catalog of prepared shards: the file that holds an item's frames."""
 
 
 @dataclass(frozen=True, kw_only=True)

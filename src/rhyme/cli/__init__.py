@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "world": ("rhyme.cli.data_commands:World", "make a world of videos with ground truth"),
     "scan": ("rhyme.cli.data_commands:Scan", "look through a folder and write its catalog"),
     "estimate": ("rhyme.cli.show_commands:Estimate", "time, memory and disk of a run, measured"),
+    "prepare": ("rhyme.cli.data_commands:Prepare", "write training-size shards, read much faster"),
     "train": ("rhyme.cli.run_commands:Train", "train an encoder, or go on with a run"),
     "evaluate": ("rhyme.cli.run_commands:Evaluate", "judge a run beside the untrained encoder"),
     "compare": ("rhyme.cli.run_commands:Compare", "figures of several runs side by side"),

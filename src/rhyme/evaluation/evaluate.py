@@ -189,6 +189,7 @@ def evaluate(
             "split_seed": seed,
             "fold": (catalog.meta.get("fold") or {}).get("test"),
             "seen": seen,
+            **_pixels(catalog),
         },
         details={
             "plan": to_dict(package.plan),
@@ -244,6 +245,15 @@ def _behind(
         tables = {part: through_head(getattr(data, part), used) for part in PARTS}
         found[name] = replace(data, **tables)
     return found
+
+
+def _pixels(catalog: Catalog) -> dict[str, Any]:
+    """What was kept of the pixels, where they come from prepared shards: a setting like others."""
+    told = catalog.meta.get("prepared")
+    if not isinstance(told, dict):
+        return {}
+    kept = cast(dict[str, Any], told)
+    return {"prepared": {name: kept.get(name) for name in ("size", "format", "quality", "fps")}}
 
 
 def _unseen(

@@ -14,9 +14,13 @@ from rhyme.loading.inference import InferenceBatch, PixelPlan, inference_batches
 from rhyme.loading.maker import Replaced
 from rhyme.loading.order import BatchOrder
 from rhyme.loading.placement import Placement
+from rhyme.loading.prepare import prepare_shards
+from rhyme.loading.prepare_file import PrepareOptions
+from rhyme.loading.prepared_folder import PREPARED, PreparedSummary, verify_shards
 from rhyme.loading.source import CatalogSource
 
 __all__ = [
+    "PREPARED",
     "ArraySource",
     "Batch",
     "BatchOrder",
@@ -25,8 +29,12 @@ __all__ = [
     "InferenceBatch",
     "PixelPlan",
     "Placement",
+    "PrepareOptions",
+    "PreparedSummary",
     "Replaced",
     "Source",
     "ZipSource",
     "inference_batches",
+    "prepare_shards",
+    "verify_shards",
 ]

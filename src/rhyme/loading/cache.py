@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rhyme.catalog import Catalog, ItemFacts
-from rhyme.errors import CatalogError, DataError, MediaError, RhymeError
+from rhyme.errors import CatalogError, DataError, MediaError, WorkerError
 from rhyme.loading.decode import Readers
 from rhyme.run import atomic_write, fsync_directory
 from rhyme.views.crops import centre_square, resized, shorter_side
@@ -321,7 +321,7 @@ def _note(
     failed: dict[int, str], catalog: Catalog, row: int, error: BaseException, limit: float
 ) -> None:
     """Keep the reason of a failed item; raise if it is no fault of the item, or one too many."""
-    if not isinstance(error, MediaError | CatalogError | RhymeError):
+    if not isinstance(error, MediaError | CatalogError | WorkerError):
         raise error
     failed[row] = error.reason
     named = {catalog.item(r).path: why for r, why in failed.items()}

@@ -11,6 +11,7 @@ from rhyme.media.container import AUDIO_CODECS, VIDEO_CODECS
 from rhyme.media.info import AudioInfo, Depth, Kind, MediaInfo
 from rhyme.media.limits import DEFAULT_LIMITS, Limits
 from rhyme.media.picture import R2V2_SPACING, FrameFolder, Picture, frame_times, load_picture
+from rhyme.media.prepared import PreparedFrames
 from rhyme.media.reader import FrameReader, Sound, open_reader, probe
 from rhyme.media.sniff import Sniffed, identify, sniff
 from rhyme.media.table import FrameTable
@@ -31,6 +32,7 @@ __all__ = [
     "Limits",
     "MediaInfo",
     "Picture",
+    "PreparedFrames",
     "Sniffed",
     "Sound",
     "Video",

@@ -119,6 +119,11 @@ class Video:
         return self._decoded + (self._decoder.decoded if self._decoder is not None else 0)
 
     @property
+    def damaged(self) -> frozenset[int]:
+        """Numbers of the returned frames that were damaged, or missing and stood in for."""
+        return frozenset(self._damaged)
+
+    @property
     def info(self) -> MediaInfo:
         """Facts about the file, from its packets and its first picture.
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rhyme.catalog import find_prepared
 from rhyme.encoders import EncoderPackage
 from rhyme.errors import ConfigError, FileMissing, NoVideoStream
 from rhyme.media import R2V2_SPACING, FrameReader, open_reader, sniff
@@ -59,7 +60,8 @@ def open_query(path: Path, files: Sequence[str] = (), spacing: float = R2V2_SPAC
     """A reader for whatever a path is.
 
     Args:
-        path: a video, a picture, or a folder of numbered pictures.
+        path: a video, a picture, a folder of numbered pictures, or the name of one of them in a
+            folder of prepared shards.
         files: the pictures of a frame folder, where they are known.
         spacing: seconds between them.
 
@@ -67,6 +69,11 @@ def open_query(path: Path, files: Sequence[str] = (), spacing: float = R2V2_SPAC
         FileMissing: no such file.
         NoVideoStream: a sound file.
     """
+    # Items of prepared shards go by the name of their source within the folder of shards.
+    if not path.exists() and not any(Path(file).exists() for file in files[:1]):
+        prepared = find_prepared(path)
+        if prepared is not None:
+            return prepared
     if files:
         return open_reader("frames", files, spacing=spacing)
     if path.is_dir():
@@ -125,7 +132,7 @@ def embed_moment(
     steps = (np.arange(plan.frames) - plan.frames // 2) * spacing
     frames, _ = reader.read(np.clip(time + steps, 0.0, max(info.duration, 0.0)))
     transform = EvalTransform(size=plan.size, resize=plan.resize, mean=plan.mean, std=plan.std)
-    pixels, _ = transform.apply(frames[None], {}, np.empty((0, 2), dtype=np.int64))
+    pixels, _ = transform.apply(frames[None], {}, np.array([[info.height, info.width]]))
     module = package.module.eval().to(device)
     with torch.inference_mode():
         found = encode(module, pixels.to(device)).float().cpu().numpy()
