@@ -16,6 +16,7 @@ from rhyme.views import (
     ShiftCropTransform,
 )
 from rhyme.views import photometric as ops
+from rhyme.views.batched import apply_batched
 from rhyme.views.blur import blur, blur_batch, gaussian_taps
 
 
@@ -215,6 +216,11 @@ def test_a_smaller_copy_of_the_frames_gives_the_same_view_and_map(transform):
     again, same = transform.apply(small, draw, np.array([[96, 134]]))
     assert np.array_equal(same, maps)
     assert (again - data).abs().mean() < 0.02
+    batched, there = apply_batched(
+        transform, small, draw, np.array([[96, 134]]), np.array([[48, 67]])
+    )
+    assert np.array_equal(there, maps)
+    assert worst(batched, again) < 0.1
     square = oracle.resize(whole[0], [24, 24], antialias=True)[None]
     assert np.array_equal(transform.apply(square, draw, np.array([[96, 134]]))[1], maps)
 
