@@ -133,6 +133,6 @@ def cases(room: Path, quick: bool) -> Iterator[Case]:
             measure=told,
             unit="bytes",
             at_least=1 / 1.6,
-            why="a JPEG of 128 x 228 pixels at quality 90 takes about 7 kB, a frame of the film 5 to 6",
+            why="a JPEG of 128 x 228 pixels takes about 7 kB, a frame of the film 5 to 6",
             rounds=1,
         )
