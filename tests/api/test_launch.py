@@ -186,7 +186,7 @@ def long_run(out: Path) -> list[str]:
     return ["train", *data, *flags(values)]
 
 
-def until(what: Callable[[], object], seconds: float = 90.0) -> None:
+def until(what: Callable[[], object], seconds: float = 180.0) -> None:
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, "it did not happen"

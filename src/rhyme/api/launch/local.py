@@ -8,7 +8,6 @@ once and never tried again, and only a rank that died without a word is worth a 
 from __future__ import annotations
 
 import ctypes
-import itertools
 import os
 import shutil
 import signal
@@ -65,7 +64,8 @@ def start_ranks(
     job = _Job(run=run, ranks=ranks, device=device, folder=folder, words=words)
     try:
         with StopRequest() as request:
-            for attempt in itertools.count():
+            attempt = 0
+            while True:
                 job.start(attempt, resume=not fresh or attempt > 0)
                 ended = job.wait(request)
                 if isinstance(ended, Trained):
@@ -76,8 +76,8 @@ def start_ranks(
                     raise _stopped(run, request.name)
                 if attempt == restarts:
                     raise _died(run, ended, ranks, restarts)
-                _tell_restart(run, ended, attempt + 1, restarts, progress)
-        raise AssertionError
+                attempt += 1
+                _tell_restart(run, ended, attempt, restarts, progress)
     finally:
         job.kill()
         shutil.rmtree(folder, ignore_errors=True)

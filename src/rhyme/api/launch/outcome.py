@@ -36,6 +36,11 @@ def read(folder: Path, rank: int) -> Outcome | None:
     return Trained(**done)
 
 
+def forget(folder: Path, rank: int) -> None:
+    """Drop what an earlier start has left."""
+    (folder / f"{rank}.json").unlink(missing_ok=True)
+
+
 def common(folder: Path, ranks: int) -> Outcome | None:
     """How all of them ended: what the leader says, or else the failure that another one has met."""
     found = [read(folder, rank) for rank in range(ranks)]

@@ -119,6 +119,7 @@ class RankJob:
             told.master_addr = "127.0.0.1"
         told.export(set_cuda_visible_devices=False, overwrite=True)
         folder = self.run / LOGS
+        outcome.forget(folder, told.rank)
         try:
             with redirect_stdout(sys.stderr), joined(self.device), one_fate():
                 done = fit_run(self.run, device=self.device, resume=True)
@@ -172,8 +173,8 @@ def submit(
     folder = RunFolder.open(run).path.resolve()
     logs = folder / LOGS
     logs.mkdir(exist_ok=True)
-    for old in logs.glob("[0-9].json"):
-        old.unlink()
+    for rank in range(options.world):
+        outcome.forget(logs, rank)
     try:
         executor = submitit.AutoExecutor(
             logs, cluster=options.cluster, slurm_max_num_timeout=_REQUEUES
