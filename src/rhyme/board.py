@@ -7,6 +7,7 @@ note to it and read it whenever it likes, also while others are stuck. Notes are
 from __future__ import annotations
 
 import json
+import os
 from datetime import timedelta
 from typing import Any
 
@@ -72,6 +73,20 @@ class Meeting:
             "TORCHELASTIC_USE_AGENT_STORE": "True",
             "TORCHELASTIC_RESTART_COUNT": str(attempt),
         }
+
+
+def launchers_store(ranks: int, timeout: timedelta) -> dist.Store | None:
+    """The store that the launcher keeps for its ranks, as the environment says; None without one.
+
+    Torchrun keeps one store over all restarts, with the addresses of ranks that are gone. Here each
+    start has a part of it for itself.
+    """
+    told = os.environ
+    if told.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    port = int(told["MASTER_PORT"])
+    store = dist.TCPStore(told["MASTER_ADDR"], port, ranks, is_master=False, timeout=timeout)
+    return dist.PrefixStore(f"start/{told.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
 
 
 def lost_peer(error: BaseException) -> bool:

@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from rhyme.board import launchers_store
 from rhyme.errors import ConfigError, DataError, TrainingError
 
 __all__ = [
@@ -111,12 +112,14 @@ def init(
     cuda = torch.cuda.is_available() and backend != "gloo"
     if cuda:
         torch.cuda.set_device(_number("LOCAL_RANK", 0))
+    timeout = datetime.timedelta(seconds=timeout_s)
     dist.init_process_group(
         backend or ("cpu:gloo,cuda:nccl" if cuda else "gloo"),
         init_method=init_method,
+        store=None if init_method else launchers_store(size, timeout),
         rank=number,
         world_size=size,
-        timeout=datetime.timedelta(seconds=timeout_s),
+        timeout=timeout,
     )
     return True
 

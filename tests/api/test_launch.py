@@ -166,7 +166,7 @@ def test_trouble_on_one_rank_is_told_once_and_not_tried_again(
     troubled(kind)
     began = time.monotonic()
     done = two_ranks(tmp_path / "run", "--json")
-    assert time.monotonic() - began < 90
+    assert time.monotonic() - began < 150, "the start of Python included"
     assert done.code == 1
     assert done.document["error"] in (error, "RhymeError")
     assert cause in done.document["cause"]
@@ -298,7 +298,7 @@ def test_torchrun_starts_ranks(tmp_path: Path) -> None:
     assert again.returncode != 0
     assert again.stderr.count("the run folder exists and is not empty") == 1
     assert json.loads(again.stdout)["error"] == "RunError"
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 150, "the start of Python included"
 
 
 @pytest.mark.slow
