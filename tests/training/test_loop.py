@@ -422,7 +422,7 @@ def test_options_that_went_through_a_file_are_the_same_options(bench, tmp_path):
 
 def test_resume_without_a_checkpoint_starts_at_the_beginning(bench):
     bench.trainer().fit(resume=True)
-    assert events(bench.run, "resumed")[0]["step"] == 0
+    assert events(bench.run, "started")[0]["step"] == 0
 
 
 def test_an_epoch_begins_once_across_a_resume(bench):

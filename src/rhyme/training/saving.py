@@ -202,8 +202,9 @@ class Saver:
     def before(self, step: int) -> Path | None:
         """The checkpoint of at most ``step`` steps to roll back to, on all ranks; None without."""
         path = None
+        self._settle(tolerant=True)
+        distributed.barrier()  # where every rank writes its slices, all are on the disk
         if self._leader:
-            self._settle(tolerant=True)
             path = checkpoint_before(self.run, step, self.config.checkpoint_every)
         return distributed.broadcast_object(path)
 
