@@ -261,16 +261,15 @@ class CatalogSource:
         for _ in range(_RETRIES):
             if not isinstance(made, WorkerHung):  # a second wait would be as long as the first
                 made = self._again(pool, request)
-            if not isinstance(made, WorkerError) or pool.broken is not None:
-                return made
-            blamed = self._blame(pool, request)
+            if isinstance(made, WorkerError) and pool.broken is None:
+                self._damaged.deadly.update(self._blame(pool, request))
+                if pool.broken is None:
+                    pool.forgive()
+                    made = self._again(pool, request)
             if pool.broken is not None:
                 return pool.broken
-            if not blamed and not isinstance(made, WorkerHung):
-                return made
-            self._damaged.deadly.update(blamed)
-            pool.forgive()
-            made = self._again(pool, request)
+            if not isinstance(made, WorkerError):
+                break
         return made
 
     def _blame(self, pool: Pool[Request, Made], request: Request) -> dict[int, str]:
