@@ -116,8 +116,7 @@ def test_a_run_goes_on_with_another_number_of_workers(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["moco", "cycle_contrast"])
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("name", "weighted"), [("moco", True), ("cycle_contrast", False)])
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("stops", [(1, 2), (3,), (4, 5), (2, 3, 4), (6,)])
 def test_resumes_with_workers(name, weighted, workers, stops, tmp_path):
