@@ -215,6 +215,8 @@ class Sharded(_Wrapped):
         kind = next(iter(system.parameters())).device.type
         self.mesh = DeviceMesh.from_group(distributed.engine_group(), kind)
         self.uncut = {p for p in system.parameters() if p.ndim == 0}
+        for parameter in system.parameters():  # FSDP takes no channels-last weights
+            parameter.data = parameter.data.contiguous()
         self._classes: dict[nn.Module, type[nn.Module]] = {}
         self._hooks: dict[nn.Module, dict[str, set[int]]] = {}
         parts = [
