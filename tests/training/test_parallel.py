@@ -15,9 +15,11 @@ from rhyme.loading.batch import Batch
 from rhyme.run import RunFolder
 from rhyme.systems.base import ParameterGroup, Phase, StepContext, StepOutput, System
 from rhyme.training import OptimizerConfig, TrainConfig
-from rhyme.training.parallel import Parallel, Replicated, Sharded, whole
+from rhyme.training.environment import lay_out
+from rhyme.training.parallel import Parallel, Replicated, Sharded, build_parallel, whole
 from rhyme.training.stepper import Stepper
 from rhyme.views.view import View
+from support.tiny_systems import build_tiny
 
 ITEMS = 8
 
@@ -125,3 +127,12 @@ def test_engines_give_the_gradient_of_one_rank(engine, optimizer):
             assert found.keys() == alone.keys()
             for name, value in alone.items():
                 torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-11, msg=name)
+
+
+def channels_last() -> str:
+    system = lay_out(build_tiny("moco"), channels_last=True)
+    return type(build_parallel(system, "fsdp")).__name__
+
+
+def test_channels_last_weights_can_be_cut():
+    assert run_on_ranks(channels_last, 2) == ["Sharded", "Sharded"]
