@@ -1,6 +1,6 @@
 """Collections of ten thousand files and of a million items: against stated budgets.
 
-Compared, each with what it may take: opening a catalog of 10^6 items; the first batch of its train
+Compared: each with what it may take, opening a catalog of 10^6 items; the first batch of its train
 split, from opening the file on; the memory that such a catalog adds to each worker process; the
 files a second that two worker processes scan, against one; a scan of 10^4 files that was killed at
 a random place and goes on, against one from the start; and what the journal costs that lets it.

@@ -11,20 +11,19 @@ import numpy as np
 from rhyme.catalog import storage
 from rhyme.catalog.columns import Columns
 from rhyme.catalog.content import content_hash
+from rhyme.catalog.item_reader import item_reader
 from rhyme.catalog.schema import (
     ASSET,
     LABEL,
-    SHARD,
     Item,
     ItemFacts,
     encode_words,
     with_meta,
 )
 from rhyme.catalog.select import pick_rows
-from rhyme.catalog.shard_reader import shard_reader
 from rhyme.catalog.summary import summarise
 from rhyme.errors import DataError, UnknownName, nearest
-from rhyme.media import DEFAULT_LIMITS, FrameReader, Limits, open_reader
+from rhyme.media import DEFAULT_LIMITS, FrameReader, Limits
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -352,26 +351,8 @@ class Catalog:
         Raises:
             CatalogError: the file has changed or gone since the scan, or the catalog is forged.
         """
-        item = self.item(index)
         row = self._columns.row(index % len(self))
-        if SHARD in row.column_names:
-            return shard_reader(self.root, self.meta, row, item.path, limits)
-        files = [self.root / name for name in item.files or (item.path,)]
-        size, stamp = row.column("bytes")[0].as_py(), row.column("mtime_ns")[0].as_py()
-        moved = str(self.root.absolute()) != str(self.meta.get("root"))
-        # A copy of the folder has other times, and of a frame folder only the sum was kept.
-        storage.check_unchanged(
-            files[0],
-            size=None if item.files else size,
-            mtime_ns=None if moved else stamp,
-        )
-        spacing = row.column("spacing")[0].as_py()
-        return open_reader(
-            item.kind,
-            files if item.kind == "frames" else files[0],
-            spacing=1.0 if spacing is None else float(spacing),
-            limits=limits,
-        )
+        return item_reader(self.root, self.meta, row, self.item(index), limits)
 
     def with_column(self, name: str, values: Sequence[str | None]) -> Catalog:
         """The catalog with a column of words replaced; it is not written.

@@ -15,7 +15,8 @@ from av.audio.stream import AudioStream
 from torch import Tensor
 
 from rhyme.errors import EmptyMedia, MediaError, UnsupportedMedia
-from rhyme.media.container import Opened, audio_stream, guard
+from rhyme.media.container import Opened, audio_stream, codec_name, guard
+from rhyme.media.info import AudioInfo
 from rhyme.media.limits import Limits
 
 _PREROLL = 0.25
@@ -23,6 +24,15 @@ _PREROLL = 0.25
 
 _GAP = 0.02
 """Seconds by which time stamps may jitter before a hole or an overlap in the sound is believed."""
+
+
+def audio_info(opened: Opened) -> AudioInfo | None:
+    """What is known of a file's main sound track from its header; None without one."""
+    stream = audio_stream(opened)
+    if stream is None:
+        return None
+    context = stream.codec_context
+    return AudioInfo(rate=context.sample_rate, channels=context.channels, codec=codec_name(stream))
 
 
 class AudioTrack:

@@ -20,13 +20,13 @@ from torch import Tensor
 
 from rhyme.errors import TruncatedMedia
 from rhyme.media.choice import Decoder, chosen
-from rhyme.media.container import audio_stream, codec_name, guard
+from rhyme.media.container import codec_name, guard
 from rhyme.media.decoder import FrameDecoder, Session
-from rhyme.media.info import AudioInfo, Depth, MediaInfo
+from rhyme.media.info import Depth, MediaInfo
 from rhyme.media.limits import DEFAULT_LIMITS, Limits
 from rhyme.media.orient import UPRIGHT, Orientation, from_display_matrix
 from rhyme.media.second import Second
-from rhyme.media.sound import AudioTrack
+from rhyme.media.sound import AudioTrack, audio_info
 from rhyme.media.table import FrameTable, scan_packets
 from rhyme.media.times import check_request, shown_at
 
@@ -357,7 +357,6 @@ class Video:
         session = self._open()
         orientation = self._orientation or UPRIGHT
         width, height = orientation.size(session.width, session.height)
-        sound = audio_stream(session.opened)
         return MediaInfo(
             kind="video",
             container=session.opened.demuxer,
@@ -368,13 +367,7 @@ class Video:
             height=height,
             codec=codec_name(session.stream),
             rotation=orientation.rotation,
-            audio=None
-            if sound is None
-            else AudioInfo(
-                rate=sound.codec_context.sample_rate,
-                channels=sound.codec_context.channels,
-                codec=codec_name(sound),
-            ),
+            audio=audio_info(session.opened),
             start=start,
             usable=((0.0, duration),),
             partial=partial,

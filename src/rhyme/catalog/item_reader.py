@@ -1,0 +1,81 @@
+"""From a row of a catalog to a reader of its frames: of its file, or of prepared shards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rhyme.catalog import storage
+from rhyme.catalog.schema import SHARD, Item
+from rhyme.errors import CatalogError
+from rhyme.media import FrameReader, Limits, PreparedFrames, open_reader
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def item_reader(
+    root: Path, meta: Mapping[str, Any], row: pa.Table, item: Item, limits: Limits
+) -> FrameReader:
+    """A reader of an item; times are those of its file.
+
+    Args:
+        root: folder of the collection.
+        meta: metadata of the catalog.
+        row: the item's row.
+        item: the same, for people.
+        limits: bounds for the file.
+
+    Raises:
+        CatalogError: the file has changed or gone since the scan, or the catalog is forged.
+    """
+    if SHARD in row.column_names:
+        return _shard_reader(root, meta, row, item.path, limits)
+    files = [root / name for name in item.files or (item.path,)]
+    size, stamp = row.column("bytes")[0].as_py(), row.column("mtime_ns")[0].as_py()
+    moved = str(root.absolute()) != str(meta.get("root"))
+    # A copy of the folder has other times, and of a frame folder only the sum was kept.
+    storage.check_unchanged(
+        files[0],
+        size=None if item.files else size,
+        mtime_ns=None if moved else stamp,
+    )
+    spacing = row.column("spacing")[0].as_py()
+    return open_reader(
+        item.kind,
+        files if item.kind == "frames" else files[0],
+        spacing=1.0 if spacing is None else float(spacing),
+        limits=limits,
+    )
+
+
+def _shard_reader(
+    root: Path, meta: Mapping[str, Any], row: pa.Table, name: str, limits: Limits
+) -> PreparedFrames:
+    """A reader of an item in prepared shards.
+
+    Args:
+        root: folder of the shards.
+        meta: metadata of the catalog.
+        row: the item's row.
+        name: the item's path, for messages.
+        limits: bounds.
+
+    Raises:
+        CatalogError: the row does not say where its frames are, or names another folder.
+    """
+    shard, entry = row.column(SHARD)[0].as_py(), row.column("entry")[0].as_py()
+    try:
+        size = meta["prepared"]["shards"][shard]["bytes"]
+    except (KeyError, TypeError):
+        size = None
+    plain = isinstance(shard, str) and Path(shard).name == shard
+    if not (plain and isinstance(entry, int) and isinstance(size, int)):
+        raise CatalogError(
+            "the catalog does not say which shard holds an item",
+            file=root,
+            value=name,
+            remedy="prepare the shards again: rhyme prepare DIR --out SHARDS",
+        )
+    return PreparedFrames(root / shard, entry, name=name, size=size, limits=limits)
