@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,9 @@ def test_who_reads_while_a_package_is_replaced_gets_the_old_one_or_the_new(tmp_p
     writer.start()
     try:
         seen = {load_package(old).hash for _ in range(60)}
+        end = time.monotonic() + 30  # until both were met: reader and writer may keep step
+        while seen < whole and time.monotonic() < end:
+            seen.add(load_package(old).hash)
     finally:
         over.set()
         writer.join()

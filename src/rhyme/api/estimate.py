@@ -249,12 +249,13 @@ def _steps(
             here = max(own // ranks, 1)
             cast(Any, module).norm_groups = here
             groups = max(groups, here)
-    stepper = Stepper(system, recipe.train, run)
+    # Measuring whether graphs pay would mix both ways; the parts of a step are its own.
+    stepper = Stepper(system, replace(recipe.train, compile="off"), run)
 
     def make(items: int, number: int) -> Batch:
         return maker(_request(maker, items, number)).batch
 
-    meter = StepMeter(stepper, make, device, baseline, multiple=groups, budget=budget)
+    meter = StepMeter(stepper, make, device, baseline, multiple=math.lcm(groups, recipe.train.accumulate), budget=budget)
     cost = meter.measure(local)
     exported = [export.module for export in system.exports().values()]
     encoder = sum(
@@ -383,5 +384,7 @@ def _notes(
         notes.append(f"{ranks} devices like this one; their communication is not measured")
     if recipe.needs_gpu and target.type == "cpu":
         notes.append("the recipe is sized for GPUs, and the time is for this CPU: measure on a GPU")
+    if recipe.train.compile != "off":
+        notes.append("measured without train.compile, which may only make it faster")
     notes.append("not counted: starting up, scanning, judging")
     return notes

@@ -27,11 +27,17 @@ from rhyme.training.precision import Precision
 from rhyme.views.keys import fork_seed
 
 
-def check_divides(system: System, parts: int, batch_size: int) -> None:
-    """Refuse what cannot be accumulated exactly. Batch norm is looked at in the first step.
+def check_divides(system: System, parts: int, batch_size: int, ranks: int) -> None:
+    """Refuse what cannot be accumulated exactly.
+
+    Args:
+        system: the system.
+        parts: parts of each rank's rows.
+        batch_size: items of a global batch.
+        ranks: how many share it.
 
     Raises:
-        ConfigError: the system has no two halves, or the rows do not divide.
+        ConfigError: the system has no two halves, or rows or batch-norm groups do not divide.
     """
     if parts == 1:
         return
@@ -42,13 +48,23 @@ def check_divides(system: System, parts: int, batch_size: int) -> None:
             value={"accumulate": parts},
             remedy="set train.accumulate to 1, or write its step as embed and loss",
         )
-    pieces = parts * distributed.world_size()
+    pieces = parts * ranks
     if batch_size % pieces:
         raise ConfigError(
             f"a batch of {batch_size} does not divide into {pieces} parts",
             stage="train",
-            value={"accumulate": parts, "ranks": distributed.world_size()},
+            value={"accumulate": parts, "ranks": ranks},
             remedy=f"set train.batch_size to a multiple of {pieces}",
+        )
+    groups = {int(getattr(module, "norm_groups", pieces)) for module in system.modules()}
+    unfit = sorted(g for g in groups if g % pieces)
+    if unfit:
+        raise ConfigError(
+            f"{pieces} parts of a batch would divide its batch-norm groups, whose rows depend on each "
+            "other",
+            stage="train",
+            value={"norm_groups": unfit[0], "accumulate": parts, "ranks": ranks},
+            remedy=f"set norm_groups to a multiple of {pieces}, or do not accumulate",
         )
 
 

@@ -60,7 +60,8 @@ class Stepper:
         tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.system, self.config, self.run = system, config, run
-        check_divides(system, config.accumulate, config.batch_size)
+        ranks = distributed.world_size()
+        check_divides(system, config.accumulate, config.batch_size, ranks)
         self.parallel = build_parallel(system, config.parallel)  # before groups and optimisers
         groups = system.parameter_groups()
         self.groups = {group.name: group for group in groups}

@@ -121,11 +121,11 @@ def check_shared(device: str) -> None:
 
 
 def check_ranks(recipe: Recipe, system: System, ranks: int) -> None:
-    """Refuse a recipe that does not divide among ranks, before any of them starts.
+    """Refuse a recipe that does not divide among ranks and parts, before a run folder is made.
 
     Raises:
-        ConfigError: the batch or its batch-norm groups are no multiple of the ranks, or the system
-            runs on one rank only.
+        ConfigError: the batch or its batch-norm groups are no multiple of the ranks, the step does
+            not divide into ``train.accumulate`` parts, or the system runs on one rank only.
     """
     batch = recipe.train.batch_size
     if batch % ranks:
@@ -144,7 +144,8 @@ def check_ranks(recipe: Recipe, system: System, ranks: int) -> None:
             value={"norm_groups": unfit[0], "ranks": ranks},
             remedy=f"set norm_groups to 1 or a multiple of {ranks}",
         )
-    if ranks > 1 and (system.single_rank or set(system.state_roles().values()) - {"replicated"}):
+    check_divides(system, recipe.train.accumulate, batch, ranks)
+    if ranks > 1 and (system.single_rank or "per_rank" in system.state_roles().values()):
         raise ConfigError(
             f"'{recipe.system}' keeps state of its own on each rank and runs on one rank only",
             stage="launch",
