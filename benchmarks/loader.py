@@ -1,7 +1,7 @@
 """Batches decoded from files: more workers, and our workers against PyTorch's.
 
 Compared: items a second of ``CatalogSource`` on a small generated world, frames decoded from the
-mp4 files in every step, two MoCo v2 views of 64 pixels of each, batches of 16. Time runs over ten
+mp4 files in every step, two MoCo v2 views of 64 pixels of each, batches of 16. Time runs over forty
 batches in the middle of a pass; starting the workers and what they had made ahead do not count.
 ``workers2`` is two workers against one, ``workers1`` one worker against none, and ``dataloader`` is
 two of ours against two of PyTorch's DataLoader, given the same function that makes a batch.
@@ -104,7 +104,7 @@ def agree(first: Held, second: Held) -> None:
 
 
 def cases(room: Path, quick: bool) -> Iterator[Case]:
-    videos, batch_size, count = (24, 4, 3) if quick else (128, 16, 10)
+    videos, batch_size, count = (24, 4, 3) if quick else (128, 16, 40)
     config = WorldConfig(videos=videos, size=SIZE, sound=False, truth="labels")
     write_world(config, room / "world")
     catalog = scan(room / "world")
