@@ -1,7 +1,7 @@
 """What belongs to a training step beside its passes, and what its switches cost or save.
 
-Compared: parts and forms of one CycleContrast step with a ResNet-18 at 96 pixels on 32 items, queues
-of 65,536 and 81,920, on frames that are there already.
+Compared: parts and forms of one CycleContrast step with a ResNet-18 at 96 pixels on 32 items,
+queues of 65,536 and 81,920, on frames that are there already.
 
 - ``memory``: moving the momentum copy and writing keys into both queues, as a share of the step.
 - ``finite``: norm of the gradient and the check that loss and gradient are finite, as a share too.

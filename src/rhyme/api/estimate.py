@@ -255,7 +255,14 @@ def _steps(
     def make(items: int, number: int) -> Batch:
         return maker(_request(maker, items, number)).batch
 
-    meter = StepMeter(stepper, make, device, baseline, multiple=math.lcm(groups, recipe.train.accumulate), budget=budget)
+    meter = StepMeter(
+        stepper,
+        make,
+        device,
+        baseline,
+        multiple=math.lcm(groups, recipe.train.accumulate),
+        budget=budget,
+    )
     cost = meter.measure(local)
     exported = [export.module for export in system.exports().values()]
     encoder = sum(

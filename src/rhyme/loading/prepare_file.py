@@ -244,9 +244,9 @@ def _scaled(frames: Tensor, shape: tuple[int, int]) -> NDArray[np.uint8]:
 
 def _squared_error(picture: bytes, pixels: NDArray[np.uint8], form: StillFormat) -> float:
     """Mean squared error of an encoded picture, in levels, read as it will be read later."""
-    rows, columns = pixels.shape[:2]
+    back = np.empty_like(pixels)
     try:
-        back = decode_still(picture, form, rows, columns)
+        decode_still(picture, form, back)
     except ValueError as error:
         raise NotMedia(f"the encoder wrote what cannot be read: {error}", stage="encode") from error
     apart = back.astype(np.float32).ravel()

@@ -147,7 +147,7 @@ class PreparedFrames:
         out = torch.empty((len(wanted), entry.rows, entry.columns, 3), dtype=torch.uint8)
         target = out.numpy()
         for place, k in enumerate(wanted.tolist()):
-            target[place] = self._picture(shard, entry, k)
+            self._picture(shard, entry, k, target[place])
             if entry.damaged[k] and k not in self._seen:
                 self._seen.add(k)
                 self.corrupt += 1
@@ -156,9 +156,9 @@ class PreparedFrames:
             pictures = pictures[torch.from_numpy(where.reshape(-1))]
         return pictures, entry.times[index]
 
-    def _picture(self, shard: Shard, entry: Entry, k: int) -> np.ndarray:
+    def _picture(self, shard: Shard, entry: Entry, k: int, out: np.ndarray) -> None:
         try:
-            picture = decode_still(shard.picture(entry, k), entry.form, entry.rows, entry.columns)
+            decode_still(shard.picture(entry, k), entry.form, out)
         except ValueError as error:
             raise NotMedia(
                 f"frame {k} of {self.name or 'an item'} is damaged in its shard: {error}",
@@ -167,7 +167,6 @@ class PreparedFrames:
                 remedy="check the shards: rhyme prepare SHARDS --verify",
             ) from error
         self.decoded_frames += 1
-        return picture
 
     def audio(self, start_s: float, stop_s: float, rate: int) -> None:
         """Shards hold no sound.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import av
 import av.error
@@ -64,8 +64,8 @@ class _Decoders(threading.local):
 _DECODERS = _Decoders()
 
 
-def decode_still(data: bytes, form: StillFormat, rows: int, columns: int) -> np.ndarray:
-    """Decode a frame of a known size; its header is read before memory is taken.
+def decode_still(data: bytes, form: StillFormat, out: np.ndarray) -> None:
+    """Decode a frame of a known size into an array; its header is read before memory is taken.
 
     FFmpeg decodes, as it does the films: 1.5 times as fast as torchvision, twice as fast as
     Pillow, and imported already. Colours are spread over their pixels without smoothing, which
@@ -74,15 +74,12 @@ def decode_still(data: bytes, form: StillFormat, rows: int, columns: int) -> np.
     Args:
         data: the file's bytes.
         form: ``"jpeg"`` or ``"webp"``.
-        rows: the height that it must have.
-        columns: the width that it must have.
-
-    Returns:
-        uint8 ``[h, w, 3]``.
+        out: uint8 ``[h, w, 3]``, of the size that the frame must have.
 
     Raises:
         ValueError: damaged, or of another kind or size.
     """
+    rows, columns = out.shape[:2]
     found = still_size(data, form)
     if found != (rows, columns):
         raise ValueError(f"the header says {found}, the index {(rows, columns)}")
@@ -93,7 +90,9 @@ def decode_still(data: bytes, form: StillFormat, rows: int, columns: int) -> np.
         rgb = _DECODERS.convert.reformat(frames[0], columns, rows, "rgb24", threads=1)
     except av.error.FFmpegError as error:
         raise ValueError(f"the picture is damaged: {error.strerror}") from error
-    return rgb.to_ndarray()
+    plane = rgb.planes[0]  # its rows may be padded
+    strides = (plane.line_size, 3, 1)
+    out[...] = np.ndarray(out.shape, np.uint8, buffer=cast(Any, plane), strides=strides)
 
 
 def still_size(data: bytes, form: StillFormat) -> tuple[int, int] | None:

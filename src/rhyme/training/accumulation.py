@@ -17,7 +17,6 @@ from dataclasses import replace
 
 import torch
 
-from rhyme import distributed
 from rhyme.encoders import in_parts
 from rhyme.errors import ConfigError, TrainingError
 from rhyme.loading.batch import Batch
@@ -60,8 +59,8 @@ def check_divides(system: System, parts: int, batch_size: int, ranks: int) -> No
     unfit = sorted(g for g in groups if g % pieces)
     if unfit:
         raise ConfigError(
-            f"{pieces} parts of a batch would divide its batch-norm groups, whose rows depend on each "
-            "other",
+            f"{pieces} parts of a batch would divide its batch-norm groups, whose rows "
+            "depend on each other",
             stage="train",
             value={"norm_groups": unfit[0], "accumulate": parts, "ranks": ranks},
             remedy=f"set norm_groups to a multiple of {pieces}, or do not accumulate",

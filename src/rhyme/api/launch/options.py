@@ -12,6 +12,7 @@ from rhyme.group import in_a_group, started_as_rank
 from rhyme.recipes import Recipe
 from rhyme.systems import System
 from rhyme.training import resolve_device
+from rhyme.training.accumulation import check_divides
 
 Launcher = Literal["auto", "local", "torchrun", "slurm"]
 
