@@ -55,6 +55,8 @@ def run(name: str, quick: bool) -> tuple[list[dict[str, object]], str]:
                 "measured": datetime.now(UTC).isoformat(timespec="seconds"),
             }
             found.append({**row.as_dict(), **facts})
+            if not quick:  # at once: what is measured stays, whatever happens to the next
+                rows.append(RESULTS, found[-1:])
             print(f"{row.name}: {row.ratio:.2f}", file=sys.stderr)
     return found, ""
 
@@ -87,8 +89,6 @@ def main() -> int:
         made, problem = run(name, options.quick)
         found += made
         failed += [problem] if problem else []
-        if not options.quick:
-            rows.append(RESULTS, made)
     print(rows.text(found))
     for problem in failed:
         print(f"WRONG {problem}")

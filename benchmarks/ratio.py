@@ -80,7 +80,7 @@ class Case:
         measure: how a side is measured; by wall time if not said otherwise.
         unit: of the measured value.
         threads: threads that torch may use; None leaves them as they are.
-        rounds: turns of each side, at least 5 outside of ``--quick``.
+        rounds: turns of each side, at least 5 outside of ``--quick`` where one takes no minute.
         combine: (ours, peer) to the ratio; the peer over ours.
     """
 

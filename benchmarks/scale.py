@@ -140,7 +140,7 @@ def timed(side: Any) -> tuple[float, Any]:
 
 def cases(room: Path, quick: bool) -> Iterator[Case]:
     files, items = (60, 20_000) if quick else (10_000, 1_000_000)
-    some = files // 5
+    some = files // 10
     write_clips(room / "some", some)
     write_clips(room / "many", files)
     small = scan(room / "some", out=room / "small.arrow", workers=2)
