@@ -2,6 +2,7 @@
 
 python -m benchmarks                 all, rows appended to results/bench.jsonl
 python -m benchmarks decode augment  some
+python -m benchmarks step/compile    some cases of one
 python -m benchmarks --quick         small and once each: does everything run and agree?
 python -m benchmarks --docs          newest rows into docs/benchmarks.md, nothing measured
 """
@@ -37,12 +38,15 @@ NAMES = (
 )
 
 
-def run(name: str, quick: bool) -> tuple[list[dict[str, object]], str]:
-    """Rows of one benchmark, and why it was given up if it was."""
+def run(asked: str, quick: bool) -> tuple[list[dict[str, object]], str]:
+    """Rows of one benchmark, or of its cases whose names so begin; why it was given up if it was."""
+    name = asked.partition("/")[0]
     module = importlib.import_module(f"benchmarks.{name}")
     found: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory(prefix="rhyme-bench-") as room:
         for case in module.cases(Path(room), quick):
+            if not case.name.startswith(asked):
+                continue
             load = os.getloadavg()[0]
             try:
                 row = compare(case, rounds=1 if quick else None)
@@ -77,7 +81,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="small, once each, no row written")
     parser.add_argument("--docs", action="store_true", help="fill docs/benchmarks.md")
     options = parser.parse_args()
-    unknown = [name for name in options.names if name not in NAMES]
+    unknown = [name for name in options.names if name.partition("/")[0] not in NAMES]
     if unknown:
         parser.error(f"unknown benchmark {unknown[0]!r}; there are {', '.join(NAMES)}")
     if options.docs:
