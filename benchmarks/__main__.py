@@ -39,7 +39,7 @@ NAMES = (
 
 
 def run(asked: str, quick: bool) -> tuple[list[dict[str, object]], str]:
-    """Rows of one benchmark, or of its cases whose names so begin; why it was given up if it was."""
+    """Rows of a benchmark, or of its cases that so begin, and why it was given up if it was."""
     name = asked.partition("/")[0]
     module = importlib.import_module(f"benchmarks.{name}")
     found: list[dict[str, object]] = []
@@ -53,7 +53,7 @@ def run(asked: str, quick: bool) -> tuple[list[dict[str, object]], str]:
             except WrongResult as error:
                 return found, f"{case.name}: the sides disagree: {error}"
             facts = {
-                "command": f"python -m benchmarks {name}",
+                "command": f"python -m benchmarks {asked}",
                 "commit": commit(),
                 "machine": {**machine(), "load": round(load, 2)},
                 "measured": datetime.now(UTC).isoformat(timespec="seconds"),
