@@ -70,7 +70,8 @@ def test_two_steps_on_shards_are_those_on_films(shards: Path, tmp_path: Path) ->
 
 
 def test_shards_are_judged_embedded_and_searched(shards: Path, tmp_path: Path) -> None:
-    judged = rhyme("evaluate", trained("moco"), "--data", shards, "--protocol", "knn", "--json")
+    run = shutil.copytree(trained("moco"), tmp_path / "run")
+    judged = rhyme("evaluate", run, "--data", shards, "--protocol", "knn", "--json")
     assert judged.code == 0, judged.err
     assert any("prepared shards" in note for note in judged.document["notes"])
     store = tmp_path / "store"
