@@ -21,6 +21,7 @@ from benchmarks.ratio import WrongResult, compare
 from rhyme.api.provenance import commit
 
 ROOT = Path(__file__).parent.parent
+REVISION = commit()  # before the first row makes the checkout a changed one
 RESULTS = ROOT / "results" / "bench.jsonl"
 PAGE = ROOT / "docs" / "benchmarks.md"
 NAMES = (
@@ -54,7 +55,7 @@ def run(asked: str, quick: bool) -> tuple[list[dict[str, object]], str]:
                 return found, f"{case.name}: the sides disagree: {error}"
             facts = {
                 "command": f"python -m benchmarks {asked}",
-                "commit": commit(),
+                "commit": REVISION,
                 "machine": {**machine(), "load": round(load, 2)},
                 "measured": datetime.now(UTC).isoformat(timespec="seconds"),
             }
