@@ -157,6 +157,7 @@ class FrameDecoder:
         self._wanted: frozenset[int] = frozenset()
         self._last = 0
         self._whole = True
+        self._sparing: bool | None = None  # what the decoder was last told
 
     def frames(self, wanted: list[int]) -> Iterator[tuple[int, VideoFrame, bool]]:
         """Each wanted frame, its picture, and whether that picture is the frame's own and whole.
@@ -244,7 +245,7 @@ class FrameDecoder:
 
     def _begin(self, packets: Iterator[Packet], number: int) -> None:
         self._packets, self._fed, self._count = packets, number, 0
-        self._ended, self._held = False, None
+        self._ended, self._held, self._sparing = False, None, None
         self._ready.clear()
 
     def _next(self) -> tuple[int, VideoFrame] | None:
@@ -282,7 +283,10 @@ class FrameDecoder:
         context = session.stream.codec_context
         try:
             with guard(session.path, "decode"):
-                context.skip_frame = "NONREF" if self._spare(packet) else "DEFAULT"
+                sparing = self._spare(packet)
+                if sparing is not self._sparing:  # telling it costs more than asking ourselves
+                    context.skip_frame = "NONREF" if sparing else "DEFAULT"
+                    self._sparing = sparing
                 return context.decode(packet)
         except MediaError:
             return []

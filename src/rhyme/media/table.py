@@ -63,7 +63,7 @@ class FrameTable:
         """The shown frame with this time stamp, or None where no shown frame carries it."""
         if stamp is None or self.counted:
             return None
-        place = int(np.searchsorted(self.stamps, stamp))
+        place = int(self.stamps.searchsorted(stamp))
         return place if place < len(self.stamps) and self.stamps[place] == stamp else None
 
 
