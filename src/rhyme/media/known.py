@@ -59,7 +59,7 @@ class Memory:
     """
 
     def __init__(self, frames: int) -> None:
-        self._room = frames
+        self._room, self._frames = frames, 0
         self._held: OrderedDict[tuple[Identity, Limits], Known] = OrderedDict()
 
     def get(self, identity: Identity | None, limits: Limits) -> Known | None:
@@ -73,12 +73,13 @@ class Memory:
 
     def put(self, identity: Identity, limits: Limits, known: Known) -> None:
         """Remember a file, and forget those not used for longest where room is short."""
+        before = self._held.pop((identity, limits), None)
+        self._frames -= 0 if before is None else len(before.table.times)
         self._held[identity, limits] = known
-        self._held.move_to_end((identity, limits))
-        while sum(len(k.table.times) for k in self._held.values()) > self._room:
-            if len(self._held) == 1:
-                break
-            self._held.popitem(last=False)
+        self._frames += len(known.table.times)
+        while self._frames > self._room and len(self._held) > 1:
+            _, gone = self._held.popitem(last=False)
+            self._frames -= len(gone.table.times)
 
 
 KNOWN = Memory(frames=2_000_000)
