@@ -17,10 +17,10 @@ from torch import Tensor
 
 from rhyme.errors import DataError, UnknownName, nearest
 from rhyme.kernels.common import (
+    Exclusion,
     Temperature,
     check_rows,
     check_temperature,
-    excluded_pairs,
     full_precision,
     no_autocast,
 )
@@ -99,6 +99,11 @@ def _check_kernel(kernel: str) -> None:
         raise UnknownName("unknown kernel", value=kernel, remedy=nearest(kernel, _KERNELS))
 
 
+def _excluded(queries: Tensor, keys: Tensor, exclusion: Exclusion) -> Tensor | None:
+    exclusion.check(len(queries), len(keys))
+    return exclusion.pairs(len(queries), len(keys), queries.device)
+
+
 def _softmax(
     queries: Tensor, keys: Tensor, temperature: Temperature, excluded: Tensor | None
 ) -> _Row:
@@ -164,7 +169,7 @@ def queue_log_sum_exp(
     _check_kernel(kernel)
     check_temperature(temperature)
     check_rows(queries, keys)
-    excluded = excluded_pairs(queries, keys, query_groups, key_groups, mask)
+    excluded = _excluded(queries, keys, Exclusion(query_groups, key_groups, mask))
     with no_autocast(queries.device):
         queries, keys, temperature = _with_full_precision(queries, keys, temperature)
         row = _softmax(queries, keys, temperature, excluded)
@@ -218,7 +223,7 @@ def soft_neighbour(
             "self_key must have the queries' shape",
             value=(tuple(self_key.shape), tuple(queries.shape)),
         )
-    excluded = excluded_pairs(queries, support, query_groups, support_groups, mask)
+    excluded = _excluded(queries, support, Exclusion(query_groups, support_groups, mask))
     with no_autocast(queries.device):
         queries, support, temperature = _with_full_precision(queries, support, temperature)
         payload = support if values is None else values.to(queries.dtype)
@@ -262,7 +267,7 @@ def neighbour_weights(
     """
     check_temperature(temperature)
     check_rows(queries, support)
-    excluded = excluded_pairs(queries, support, query_groups, support_groups, mask)
+    excluded = _excluded(queries, support, Exclusion(query_groups, support_groups, mask))
     with no_autocast(queries.device):
         queries, support, temperature = _with_full_precision(queries, support, temperature)
         row = _softmax(queries, support, temperature, excluded)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -47,43 +49,61 @@ def check_rows(queries: Tensor, keys: Tensor) -> None:
         )
 
 
-def excluded_pairs(
-    queries: Tensor,
-    keys: Tensor,
-    query_groups: Tensor | None,
-    key_groups: Tensor | None,
-    mask: Tensor | None,
-) -> Tensor | None:
-    """The pairs that must not meet: same group, or masked by hand.
+@dataclass(frozen=True)
+class Exclusion:
+    """The pairs of queries and keys that must not meet; each part may be absent.
 
-    Args:
-        queries: ``[b, d]``, for its number of rows.
-        keys: ``[n, d]``, for its number of rows.
-        query_groups: int64 ``[b]`` or None.
-        key_groups: int64 ``[n]`` or None; both or neither.
-        mask: bool ``[b, n]``, True to exclude, or None.
+    Implementations look at the parts themselves, so that no ``[b, n]`` matrix need exist;
+    :meth:`pairs` is the whole of them, for the plain one.
 
-    Returns:
-        bool ``[b, n]`` or None if every pair may meet.
-
-    Raises:
-        DataError: shapes do not fit, or only one side has groups.
+    Attributes:
+        query_groups: int64 ``[b]``, owners; a query and a key of one owner do not meet. A negative
+            id is nobody's and matches nothing.
+        key_groups: int64 ``[n]``; both or neither.
+        mask: bool ``[b, n]``, True leaves the pair out.
+        skip: int64 ``[b, m]``, keys that each query leaves out by index, e.g. itself. An index may
+            occur twice; −1 is none.
     """
-    b, n = len(queries), len(keys)
-    if (query_groups is None) != (key_groups is None):
-        raise DataError("groups are needed on both sides, or on neither")
-    excluded = None
-    if query_groups is not None and key_groups is not None:
-        if query_groups.shape != (b,) or key_groups.shape != (n,):
-            raise DataError(
-                "groups must give one id for each row",
-                value=(tuple(query_groups.shape), (b,), tuple(key_groups.shape), (n,)),
-            )
-        # -2 on one side: "nobody's" does not match "nobody's"
-        known = torch.where(query_groups < 0, -2, query_groups)
-        excluded = known[:, None] == torch.where(key_groups < 0, -1, key_groups)[None]
-    if mask is not None:
-        if mask.shape != (b, n):
-            raise DataError("the mask must be [b, n]", value=(tuple(mask.shape), (b, n)))
-        excluded = mask if excluded is None else excluded | mask
-    return excluded
+
+    query_groups: Tensor | None = None
+    key_groups: Tensor | None = None
+    mask: Tensor | None = None
+    skip: Tensor | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether every pair may meet."""
+        return self.query_groups is None and self.mask is None and self.skip is None
+
+    def check(self, b: int, n: int) -> None:
+        """Refuse parts that do not fit ``b`` queries and ``n`` keys.
+
+        Raises:
+            DataError: shapes do not fit, or only one side has groups.
+        """
+        if (self.query_groups is None) != (self.key_groups is None):
+            raise DataError("groups are needed on both sides, or on neither")
+        if self.query_groups is not None and self.key_groups is not None:
+            found = (tuple(self.query_groups.shape), (b,), tuple(self.key_groups.shape), (n,))
+            if found[0] != found[1] or found[2] != found[3]:
+                raise DataError("groups must give one id for each row", value=found)
+        if self.mask is not None and self.mask.shape != (b, n):
+            raise DataError("the mask must be [b, n]", value=(tuple(self.mask.shape), (b, n)))
+        if self.skip is not None and (self.skip.ndim != 2 or len(self.skip) != b):
+            raise DataError("skip must be [b, m]", value=(tuple(self.skip.shape), (b, "m")))
+
+    def pairs(self, b: int, n: int, device: torch.device) -> Tensor | None:
+        """The excluded pairs, bool ``[b, n]``, or None if every pair may meet."""
+        excluded = None
+        if self.query_groups is not None and self.key_groups is not None:
+            # -2 on one side: "nobody's" does not match "nobody's"
+            known = torch.where(self.query_groups < 0, -2, self.query_groups)
+            excluded = known[:, None] == torch.where(self.key_groups < 0, -1, self.key_groups)[None]
+        if self.mask is not None:
+            excluded = self.mask if excluded is None else excluded | self.mask
+        if self.skip is not None:
+            # one column more takes the indices that mean none
+            own = torch.zeros(b, n + 1, dtype=torch.bool, device=device)
+            own.scatter_(1, torch.where(self.skip < 0, n, self.skip), True)
+            excluded = own[:, :n] if excluded is None else excluded | own[:, :n]
+        return excluded

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rhyme.errors import ConfigError
-from rhyme.kernels.common import check_rows, excluded_pairs, full_precision, no_autocast
+from rhyme.kernels.common import Exclusion, check_rows, full_precision, no_autocast
 
 _QUERY_ROWS = 1024
 _BANK_ROWS = 16384  # 1024 x 16384 scores are 64 MiB in float32
@@ -97,7 +97,9 @@ def _top_k_rows(
     )
     for at, rows in _chunks(bank, bank_rows):
         groups = None if bank_groups is None else bank_groups[at : at + bank_rows]
-        excluded = excluded_pairs(queries, rows, query_groups, groups, None)
+        exclusion = Exclusion(query_groups, groups)
+        exclusion.check(len(queries), len(rows))
+        excluded = exclusion.pairs(len(queries), len(rows), queries.device)
         wide, rows = full_precision(queries, rows)
         scores = wide @ rows.T
         if excluded is not None:

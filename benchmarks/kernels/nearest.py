@@ -71,7 +71,7 @@ def cases(room: Path, quick: bool) -> Iterator[Case]:
         return found.scores, found.indices
 
     yield Case(
-        name="search/torch/time",
+        name="kernels/nearest/torch/time",
         ours=ours,
         peer=lambda: by_torch(queries, bank),
         peer_name="torch.topk, whole matrix",
@@ -82,7 +82,7 @@ def cases(room: Path, quick: bool) -> Iterator[Case]:
         measure=seconds,
     )
     yield Case(
-        name="search/torch/memory",
+        name="kernels/nearest/torch/memory",
         ours=ours,
         peer=lambda: by_torch(queries, bank),
         peer_name="torch.topk, whole matrix",
@@ -94,7 +94,7 @@ def cases(room: Path, quick: bool) -> Iterator[Case]:
         unit="MiB",
     )
     yield Case(
-        name="search/numpy/time",
+        name="kernels/nearest/numpy/time",
         ours=ours,
         peer=lambda: by_numpy(*arrays),
         peer_name="NumPy argpartition",

@@ -89,7 +89,7 @@ def cases(room: Path, quick: bool) -> Iterator[Case]:
             ("memory", peak_mib, "MiB", 1.5, "logits and weights are not kept twice"),
         ):
             yield Case(
-                name=f"objectives/{name}/{what}",
+                name=f"kernels/queue/{name}/{what}",
                 ours=lambda mine=mine: with_gradient(anchors, mine),
                 peer=lambda naive=naive: with_gradient(anchors, naive),
                 peer_name=peer_name,
