@@ -4,7 +4,7 @@ python -m benchmarks                 all, rows appended to results/bench.jsonl
 python -m benchmarks decode augment  some
 python -m benchmarks step/compile    some cases of one
 python -m benchmarks --quick         small and once each: does everything run and agree?
-python -m benchmarks --docs          newest rows into docs/benchmarks.md, nothing measured
+python -m benchmarks --docs          newest rows into the docs, nothing measured
 """
 
 import argparse
@@ -23,7 +23,10 @@ from rhyme.api.provenance import commit
 ROOT = Path(__file__).parent.parent
 REVISION = commit()  # before the first row makes the checkout a changed one
 RESULTS = ROOT / "results" / "bench.jsonl"
-PAGE = ROOT / "docs" / "benchmarks.md"
+PAGES = {  # page: how the names of its rows begin
+    "docs/kernels.md": ("kernels/", "gpu/"),
+    "docs/benchmarks.md": ("",),
+}
 NAMES = (
     "decode",
     "prepare",
@@ -66,10 +69,14 @@ def run(asked: str, quick: bool) -> tuple[list[dict[str, object]], str]:
 
 
 def write_docs() -> None:
-    """Put the newest rows into the page."""
-    page = PAGE.read_text(encoding="utf-8")
-    filled = rows.fill(page, rows.markdown(rows.newest(RESULTS)))
-    PAGE.write_text(filled, encoding="utf-8")
+    """Put the newest rows into the pages, each row into the first page that takes it."""
+    left = rows.newest(RESULTS)
+    for name, beginnings in PAGES.items():
+        page = ROOT / name
+        taken = [row for row in left if str(row["name"]).startswith(beginnings)]
+        left = [row for row in left if row not in taken]
+        filled = rows.fill(page.read_text(encoding="utf-8"), rows.markdown(taken))
+        page.write_text(filled, encoding="utf-8")
 
 
 def main() -> int:
@@ -79,7 +86,7 @@ def main() -> int:
     )
     parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--quick", action="store_true", help="small, once each, no row written")
-    parser.add_argument("--docs", action="store_true", help="fill docs/benchmarks.md")
+    parser.add_argument("--docs", action="store_true", help="fill the tables of the docs")
     options = parser.parse_args()
     unknown = [name for name in options.names if name.partition("/")[0] not in NAMES]
     if unknown:
