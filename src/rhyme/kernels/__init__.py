@@ -14,13 +14,13 @@ are kept apart; a negative id means "nobody's" and matches nothing.
 from __future__ import annotations
 
 from rhyme.kernels.attention import (
-    Kernel,
     QueueSummary,
     SoftNeighbourSummary,
     neighbour_weights,
     queue_log_sum_exp,
     soft_neighbour,
 )
+from rhyme.kernels.common import Kernel
 from rhyme.kernels.search import TopK, top_k
 
 __all__ = [

@@ -10,25 +10,22 @@ soft nearest neighbour is ``Σ_j α_ij u_j`` itself; its entropy is ``lse_i − 
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from rhyme.errors import DataError, UnknownName, nearest
+from rhyme.errors import DataError
 from rhyme.kernels.common import (
     Exclusion,
+    Kernel,
     Temperature,
+    check_kernel,
     check_rows,
     check_temperature,
     full_precision,
     no_autocast,
 )
-
-Kernel = Literal["auto", "eager"]
-"""Which implementation computes: ``"auto"`` chooses."""
-
-_KERNELS = ("auto", "eager")
 
 
 class QueueSummary(NamedTuple):
@@ -92,11 +89,6 @@ class _Softmax(torch.autograd.Function):
         if on_lse is not None:
             inner = inner - on_lse[:, None]
         return (on_weights - inner).mul_(weights)
-
-
-def _check_kernel(kernel: str) -> None:
-    if kernel not in _KERNELS:
-        raise UnknownName("unknown kernel", value=kernel, remedy=nearest(kernel, _KERNELS))
 
 
 def _excluded(queries: Tensor, keys: Tensor, exclusion: Exclusion) -> Tensor | None:
@@ -166,7 +158,7 @@ def queue_log_sum_exp(
         DataError: shapes do not fit.
         ConfigError: the temperature is not positive, or the kernel unknown.
     """
-    _check_kernel(kernel)
+    check_kernel(kernel)
     check_temperature(temperature)
     check_rows(queries, keys)
     excluded = _excluded(queries, keys, Exclusion(query_groups, key_groups, mask))
@@ -211,7 +203,7 @@ def soft_neighbour(
         DataError: shapes do not fit.
         ConfigError: the temperature is not positive, or the kernel unknown.
     """
-    _check_kernel(kernel)
+    check_kernel(kernel)
     check_temperature(temperature)
     check_rows(queries, support)
     if values is not None and len(values) != len(support):

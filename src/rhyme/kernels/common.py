@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from rhyme.errors import ConfigError, DataError
+from rhyme.errors import ConfigError, DataError, UnknownName, nearest
 
 Temperature = float | Tensor
+
+Kernel = Literal["auto", "eager"]
+"""Which implementation computes: ``"auto"`` chooses."""
+
+_KERNELS = ("auto", "eager")
+
+
+def check_kernel(kernel: str) -> None:
+    """Refuse a name that is no implementation.
+
+    Raises:
+        UnknownName: as said, with the nearest name.
+    """
+    if kernel not in _KERNELS:
+        raise UnknownName("unknown kernel", value=kernel, remedy=nearest(kernel, _KERNELS))
 
 
 def full_precision(*tensors: Tensor) -> tuple[Tensor, ...]:
