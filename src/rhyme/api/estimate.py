@@ -129,6 +129,7 @@ def estimate(
         room = Path(folder)
         found, sample = _sample(chosen, data, options, seed, room)
         count = items or len(part(found, "train"))
+        _length(recipe, count)  # refuses too few items before anything is measured
         say(f"measuring {chosen.name} on {target}: {local} items a step, about {seconds:.0f} s")
         baseline, held = in_use(target), resident() or 0
         system = build_system(chosen)
