@@ -20,6 +20,12 @@ from rhyme.kernels.attention import (
     queue_log_sum_exp,
     soft_neighbour,
 )
+from rhyme.kernels.batch import (
+    SymmetricSummary,
+    in_batch_log_sum_exp,
+    self_log_sum_exp,
+    symmetric_log_sum_exp,
+)
 from rhyme.kernels.common import Kernel
 from rhyme.kernels.search import TopK, top_k
 
@@ -27,9 +33,13 @@ __all__ = [
     "Kernel",
     "QueueSummary",
     "SoftNeighbourSummary",
+    "SymmetricSummary",
     "TopK",
+    "in_batch_log_sum_exp",
     "neighbour_weights",
     "queue_log_sum_exp",
+    "self_log_sum_exp",
     "soft_neighbour",
+    "symmetric_log_sum_exp",
     "top_k",
 ]

@@ -1,0 +1,272 @@
+r"""Log-sum-exps of all rows and columns of a matrix of inner products, tile by tile.
+
+Of the logits ``l = first @ second.T`` only a tile exists at a time, small enough for the cache; the
+backward pass computes it again. Three forms share the walk:
+
+* ``"rows"``: lse_i = log Σ_j exp l_ij;
+* ``"both"``: also lse_j = log Σ_i exp l_ij of the columns, from the same tiles;
+* ``"self"``: rows of one set against each other, l = lᵀ. Only tiles on and above the diagonal are
+  computed; what lies below is their transpose.
+
+With upstream gradients g_i of the rows and h_j of the columns, the gradient of a logit is
+
+    W_ij = g_i exp(l_ij − lse_i) + h_j exp(l_ij − lse_j),
+
+and those of the vectors are ``W @ second`` and ``Wᵀ @ first``.
+
+Exponentials are powers of two (``torch.exp2`` takes half the time of ``torch.exp`` on a CPU), of
+logits scaled by log₂e. Where the norms of all vectors bound the logits, one constant keeps powers
+and sums in range: then there is no running maximum to follow, rows and columns share one
+exponential, and ``W = 2^(l − c) · (a_i + b_j)``. Rows that lie so far below the bound that they
+would lose digits are noticed afterwards, and all is done again with running maxima. The choice
+looks at values, which would stall a GPU; there, maxima are always followed.
+
+This is the portable implementation of :func:`forward` and :func:`backward`; others keep to their
+signatures and meaning.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rhyme.kernels.common import Exclusion
+from rhyme.kernels.pairs import LeftOut
+
+Form = Literal["rows", "both", "self"]
+
+SIDE = 512  # a tile of 512 x 512 is 1 MiB in float32: two cores hold it in their own caches
+_LOG2E = math.log2(math.e)
+# Powers of two stay below 2^high, so sums over 2^40 of them are in range; sums below 2^low are not
+# trusted. Between the two, the smallest normal number is 2^-46 (2^-300) of a sum.
+_RANGE = {torch.float32: (60.0, -80.0), torch.float64: (500.0, -700.0)}
+
+
+class Sums(NamedTuple):
+    """One side of the matrix.
+
+    Attributes:
+        log_sum_exp: one number a row (or column); −inf where no pair is allowed.
+        largest: the largest allowed logit; −inf where there is none.
+    """
+
+    log_sum_exp: Tensor
+    largest: Tensor
+
+
+class Totals(NamedTuple):
+    """What the forward pass finds.
+
+    Attributes:
+        rows: ``[b]`` each.
+        columns: ``[n]`` each, in the form ``"both"``; else None.
+        shift: what the implementation wants to know again in the backward pass.
+    """
+
+    rows: Sums
+    columns: Sums | None
+    shift: float | None
+
+
+Tile = tuple[slice, slice, Tensor]
+
+
+def forward(first: Tensor, second: Tensor, exclusion: Exclusion, form: Form) -> Totals:
+    """Log-sum-exp and maximum of each row, and of each column if asked for.
+
+    Args:
+        first: ``[b, d]``, float32 or float64, divided by the temperature.
+        second: ``[n, d]`` of the same type; ``first`` itself in the form ``"self"``.
+        exclusion: the pairs left out; symmetric in the form ``"self"``.
+        form: which sums.
+    """
+    shift = _shift(first, second)
+    if shift is not None:
+        found = _shifted(first, second, exclusion, form, shift)
+        if found is not None:
+            return found
+    return _running(first, second, exclusion, form)
+
+
+def backward(
+    first: Tensor,
+    second: Tensor,
+    exclusion: Exclusion,
+    form: Form,
+    totals: Totals,
+    on_rows: Tensor,
+    on_columns: Tensor | None,
+    needed: tuple[bool, bool],
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of both sets of vectors.
+
+    Args:
+        first: as in :func:`forward`, like all up to ``form``.
+        second: as there.
+        exclusion: as there.
+        form: as there.
+        totals: what it returned.
+        on_rows: ``[b]`` gradient of the rows' log-sum-exps.
+        on_columns: ``[n]`` gradient of the columns', in the form ``"both"``.
+        needed: whether the gradient of ``first``, and of ``second``, is asked for.
+
+    Returns:
+        Gradients of ``first`` and ``second``, None where not needed. In the form ``"self"`` all
+        of it belongs to ``first``.
+    """
+    triangle = form == "self"
+    rows = _Side(totals.rows.log_sum_exp, on_rows, totals.shift)
+    columns = None
+    if triangle:
+        columns = rows
+    elif totals.columns is not None and on_columns is not None:
+        columns = _Side(totals.columns.log_sum_exp, on_columns, totals.shift)
+    on_first = torch.zeros_like(first) if needed[0] else None
+    on_second = on_first if triangle else torch.zeros_like(second) if needed[1] else None
+    spare = _buffer(first, second)
+    for i, j, tile in _tiles(first, second, exclusion, triangle):
+        weights = _weights(tile, spare, i, j, rows, columns, totals.shift)
+        if on_first is not None:
+            on_first[i].addmm_(weights, second[j])
+        if on_second is not None and not (triangle and i == j):
+            on_second[j].addmm_(weights.T, first[i])
+    return on_first, None if triangle else on_second
+
+
+class _Side:
+    """What one side weighs a tile by.
+
+    That is 2^(l − level) · gradient; with a constant taken off all logits, 2^(l − shift) · factor.
+    """
+
+    def __init__(self, log_sum_exp: Tensor, gradient: Tensor, shift: float | None) -> None:
+        some = log_sum_exp > -torch.inf  # without an allowed pair there is no weight to scale
+        self.level = torch.where(some, log_sum_exp * _LOG2E, 0)
+        self.gradient = gradient
+        if shift is not None:
+            self.factor = torch.where(some, gradient * torch.exp2(shift - self.level), 0)
+
+
+def _weights(
+    tile: Tensor,
+    spare: Tensor,
+    i: slice,
+    j: slice,
+    rows: _Side,
+    columns: _Side | None,
+    shift: float | None,
+) -> Tensor:
+    """The gradient of the tile's logits, in the memory of the tile."""
+    spare = spare[: tile.numel()].view(tile.shape)
+    if shift is not None:
+        if shift:
+            tile.sub_(shift)
+        tile.exp2_()
+        if columns is None:
+            return tile.mul_(rows.factor[i, None])
+        return tile.mul_(torch.add(rows.factor[i, None], columns.factor[j], out=spare))
+    if columns is not None:
+        torch.sub(tile, columns.level[j], out=spare).exp2_().mul_(columns.gradient[j])
+    tile.sub_(rows.level[i, None]).exp2_().mul_(rows.gradient[i, None])
+    return tile if columns is None else tile.add_(spare)
+
+
+def _buffer(first: Tensor, second: Tensor) -> Tensor:
+    return first.new_empty(min(SIDE, len(first)) * min(SIDE, len(second)))
+
+
+def _tiles(first: Tensor, second: Tensor, exclusion: Exclusion, triangle: bool) -> Iterator[Tile]:
+    """Rows, columns and base 2 logits of each tile, excluded ones −inf; one buffer for all."""
+    b, n = len(first), len(second)
+    left_out = LeftOut(exclusion, b, n, SIDE, SIDE, first.device)
+    buffer = _buffer(first, second)
+    for top in range(0, b, SIDE):
+        i = slice(top, min(top + SIDE, b))
+        scaled = first[i] * _LOG2E
+        for left in range(top if triangle else 0, n, SIDE):
+            j = slice(left, min(left + SIDE, n))
+            height, width = i.stop - top, j.stop - left
+            tile = buffer[: height * width].view(height, width)
+            torch.mm(scaled, second[j].T, out=tile)
+            left_out.strike(tile, i, j)
+            yield i, j, tile
+
+
+def _shift(first: Tensor, second: Tensor) -> float | None:
+    """What to take off all base 2 logits so that no power overflows; None if nothing is known."""
+    if first.device.type != "cpu" or not len(first) or not len(second):
+        return None
+    largest = (torch.linalg.vector_norm(x, dim=1).max() for x in (first, second))
+    bound = float(math.prod(float(x) for x in largest)) * _LOG2E
+    return max(0.0, bound - _RANGE[first.dtype][0]) if math.isfinite(bound) else None
+
+
+def _empty(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_zeros(len(x)), x.new_full((len(x),), -torch.inf)
+
+
+def _shifted(
+    first: Tensor, second: Tensor, exclusion: Exclusion, form: Form, shift: float
+) -> Totals | None:
+    """The sums of 2^(l − shift); None if some are too small to be trusted."""
+    triangle = form == "self"
+    rows = _empty(first)
+    columns = None if form == "rows" else rows if triangle else _empty(second)
+    ones = first.new_ones(SIDE)
+    for i, j, tile in _tiles(first, second, exclusion, triangle):
+        across = None if triangle and i == j else columns
+        _raise(rows[1][i], tile.amax(1))
+        if across is not None:
+            _raise(across[1][j], tile.amax(0))
+        if shift:
+            tile.sub_(shift)
+        tile.exp2_()
+        rows[0][i].addmv_(tile, ones[: tile.shape[1]])
+        if across is not None:
+            across[0][j].addmv_(tile.T, ones[: tile.shape[0]])
+    least = 2.0 ** _RANGE[first.dtype][1]
+    for total, largest in (rows, *(() if columns is None else (columns,))):
+        if bool(((total < least) & (largest > -torch.inf)).any()):
+            return None
+    return _totals(rows, columns if form == "both" else None, shift)
+
+
+def _running(first: Tensor, second: Tensor, exclusion: Exclusion, form: Form) -> Totals:
+    """The sums of 2^(l − m), where m is the maximum of the row or column so far."""
+    triangle = form == "self"
+    rows = _empty(first)
+    columns = None if form == "rows" else rows if triangle else _empty(second)
+    spare = _buffer(first, second)
+    for i, j, tile in _tiles(first, second, exclusion, triangle):
+        if columns is not None and not (triangle and i == j):
+            _follow(tile, 0, columns[0][j], columns[1][j], spare)
+        _follow(tile, 1, rows[0][i], rows[1][i], spare)
+    return _totals(rows, columns if form == "both" else None, None)
+
+
+def _raise(largest: Tensor, found: Tensor) -> None:
+    torch.maximum(largest, found, out=largest)
+
+
+def _follow(tile: Tensor, dim: int, total: Tensor, largest: Tensor, spare: Tensor) -> None:
+    """Add a tile to sums that are kept relative to their maximum."""
+    higher = torch.maximum(largest, tile.amax(dim))
+    level = torch.where(higher == -torch.inf, 0, higher)
+    powers = torch.sub(tile, level.unsqueeze(dim), out=spare[: tile.numel()].view(tile.shape))
+    total.mul_(torch.exp2(largest - level)).add_(powers.exp2_().sum(dim))
+    largest.copy_(higher)
+
+
+def _totals(
+    rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor] | None, shift: float | None
+) -> Totals:
+    def natural(side: tuple[Tensor, Tensor]) -> Sums:
+        total, largest = side
+        level = torch.where(largest == -torch.inf, 0, largest) if shift is None else shift
+        return Sums((total.log2() + level) / _LOG2E, largest / _LOG2E)
+
+    return Totals(natural(rows), None if columns is None else natural(columns), shift)
