@@ -75,6 +75,13 @@ def test_bad_questions_are_answered_with_a_remedy(arguments: list[str], says: st
     assert "remedy" in done.err
 
 
+def test_too_few_items_are_refused_before_anything_is_measured() -> None:
+    done = rhyme("estimate", "moco", "--data", catalog(), "--train.batch-size", 1000)
+    assert done.code == 2
+    assert "do not fill a batch" in done.err
+    assert "measuring" not in done.err
+
+
 def test_a_pace_is_set_by_the_slower_side() -> None:
     import os
 

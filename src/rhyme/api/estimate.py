@@ -122,14 +122,12 @@ def estimate(
     changes = {"train.seed": seed, "train.device": device}
     chosen = override(resolve_recipe(recipe, overrides), changes)
     local = _local_batch(chosen, gpus)
-    if items is not None:
-        _length(chosen, items)  # refused before anything is measured
     target = resolve_device(chosen.train.device)
     with tempfile.TemporaryDirectory(prefix="rhyme-estimate-") as folder:
         room = Path(folder)
         found, sample = _sample(chosen, data, options, seed, room)
         count = items or len(part(found, "train"))
-        _length(recipe, count)  # refuses too few items before anything is measured
+        _length(chosen, count)  # refuses too few before anything is measured
         say(f"measuring {chosen.name} on {target}: {local} items a step, about {seconds:.0f} s")
         baseline, held = in_use(target), resident() or 0
         system = build_system(chosen)
