@@ -95,7 +95,7 @@ def test_info_nce(c: dict[str, Tensor], t: float, masked: bool, grouped: bool) -
         ]
         assert abs(d["positive_cosine"] - float(cosines[rows].mean())) < 1e-9
         assert abs(d["hardest_negative_cosine"] - float(np.mean(hardest))) < 1e-9
-        right = [float(cosines[i]) > h for i, h in zip(rows, hardest, strict=True)]
+        right = [float(cosines[i]) - h > 1e-12 for i, h in zip(rows, hardest, strict=True)]
         assert abs(d["accuracy"] - float(np.mean(right))) < 1e-6
 
 

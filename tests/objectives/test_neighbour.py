@@ -59,7 +59,7 @@ def test_a_support_of_one_is_the_neighbour_whatever_the_query() -> None:
     assert found.entropy.max() < 1e-12
     (found.neighbour * unit(5, 6, 2)).sum().backward()
     assert q.grad is not None
-    assert torch.equal(q.grad, torch.zeros_like(q))
+    assert q.grad.abs().max() < 1e-14
 
 
 def test_norms_of_mean_and_neighbour() -> None:

@@ -6,18 +6,23 @@ With queries *q*, keys *u* and temperature τ, both functions look at the same s
 
 InfoNCE over a queue needs ``lse`` only, and its gradient is ``∂lse/∂q = (Σ_j α_ij u_j)/τ``. The
 soft nearest neighbour is ``Σ_j α_ij u_j`` itself; its entropy is ``lse_i − q_i·(Σ_j α_ij u_j)/τ``.
+So one pass over the keys that sums up ``exp l_ij`` and ``exp l_ij · u_j`` answers both, and where
+only the queries want the gradient of ``lse`` there is no backward pass at all.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+import importlib
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
 
-from rhyme.errors import DataError
+from rhyme.errors import ConfigError, DataError
+from rhyme.kernels import eager, streaming
 from rhyme.kernels.common import (
     Exclusion,
+    Found,
     Kernel,
     Temperature,
     check_kernel,
@@ -58,75 +63,245 @@ class SoftNeighbourSummary(NamedTuple):
     allowed: Tensor
 
 
-class _Row(NamedTuple):
-    weights: Tensor  # [b, n] softmax; 0 where excluded
-    log_sum_exp: Tensor  # [b] of the allowed logits; −inf where there are none
-    maximum: Tensor  # [b] of the allowed logits, detached; −inf where there are none
-    allowed: Tensor  # [b] number of pairs that may meet
+class Passes(Protocol):
+    """The two passes over the keys that an implementation brings; autograd does not look inside."""
+
+    def forward_pass(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor | None,
+        scale: Tensor | float,
+        exclusion: Exclusion,
+        want_mean: bool,
+    ) -> Found:
+        """Log-sum-exp, mean, largest logit and number of allowed keys of each query.
+
+        Args:
+            queries: ``[b, d]``.
+            keys: ``[n, d]``.
+            values: ``[n, e]``; None averages the keys.
+            scale: 1/τ, a number or a scalar.
+            exclusion: pairs that do not meet.
+            want_mean: whether the mean is needed.
+
+        Returns:
+            Logits are ``scale · q·k``. Rows without an allowed key: −inf, 0, −inf, 0.
+        """
+        ...
+
+    def backward_pass(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor | None,
+        scale: Tensor | float,
+        exclusion: Exclusion,
+        log_sum_exp: Tensor,
+        mean: Tensor | None,
+        grad_mean: Tensor | None,
+        grad_lse: Tensor | None,
+        need_queries: bool,
+        need_keys: bool,
+        need_values: bool,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The gradients of queries, keys and values.
+
+        With ``p = exp(l − lse)``, the gradient of a logit is ``p (g·v − g·mean + h)``.
+
+        Args:
+            queries: as in the forward pass, like those up to ``exclusion``.
+            keys: as said.
+            values: as said; None adds the gradient of the values to that of the keys.
+            scale: as said.
+            exclusion: as said.
+            log_sum_exp: ``[b]`` from the forward pass.
+            mean: ``[b, e]`` from it; needed with ``grad_mean``.
+            grad_mean: g ``[b, e]``, 0 in rows without an allowed key; None for none.
+            grad_lse: h ``[b]``, 0 in such rows; None for none. One of both is given.
+            need_queries: whether this gradient is needed, like the next two.
+            need_keys: as said.
+            need_values: as said; never without values.
+        """
+        ...
 
 
-class _Softmax(torch.autograd.Function):
-    """Weights, log-sum-exp and maximum of each row in one pass; only the weights are kept."""
+class _Attend(torch.autograd.Function):
+    """Gradients of both passes, whatever implements them."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        maximum = logits.amax(1, keepdim=True)
-        weights = (logits - maximum).exp_()
-        total = weights.sum(1, keepdim=True)
-        weights /= total
+    def forward(
+        ctx: Any,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor | None,
+        scale: Tensor | float,
+        exclusion: Exclusion,
+        passes: Passes,
+        want_mean: bool,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor, Tensor]:
+        payload = values
+        if values is not None and want_mean:
+            # the mean of the keys beside that of the values: the entropy needs it
+            payload = torch.cat([values, keys.to(values.dtype)], 1)
+        lse, mean, maximum, allowed = passes.forward_pass(
+            queries, keys, payload, scale, exclusion, want_mean
+        )
+        key_mean = None
+        if mean is not None:
+            key_mean = mean.clone() if values is None else mean[:, values.shape[1] :].clone()
+            mean = mean if values is None else mean[:, : values.shape[1]].contiguous()
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(weights)
-        ctx.mark_non_differentiable(maximum)
-        return weights, (maximum + total.log())[:, 0], maximum
+        ctx.mark_non_differentiable(maximum, allowed, *([] if key_mean is None else [key_mean]))
+        learned = scale if isinstance(scale, Tensor) else None
+        ctx.save_for_backward(queries, keys, values, learned, lse, mean, key_mean, allowed)
+        ctx.settings = (None if learned is not None else scale, exclusion, passes)
+        return lse, mean, key_mean, maximum, allowed
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        (weights,) = ctx.saved_tensors
-        on_weights, on_lse, _ = grads
-        if on_weights is None:
-            return None if on_lse is None else weights * on_lse[:, None]
-        inner = (weights * on_weights).sum(1, keepdim=True)
-        if on_lse is not None:
-            inner = inner - on_lse[:, None]
-        return (on_weights - inner).mul_(weights)
+        queries, keys, values, scale, lse, mean, key_mean, allowed = ctx.saved_tensors
+        fixed, exclusion, passes = ctx.settings
+        scale = fixed if scale is None else scale
+        grad_lse, grad_mean = grads[:2]
+        if grad_lse is None and grad_mean is None:
+            return (None,) * 7
+        if torch.is_grad_enabled():
+            found = _differentiable(
+                queries, keys, values, scale, exclusion, grads[:2], ctx.needs_input_grad[:4]
+            )
+            return (*found, None, None, None)
+        need_queries, need_keys, need_values, need_scale = ctx.needs_input_grad[:4]
+        need_queries = need_queries or need_scale
+        some = allowed > 0
+        grad_lse = None if grad_lse is None else torch.where(some, grad_lse, 0)
+        grad_mean = None if grad_mean is None else torch.where(some[:, None], grad_mean, 0)
+        need_values = need_values and grad_mean is not None
+        on_queries = None
+        known = grad_mean is None and key_mean is not None and need_queries
+        if known:
+            on_queries = key_mean * (grad_lse * scale)[:, None]
+        on_keys = on_values = None
+        if need_keys or need_values or (need_queries and not known):
+            found, on_keys, on_values = passes.backward_pass(
+                queries,
+                keys,
+                values,
+                scale,
+                exclusion,
+                lse,
+                mean,
+                grad_mean,
+                grad_lse,
+                need_queries and not known,
+                need_keys,
+                need_values,
+            )
+            on_queries = on_queries if found is None else found
+        on_scale = None
+        if need_scale:
+            # logits are scale · q·k, so scale ∂/∂scale = q·∂/∂q
+            on_scale = (queries * cast(Tensor, on_queries)).sum() / scale
+        return on_queries, on_keys, on_values, on_scale, None, None, None
 
 
-def _excluded(queries: Tensor, keys: Tensor, exclusion: Exclusion) -> Tensor | None:
-    exclusion.check(len(queries), len(keys))
-    return exclusion.pairs(len(queries), len(keys), queries.device)
+def _differentiable(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor | None,
+    scale: Tensor | float,
+    exclusion: Exclusion,
+    grads: tuple[Tensor | None, Tensor | None],
+    needed: tuple[bool, ...],
+) -> list[Tensor | None]:
+    """The gradients of the inputs as functions that can be differentiated again."""
+    # aliases: the same tensor may come in as two arguments
+    inputs = [t.view_as(t) if isinstance(t, Tensor) else t for t in (queries, keys, values, scale)]
+    queries, keys, values, scale = cast(Any, inputs)
+    lse, mean, _, _ = eager.attend(queries, keys, values, scale, exclusion, grads[1] is not None)
+    outputs = [(out, g) for out, g in zip((lse, mean), grads, strict=True) if g is not None]
+    wanted = [cast(Tensor, t) for t, need in zip(inputs, needed, strict=True) if need]
+    found = iter(
+        torch.autograd.grad(
+            [cast(Tensor, out) for out, _ in outputs],
+            wanted,
+            [g for _, g in outputs],
+            create_graph=True,
+            allow_unused=True,
+        )
+    )
+    return [next(found) if need else None for need in needed]
 
 
-def _softmax(
-    queries: Tensor, keys: Tensor, temperature: Temperature, excluded: Tensor | None
-) -> _Row:
-    """The softmax of the allowed logits of each row; a row without any has weights of no meaning.
+def _passes(kernel: Kernel, queries: Tensor, keys: Tensor, values: Tensor | None) -> Passes | None:
+    """The implementation, None for the plain one.
 
-    Such a row would be −inf everywhere and give NaN gradients. It is computed as if nothing were
-    excluded, and the caller must replace what it makes of the weights.
+    ``rhyme.kernels.triton`` has the two passes, and ``refusal(queries, keys, values)``: why it does
+    not compute these tensors, None if it does. It gets them in their own dtypes.
     """
-    if not len(keys):
-        nothing = queries.new_full((len(queries),), -torch.inf)
-        # the empty product keeps what follows in the graph of the queries
-        return _Row(queries @ keys.T, nothing, nothing, torch.zeros_like(nothing).long())
-    logits = (queries / temperature) @ keys.T  # b·d divisions instead of b·n
-    if excluded is None:
-        allowed = torch.full((len(queries),), len(keys), device=queries.device)
-    else:
-        allowed = len(keys) - excluded.sum(1)
-        logits = logits.masked_fill_(excluded & (allowed > 0)[:, None], -torch.inf)
-    weights, lse, maximum = cast(tuple[Tensor, Tensor, Tensor], _Softmax.apply(logits))
-    some = allowed > 0
-    lse = torch.where(some, lse, -torch.inf)
-    return _Row(weights, lse, torch.where(some, maximum[:, 0], -torch.inf), allowed)
+    if kernel == "eager":
+        return None
+    if kernel == "streaming" or (kernel == "auto" and queries.device.type != "cuda"):
+        return streaming
+    try:
+        triton = cast(Any, importlib.import_module("rhyme.kernels.triton"))
+        refusal = triton.refusal(queries, keys, values)
+    except ImportError as error:
+        triton, refusal = None, f"it cannot be imported: {error}"
+    if refusal is None:
+        return triton
+    if kernel == "triton":
+        raise ConfigError(
+            "the triton kernel does not serve here", value=refusal, remedy='leave it at "auto"'
+        )
+    return streaming
 
 
-def _with_full_precision(
-    queries: Tensor, keys: Tensor, temperature: Temperature
-) -> tuple[Tensor, Tensor, Temperature]:
-    queries, keys = full_precision(queries, keys)
-    if isinstance(temperature, Tensor):
-        temperature = temperature.to(queries)
-    return queries, keys, temperature
+class _Answer(NamedTuple):
+    log_sum_exp: Tensor
+    mean: Tensor | None
+    key_mean: Tensor | None  # detached
+    maximum: Tensor
+    allowed: Tensor
+    scale: Tensor | float
+
+
+def _attend(
+    kernel: Kernel,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor | None,
+    temperature: Temperature,
+    exclusion: Exclusion,
+    want_mean: bool,
+) -> _Answer:
+    check_kernel(kernel)
+    check_temperature(temperature)
+    check_rows(queries, keys)
+    exclusion.check(len(queries), len(keys))
+    passes = _passes(kernel, queries, keys, values)
+    if passes is None or passes is streaming:
+        queries, keys, *rest = full_precision(queries, keys, *([] if values is None else [values]))
+        values = rest[0] if rest else None
+    wide = full_precision(queries[:0], keys[:0])[0].dtype
+    scale = 1 / temperature
+    if isinstance(scale, Tensor):
+        scale = scale.reshape(()).to(queries.device, wide)
+    if passes is None:
+        found = eager.attend(queries, keys, values, scale, exclusion, want_mean)
+        key_mean = found[1]
+        if key_mean is not None:
+            with torch.no_grad():
+                key_mean = key_mean.detach()
+                if values is not None:
+                    key_mean = eager.attend(queries, keys, None, scale, exclusion, True)[1]
+        return _Answer(found[0], found[1], key_mean, found[2], found[3], scale)
+    if torch.is_grad_enabled():
+        # the mean of the keys is the gradient of the log-sum-exp
+        learned = isinstance(scale, Tensor) and scale.requires_grad
+        want_mean = want_mean or queries.requires_grad or learned
+    found: Any = _Attend.apply(queries, keys, values, scale, exclusion, passes, want_mean)
+    return _Answer(*found, scale=scale)
 
 
 def queue_log_sum_exp(
@@ -137,6 +312,7 @@ def queue_log_sum_exp(
     query_groups: Tensor | None = None,
     key_groups: Tensor | None = None,
     mask: Tensor | None = None,
+    skip: Tensor | None = None,
     kernel: Kernel = "auto",
 ) -> QueueSummary:
     """``log Σ_j exp(q_i·k_j / τ)`` over the keys that each query may meet.
@@ -148,6 +324,7 @@ def queue_log_sum_exp(
         query_groups: int64 ``[b]``; keys of the same group are left out.
         key_groups: int64 ``[n]``.
         mask: bool ``[b, n]``, True leaves the pair out.
+        skip: int64 ``[b, m]``, keys that each query leaves out by index; −1 is none.
         kernel: the implementation.
 
     Returns:
@@ -156,18 +333,14 @@ def queue_log_sum_exp(
 
     Raises:
         DataError: shapes do not fit.
-        ConfigError: the temperature is not positive, or the kernel unknown.
+        ConfigError: the temperature is not positive, or the kernel unknown or not able to serve.
     """
-    check_kernel(kernel)
-    check_temperature(temperature)
-    check_rows(queries, keys)
-    excluded = _excluded(queries, keys, Exclusion(query_groups, key_groups, mask))
+    exclusion = Exclusion(query_groups, key_groups, mask, skip)
     with no_autocast(queries.device):
-        queries, keys, temperature = _with_full_precision(queries, keys, temperature)
-        row = _softmax(queries, keys, temperature, excluded)
+        found = _attend(kernel, queries, keys, None, temperature, exclusion, want_mean=False)
         with torch.no_grad():
-            hardest = row.maximum * temperature
-        return QueueSummary(row.log_sum_exp, hardest, row.allowed)
+            hardest = found.maximum / found.scale
+        return QueueSummary(found.log_sum_exp, hardest, found.allowed)
 
 
 def soft_neighbour(
@@ -201,11 +374,8 @@ def soft_neighbour(
 
     Raises:
         DataError: shapes do not fit.
-        ConfigError: the temperature is not positive, or the kernel unknown.
+        ConfigError: the temperature is not positive, or the kernel unknown or not able to serve.
     """
-    check_kernel(kernel)
-    check_temperature(temperature)
-    check_rows(queries, support)
     if values is not None and len(values) != len(support):
         raise DataError(
             "values must give one row for each support row", value=(len(values), len(support))
@@ -215,21 +385,15 @@ def soft_neighbour(
             "self_key must have the queries' shape",
             value=(tuple(self_key.shape), tuple(queries.shape)),
         )
-    excluded = _excluded(queries, support, Exclusion(query_groups, support_groups, mask))
+    exclusion = Exclusion(query_groups, support_groups, mask)
     with no_autocast(queries.device):
-        queries, support, temperature = _with_full_precision(queries, support, temperature)
-        payload = support if values is None else values.to(queries.dtype)
-        row = _softmax(queries, support, temperature, excluded)
-        some = (row.allowed > 0)[:, None]
-        lse = row.log_sum_exp
-        mean = support_mean = torch.where(some, row.weights @ payload, 0)
-        if values is not None:
-            with torch.no_grad():
-                support_mean = torch.where(some, row.weights @ support, 0)
+        found = _attend(kernel, queries, support, values, temperature, exclusion, want_mean=True)
+        lse, mean, scale = found.log_sum_exp, cast(Tensor, found.mean), found.scale
+        queries = queries.to(mean.dtype)
         with torch.no_grad():
-            expected = (queries * support_mean).sum(1) / temperature  # the mean logit
+            expected = (queries * cast(Tensor, found.key_mean)).sum(1) * scale  # the mean logit
         if self_key is not None:
-            own_logit = (queries * self_key.to(queries.dtype)).sum(1) / temperature
+            own_logit = (queries * self_key.to(queries.dtype)).sum(1) * scale
             ahead = own_logit - lse
             own = ahead.sigmoid()  # the weight of the query's own slot
             mean = mean * (-ahead).sigmoid()[:, None] + queries * own[:, None]
@@ -238,7 +402,7 @@ def soft_neighbour(
             lse = torch.logaddexp(lse, own_logit)
         with torch.no_grad():
             entropy = torch.where(lse > -torch.inf, (lse - expected).clamp(min=0), 0)
-        return SoftNeighbourSummary(mean, lse, entropy, row.allowed)
+        return SoftNeighbourSummary(mean, lse, entropy, found.allowed)
 
 
 @torch.no_grad()
@@ -259,12 +423,15 @@ def neighbour_weights(
     """
     check_temperature(temperature)
     check_rows(queries, support)
-    excluded = _excluded(queries, support, Exclusion(query_groups, support_groups, mask))
+    exclusion = Exclusion(query_groups, support_groups, mask)
+    exclusion.check(len(queries), len(support))
     with no_autocast(queries.device):
-        queries, support, temperature = _with_full_precision(queries, support, temperature)
-        row = _softmax(queries, support, temperature, excluded)
+        queries, support = full_precision(queries, support)
+        scale = 1 / temperature
+        scale = scale.to(queries) if isinstance(scale, Tensor) else scale
+        row = eager.softmax(queries, support, scale, exclusion)
         share = torch.where(row.allowed > 0, torch.ones_like(row.maximum), 0)
         if self_key is not None:
-            own_logit = (queries * self_key.to(queries.dtype)).sum(1) / temperature
+            own_logit = (queries * self_key.to(queries.dtype)).sum(1) * scale
             share = (row.log_sum_exp - own_logit).sigmoid()
         return row.weights * share[:, None]

@@ -12,10 +12,13 @@ from rhyme.errors import ConfigError, DataError, UnknownName, nearest
 
 Temperature = float | Tensor
 
-Kernel = Literal["auto", "eager"]
+Kernel = Literal["auto", "eager", "streaming", "triton"]
 """Which implementation computes: ``"auto"`` chooses."""
 
-_KERNELS = ("auto", "eager")
+_KERNELS = ("auto", "eager", "streaming", "triton")
+
+Found = tuple[Tensor, Tensor | None, Tensor, Tensor]
+"""Log-sum-exp ``[b]``, mean ``[b, e]`` or None, largest logit ``[b]``, allowed keys ``[b]``."""
 
 
 def check_kernel(kernel: str) -> None:

@@ -186,13 +186,15 @@ def _against(
         gap = lse - cosine / temperature
         values = torch.where(valid, torch.logaddexp(gap, torch.zeros_like(gap)), 0)
     cosine = cosine.detach()
+    # a tie is no hit: collapsed features must not be right by the rounding of two sums
+    nearer = cosine - summary.hardest > 8 * torch.finfo(cosine.dtype).eps
     return ObjectiveOutput(
         values,
         valid,
         {
             "positive_cosine": masked_mean(cosine, valid),
             "hardest_negative_cosine": masked_mean(summary.hardest, valid),
-            "accuracy": masked_mean((cosine > summary.hardest).to(cosine), valid),
+            "accuracy": masked_mean(nearer.to(cosine), valid),
             "masked_rows": (~valid).sum().to(cosine),
             "masked_fraction": 1 - (summary.allowed / max(n, 1)).mean(),
         },

@@ -1,0 +1,99 @@
+"""Softmax over keys in plain PyTorch: every logit is written down, autograd does the rest.
+
+The reference of the other implementations, and what second derivatives go through. It holds two to
+three ``[b, n]`` matrices.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from rhyme.kernels.common import Exclusion, Found
+
+
+class Weights(NamedTuple):
+    """The softmax of the allowed logits of each query.
+
+    Attributes:
+        weights: ``[b, n]``, 0 where a pair is left out; without meaning in rows that allow no key.
+        log_sum_exp: ``[b]``; −inf in such rows.
+        maximum: ``[b]``, the largest allowed logit, detached; −inf in such rows.
+        allowed: int64 ``[b]``, number of allowed keys.
+    """
+
+    weights: Tensor
+    log_sum_exp: Tensor
+    maximum: Tensor
+    allowed: Tensor
+
+
+class _Softmax(torch.autograd.Function):
+    """Weights, log-sum-exp and maximum of each row in one pass; only the weights are kept."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        maximum = logits.amax(1, keepdim=True)
+        weights = (logits - maximum).exp_()
+        total = weights.sum(1, keepdim=True)
+        weights /= total
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(weights)
+        ctx.mark_non_differentiable(maximum)
+        return weights, (maximum + total.log())[:, 0], maximum
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (weights,) = ctx.saved_tensors
+        on_weights, on_lse, _ = grads
+        if on_weights is None:
+            return None if on_lse is None else weights * on_lse[:, None]
+        inner = (weights * on_weights).sum(1, keepdim=True)
+        if on_lse is not None:
+            inner = inner - on_lse[:, None]
+        return (on_weights - inner).mul_(weights)
+
+
+def softmax(queries: Tensor, keys: Tensor, scale: Tensor | float, exclusion: Exclusion) -> Weights:
+    """The softmax of ``scale · q·k`` over the allowed keys.
+
+    A row without any would be −inf everywhere and give NaN gradients. It is computed as if nothing
+    were left out, and the caller must replace what it makes of the weights.
+    """
+    if not len(keys):
+        nothing = queries.new_full((len(queries),), -torch.inf)
+        # the empty product keeps what follows in the graph of the queries
+        return Weights(queries @ keys.T, nothing, nothing, torch.zeros_like(nothing).long())
+    logits = (queries * scale) @ keys.T  # b·d products instead of b·n
+    excluded = exclusion.pairs(len(queries), len(keys), queries.device)
+    if excluded is None:
+        allowed = torch.full((len(queries),), len(keys), device=queries.device)
+    else:
+        allowed = len(keys) - excluded.sum(1)
+        logits = logits.masked_fill_(excluded & (allowed > 0)[:, None], -torch.inf)
+    weights, lse, maximum = cast(tuple[Tensor, Tensor, Tensor], _Softmax.apply(logits))
+    some = allowed > 0
+    lse = torch.where(some, lse, -torch.inf)
+    return Weights(weights, lse, torch.where(some, maximum[:, 0], -torch.inf), allowed)
+
+
+def attend(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor | None,
+    scale: Tensor | float,
+    exclusion: Exclusion,
+    want_mean: bool,
+) -> Found:
+    """What ``forward_pass`` of the other implementations gives, as a function autograd can see.
+
+    Arguments as in :class:`rhyme.kernels.attention.Passes`, in one dtype.
+    """
+    row = softmax(queries, keys, scale, exclusion)
+    mean = None
+    if want_mean:
+        payload = keys if values is None else values
+        mean = torch.where((row.allowed > 0)[:, None], row.weights @ payload, 0)
+    return row.log_sum_exp, mean, row.maximum, row.allowed
