@@ -19,6 +19,7 @@ from ranks.pool import run_on_ranks
 from rhyme import distributed
 from rhyme.objectives import (
     cycle,
+    dense_info_nce,
     info_nce,
     info_nce_in_batch,
     neighbour_weights,
@@ -78,6 +79,22 @@ def _in_batch(x: Inputs) -> Tensor:
     return _mean(plain) + _mean(masked)
 
 
+def _dense(x: Inputs) -> Tensor:
+    queries, keys = (rows.unflatten(0, (-1, 2)) for rows in (x.anchors, x.keys))
+    items = x.number[::2] // 2
+    out = dense_info_nce(
+        queries,
+        keys,
+        torch.stack([items % 2, 1 - items % 2], dim=1),
+        x.negatives,
+        temperature=x.temperature,
+        valid=torch.stack([items >= 0, items != 2], dim=1),
+        anchor_groups=items,
+        negative_groups=x.negative_groups,
+    )
+    return _mean(out)
+
+
 def _nt_xent(x: Inputs) -> Tensor:
     plain = nt_xent(x.anchors, x.keys, temperature=x.temperature)
     return _mean(plain) + _mean(nt_xent(x.anchors, x.keys, temperature=0.2, groups=x.groups))
@@ -121,12 +138,16 @@ def _weights(x: Inputs) -> Tensor:
 OBJECTIVES: dict[str, Callable[[Inputs], Tensor]] = {
     "info_nce": _info_nce,
     "info_nce_in_batch": _in_batch,
+    "dense_info_nce": _dense,
     "nt_xent": _nt_xent,
     "cycle": _cycle,
     "soft_nearest_neighbour": _neighbour,
     "neighbour_weights": _weights,
 }
-NO_OBJECTIVES = {"masked_mean": "a detached mean over the rows of one rank, for diagnostics"}
+NO_OBJECTIVES = {
+    "masked_mean": "a detached mean over the rows of one rank, for diagnostics",
+    "nearest_cells": "matches within an item, without gradient",
+}
 
 
 def measure(name: str, dtype: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -16,7 +16,7 @@ import torch
 from ranks.paths import assert_same, my_rows, trace, without_dropout
 from ranks.pool import run_on_ranks
 from rhyme.systems import StepContext, system_class
-from support.tiny_systems import BUILT, CASES, TINY, at, batch_for, build_tiny
+from support.tiny_systems import BUILT, CASES, MAPPED_CASES, TINY, at, batch_for, build_tiny
 
 STEPS, ITEMS = 3, 8
 PATHS = [
@@ -69,7 +69,7 @@ def compare(function, engine, world, dtype, *args):
 
 
 @pytest.mark.parametrize(("engine", "world", "dtype"), PATHS)
-@pytest.mark.parametrize(("name", "options"), CASES)
+@pytest.mark.parametrize(("name", "options"), CASES + MAPPED_CASES)
 @pytest.mark.parametrize("groups", [1, 4])
 def test_ranks_agree(name, groups, options, engine, world, dtype):
     if system_class(name).single_rank:

@@ -24,12 +24,14 @@ from rhyme.recipes import (
 from rhyme.run import read_jsonl
 from rhyme.systems import SYSTEMS, system_class
 from rhyme.systems.cycle_contrast import CycleContrastConfig
+from rhyme.systems.densecl import DenseCLConfig
 from rhyme.systems.moco import MocoConfig
 from rhyme.training.schedules import learning_rate
 from rhyme.views import ContrastTransform
 from support.tiny_runs import catalog, flags, rhyme
 
-PAPER = [name for name in RECIPES if name.endswith("_8gpu")]
+PAPER = [name for name in RECIPES if recipe(name).needs_gpu]
+R2V2 = [name for name in PAPER if "_r2v2_" in name]
 SMALL = [name for name in RECIPES if name not in PAPER]
 BUILT = [name for name, entry in SYSTEMS.items() if entry.state != "planned"]
 
@@ -39,7 +41,6 @@ REDUCED: dict[str, Any] = {
     "train.schedule.warmup_steps": 0,
     "train.log_every": 1,
     "train.workers": 0,
-    "model.queue": 64,
 }
 PAPER_REDUCED = {
     **REDUCED,
@@ -48,13 +49,15 @@ PAPER_REDUCED = {
     "model.backbone.name": "resnet18",
     "model.transform.size": 32,
 }
-CYCLE_REDUCED = {"model.cycle_queue": 80, "model.support": 16}
+SIZES = {"queue": 64, "cycle_queue": 80, "dense_queue": 64, "support": 16}
+HEADS = {"cycle_contrast": {"m", "c"}, "densecl": {"m", "dense"}}
 
 
 def reduced(found: Recipe) -> dict[str, Any]:
     """Overrides that make a recipe small enough for the tiny world."""
     changes = dict(PAPER_REDUCED if found.needs_gpu else REDUCED)
-    return changes | (CYCLE_REDUCED if found.system == "cycle_contrast" else {})
+    own = {f"model.{k}": size for k, size in SIZES.items() if hasattr(found.model, k)}
+    return changes | own
 
 
 def test_every_built_system_has_a_paper_recipe_and_a_small_one() -> None:
@@ -98,10 +101,10 @@ def test_two_steps_at_a_reduced_size(name: str, tmp_path: Path) -> None:
     assert kept.train.optimizer == found.train.optimizer
     package = api.load(run).package
     assert package.config.name == kept.model.backbone.name
-    assert set(package.heads) == ({"m", "c"} if found.system == "cycle_contrast" else {"m"})
+    assert set(package.heads) == HEADS.get(found.system, {"m"})
 
 
-@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize("name", R2V2)
 def test_the_published_schedule(name: str) -> None:
     """ResNet-50 on 8 GPUs: the values that both published scripts share."""
     found = recipe(name)
@@ -126,7 +129,7 @@ def test_the_published_schedule(name: str) -> None:
             assert found_rate == pytest.approx(published, rel=1e-9)
 
 
-@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize("name", R2V2)
 def test_the_published_network_and_views(name: str) -> None:
     model = recipe(name).model
     assert (model.backbone.name, model.backbone.norm_groups) == ("resnet50", 8)
@@ -170,6 +173,27 @@ def test_the_published_baseline_is_image_level() -> None:
     model = recipe("moco_r2v2_8gpu").model
     assert isinstance(model, MocoConfig)
     assert model.positive == "image"
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "rate"),
+    [("densecl_imagenet_8gpu", 200, 0.03), ("densecl_coco_8gpu", 800, 0.3)],
+)
+def test_the_published_dense_contrast(name: str, epochs: int, rate: float) -> None:
+    found = recipe(name)
+    assert (found.train.epochs, found.train.batch_size) == (epochs, 256)
+    optimizer, schedule = found.train.optimizer, found.train.schedule
+    assert (optimizer.name, optimizer.lr, optimizer.momentum) == ("sgd", rate, 0.9)
+    assert optimizer.weight_decay == 1e-4
+    assert (schedule.name, schedule.per, schedule.warmup_steps) == ("cosine", "epoch", 0)
+    model = found.model
+    assert isinstance(model, DenseCLConfig)
+    assert (model.backbone.name, model.backbone.norm_groups) == ("resnet50", 8)
+    for head in (model.head, model.dense_head):
+        assert (head.layers, head.out, head.hidden, head.hidden_norm) == (2, 128, None, False)
+    assert (model.temperature, model.momentum, model.queue) == (0.2, 0.999, 65536)
+    assert (model.dense_queue, model.dense_weight, model.dense_warmup_steps) == (65536, 0.5, 0)
+    assert (model.matching, model.grid) == ("backbone", None)
 
 
 @pytest.mark.parametrize("name", PAPER)

@@ -24,6 +24,7 @@ LARGE = 64  # a default above it needs a small value
 SMALL: dict[str, Any] = {
     "queue": 24,
     "cycle_queue": 30,
+    "dense_queue": 28,
     "support": 10,
     "temperature": 0.2,
     "momentum": 0.9,
@@ -34,6 +35,11 @@ Build = Callable[..., System]
 
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "moco": [{}, {"positive": "video", "mask_same_group": True}],
+    "densecl": [
+        {"mask_same_group": True},
+        {"matching": "random", "dense_weight": 1.0},
+        {"matching": "head", "grid": 1},
+    ],
     "cycle_contrast": [
         {"cycle_weight": 1.0},
         {"cycle_weight": 1.0, "mask_same_group": True, "include_self": True},
@@ -42,9 +48,15 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 }
 """Options beside the small ones, where a system has arms worth a test of their own."""
 
+MAPPED: dict[str, list[dict[str, Any]]] = {"densecl": [{"matching": "geometry"}]}
+"""Options of arms that read the maps of views, which arrays do not have."""
+
 BUILT = sorted(entry.id for entry in SYSTEMS.values() if entry.target)
 CASES = [(name, options) for name in BUILT for options in OPTIONS.get(name, [{}])]
 """(system, options) of everything that is built."""
+
+
+MAPPED_CASES = [(name, options) for name in BUILT for options in MAPPED.get(name, [])]
 
 
 def small_options(system: str) -> dict[str, Any]:
@@ -94,12 +106,21 @@ def _batch(frames: dict[str, int], items: int, seed: int, dtype: torch.dtype) ->
     def pixels(count: int) -> Tensor:
         return torch.randn(items, count, 3, 12, 12, generator=generator, dtype=dtype)
 
+    def maps(count: int) -> Tensor:
+        """Crops of some part of a frame, half of them mirrored."""
+        drawn = torch.rand(items, count, 4, generator=generator)
+        found = torch.zeros(items, count, 2, 3)
+        scale = 0.5 + drawn[..., 0]
+        found[..., 1, 1], found[..., 0, 0] = scale, scale * (drawn[..., 1] - 0.5).sign()
+        found[..., 2] = 8 * drawn[..., 2:] + (found[..., 0, :1] < 0) * 11
+        return found
+
     ids = torch.arange(items) + 100 * seed
     return Batch(
         ids=ids,
         index=torch.arange(items),
         group=ids.clone(),
-        views={name: View(data=pixels(count)) for name, count in frames.items()},
+        views={n: View(data=pixels(count), map=maps(count)) for n, count in frames.items()},
     )
 
 

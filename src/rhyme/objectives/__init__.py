@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from rhyme.kernels import neighbour_weights
 from rhyme.objectives.contrast import info_nce, info_nce_in_batch, nt_xent
+from rhyme.objectives.dense import dense_info_nce, nearest_cells
 from rhyme.objectives.neighbour import SoftNeighbour, cycle, soft_nearest_neighbour
 from rhyme.objectives.output import ObjectiveOutput, masked_mean
 
@@ -17,9 +18,11 @@ __all__ = [
     "ObjectiveOutput",
     "SoftNeighbour",
     "cycle",
+    "dense_info_nce",
     "info_nce",
     "info_nce_in_batch",
     "masked_mean",
+    "nearest_cells",
     "neighbour_weights",
     "nt_xent",
     "soft_nearest_neighbour",

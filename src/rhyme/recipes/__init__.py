@@ -22,6 +22,12 @@ RECIPES: dict[str, str] = {
             "cycle_contrast_r2v2_8gpu",
             "cycle_contrast_world_demo",
         ),
+        "densecl": (
+            "densecl_coco_8gpu",
+            "densecl_folder_cpu",
+            "densecl_imagenet_8gpu",
+            "densecl_world_demo",
+        ),
         "moco": ("moco_folder_cpu", "moco_r2v2_8gpu", "moco_world_demo"),
     }.items()
     for name in names

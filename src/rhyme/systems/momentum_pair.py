@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from rhyme.encoders import (
     BackboneConfig,
     EncoderWithHeads,
+    Head,
     HeadConfig,
     InferencePlan,
     build_backbone,
@@ -18,7 +23,16 @@ from rhyme.memory import BatchShuffle, MomentumEncoder
 from rhyme.systems.base import Export
 from rhyme.views import ContrastTransform, Transform
 
+Read = Callable[[EncoderWithHeads, Tensor], dict[str, Tensor]]
+"""What is made of frames ``[b, c, h, w]`` by an encoder or its copy: ``[b, ...]`` by name."""
+
 _EVAL_MARGIN = 256 / 224  # the customary resize before the central crop
+
+
+def read_heads(encoder: EncoderWithHeads, frames: Tensor) -> dict[str, Tensor]:
+    """The embeddings of every head."""
+    _, embeddings = encoder(frames)
+    return embeddings
 
 
 class MomentumPair(nn.Module):
@@ -47,14 +61,26 @@ class MomentumPair(nn.Module):
         self.momentum = MomentumEncoder(self.online, momentum)
         self.shuffle = BatchShuffle(backbone.norm_groups)
 
-    def queries(self, frames: Tensor) -> dict[str, Tensor]:
-        """Embeddings ``[b, d]`` of every head for frames ``[b, c, h, w]``, with gradient."""
-        _, embeddings = self.online(frames)
-        return embeddings
+    def add_head(self, name: str, head: Head) -> None:
+        """Add a head to both encoders, equal at first."""
+        self.online.heads[name] = head
+        self.momentum.module.get_submodule("heads").add_module(
+            name, copy.deepcopy(head).requires_grad_(False)
+        )
+
+    def queries(self, frames: Tensor, read: Read = read_heads) -> dict[str, Tensor]:
+        """What ``read`` makes of frames ``[b, c, h, w]``, with gradient; else ``[b, d]`` a head."""
+        return read(self.online, frames)
 
     @torch.no_grad()
-    def keys(self, frames: Tensor, generator: torch.Generator, parts: int = 1) -> dict[str, Tensor]:
-        """Key embeddings for frames ``[b, v, c, h, w]``, as ``[b, v, d]``, without gradient.
+    def keys(
+        self,
+        frames: Tensor,
+        generator: torch.Generator,
+        parts: int = 1,
+        read: Read = read_heads,
+    ) -> dict[str, Tensor]:
+        """What ``read`` makes of frames ``[b, v, c, h, w]`` as ``[b, v, ...]``, without gradient.
 
         All ``v`` frames of an item travel in one batch, item by item, so that the global batch has
         one order for any number of ranks. They pass through the copy in ``parts``, which changes
@@ -62,12 +88,11 @@ class MomentumPair(nn.Module):
         """
         items, views = frames.shape[:2]
         shuffled, restore = self.shuffle.shuffle(frames.flatten(0, 1), generator=generator)
-        embeddings = in_parts(
-            self.momentum, parts, lambda i: self.momentum(shuffled.chunk(parts)[i])[1]
-        )
+        copied = cast(EncoderWithHeads, self.momentum.module)
+        made = in_parts(self.momentum, parts, lambda i: read(copied, shuffled.chunk(parts)[i]))
         return {
-            name: restore(torch.cat([e[name] for e in embeddings])).unflatten(0, (items, views))
-            for name in self.online.heads
+            name: restore(torch.cat([part[name] for part in made])).unflatten(0, (items, views))
+            for name in made[0]
         }
 
     def update(self) -> None:

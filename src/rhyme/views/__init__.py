@@ -7,6 +7,7 @@ draws are a pure function of an item's facts and keys; applying them to decoded 
 
 from __future__ import annotations
 
+from rhyme.views.cells import cell_centres, cells_apart, true_matches
 from rhyme.views.clips import Clip, FrameDraws
 from rhyme.views.contrast import ContrastTransform
 from rhyme.views.facts import Facts, equally_spaced, frame_counts, frame_times
@@ -45,6 +46,8 @@ __all__ = [
     "ViewSpec",
     "apply_points",
     "apply_view",
+    "cell_centres",
+    "cells_apart",
     "compose",
     "crop_resize_map",
     "equally_spaced",
@@ -56,4 +59,5 @@ __all__ = [
     "identity",
     "invert",
     "step_generator",
+    "true_matches",
 ]
