@@ -1,0 +1,272 @@
+"""Softmax within a batch on a GPU: the passes of :mod:`rhyme.kernels.tiles`, in Triton and cuBLAS.
+
+Forward, one kernel computes a tile of logits and leaves the sums of its exponentials, by row and by
+column; logits are not written. Backward, a kernel computes the tiles again and writes the gradient
+of the inner products for some rows at a time, in the inputs' type, and two plain matrix products
+make of that the gradients of both sides, summed in float32: two of the four products run at the
+rate of the library, and what is held is one chunk of rows. Sums are made in a fixed order.
+
+bfloat16 is multiplied as it is; float32 as three TF32 products in the kernels, and in the library
+as PyTorch is told to (TF32 only where ``torch.backends.cuda.matmul.allow_tf32`` says so).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from rhyme.kernels.common import Exclusion, no_autocast
+from rhyme.kernels.tiles import Form, Sums
+from rhyme.kernels.triton import batch_kernels
+from rhyme.kernels.triton.blocks import Blocks, blocks, multiprocessors, power, precision
+from rhyme.kernels.triton.pairs import arguments
+
+kernels: Any = batch_kernels  # the annotations of a kernel are not those of its call
+LOG2E = 1.4426950408889634
+HELD = 2**27
+"""Bytes of partial sums of the columns that are held at once."""
+
+
+class Totals(NamedTuple):
+    """What the forward pass finds.
+
+    Attributes:
+        rows: ``[b]`` each.
+        columns: ``[n]`` each, in the form ``"both"``; else None.
+        limit: float32 scalar, no base 2 logit is larger.
+    """
+
+    rows: Sums
+    columns: Sums | None
+    limit: Tensor
+
+
+def refusal(first: Tensor, second: Tensor) -> str | None:
+    """Why the kernels do not take these inputs, or None; the portable passes take all others."""
+    if {first.dtype, second.dtype} - {torch.bfloat16, torch.float32}:
+        return f"it takes bfloat16 and float32, not {first.dtype} and {second.dtype}"
+    if max(len(first), len(second)) >= 2**31 - 2**16:
+        return "it takes fewer than 2^31 rows"
+    if first.shape[1] < 1:
+        return "it takes rows of at least one dimension"
+    return None
+
+
+def forward(
+    first: Tensor,
+    second: Tensor,
+    scale: Tensor | float,
+    exclusion: Exclusion,
+    form: Form,
+    largest: bool = True,
+) -> Totals:
+    """Log-sum-exp and largest logit of each row of ``scale · first @ second.T``, and each column.
+
+    Args:
+        first: ``[b, d]``.
+        second: ``[n, d]``; ``first`` itself in the form ``"self"``.
+        scale: 1/τ, a number or a scalar on the GPU.
+        exclusion: the pairs left out; symmetric in the form ``"self"``.
+        form: which sums.
+        largest: whether the largest logits are wanted; else they come as −inf.
+    """
+    first, second = _alike(first, second)
+    b, n, both = len(first), len(second), form == "both"
+    limit = _limit(first, second, scale)
+    rows = Sums(*first.new_full((2, b), -torch.inf, dtype=torch.float32))
+    columns = Sums(*first.new_full((2, n), -torch.inf, dtype=torch.float32)) if both else None
+    if b == 0 or n == 0:
+        return Totals(rows, columns, limit)
+    sizes = blocks("batch_sums", first.dtype, first.shape[1])
+    tall = triton.cdiv(b, sizes.rows)
+    parts, tiles = _parts(sizes, tall, n, first.device)
+    row_parts = limit.new_empty(2, parts, b)
+    each = min(tall, max(1, HELD // (8 * n))) if both else tall  # tiles of rows in a launch
+    chunks = triton.cdiv(tall, each)
+    col_parts = limit.new_empty((2, each, n) if both else (2, 1))
+    col_sums = limit.new_empty((2, chunks, n) if both else (2, 1))
+    given = _inputs(first, second, limit, scale, exclusion, sizes)
+    for chunk in range(chunks):
+        height = min(each, tall - chunk * each)
+        for bounded in (True, False):
+            kernels.sums[(height, parts)](
+                **given,
+                row_sum=row_parts[0], row_top=row_parts[1],
+                col_sum=col_parts[0], col_top=col_parts[1],
+                first_row=chunk * each * sizes.rows, b=b, tiles=tiles,
+                EVEN=b % sizes.rows == 0 and n % sizes.keys == 0,
+                BOUNDED=bounded, COLUMNS=both, LARGEST=largest,
+            )  # fmt: skip
+        if both:
+            found = col_sums[:, chunk]
+            _merge(col_parts, limit, found[0], found[1], height, n, largest, final=False)
+    _merge(row_parts, limit, rows[0], rows[1], parts, b, largest, final=True)
+    if columns is not None:
+        _merge(col_sums, limit, columns[0], columns[1], chunks, n, largest, final=True)
+    return Totals(rows, columns, limit)
+
+
+def backward(
+    first: Tensor,
+    second: Tensor,
+    scale: Tensor | float,
+    exclusion: Exclusion,
+    form: Form,
+    totals: Totals,
+    on_rows: Tensor,
+    on_columns: Tensor | None,
+    needed: tuple[bool, bool],
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of both sets of vectors.
+
+    Args:
+        first: as in :func:`forward`, like all up to ``form``.
+        second: as there.
+        scale: as there.
+        exclusion: as there.
+        form: as there.
+        totals: what it returned.
+        on_rows: ``[b]`` gradient of the rows' log-sum-exps.
+        on_columns: ``[n]`` gradient of the columns', in the form ``"both"``.
+        needed: whether the gradient of ``first``, and of ``second``, is asked for.
+
+    Returns:
+        Gradients of ``first`` and ``second`` in float32, None where not needed. In the form
+        ``"self"`` all of it belongs to ``first``.
+    """
+    first, second = _alike(first, second)
+    (b, d), n = first.shape, len(second)
+    need_first, need_second = needed[0], needed[1] and form != "self"
+    on_first = first.new_zeros(b, d, dtype=torch.float32) if need_first else None
+    on_second = first.new_zeros(n, d, dtype=torch.float32) if need_second else None
+    if b == 0 or n == 0 or not (need_first or need_second):
+        return on_first, on_second
+    rows, columns = totals.rows[0], None
+    if form == "self":
+        columns, on_columns = rows, on_rows  # its logits are their own transpose
+    elif totals.columns is not None and on_columns is not None:
+        columns = totals.columns[0]
+    sizes = blocks("batch_weights", first.dtype, d)
+    span = _span(sizes, b, n, first.element_size())
+    buffer = first.new_empty(span, n)
+    given = _inputs(first, second, totals.limit, scale, exclusion, sizes)
+    for start in range(0, b, span):
+        stop = min(start + span, b)
+        tall = triton.cdiv(stop - start, sizes.rows)
+        parts, tiles = _parts(sizes, tall, n, first.device)
+        for bounded in (True, False):
+            kernels.weights[(tall, parts)](
+                **given,
+                row_lse=rows, row_grad=on_rows.contiguous(),
+                col_lse=rows if columns is None else columns,
+                col_grad=on_rows if on_columns is None else on_columns.contiguous(),
+                out=buffer, out_stride=n, first_row=start, b=stop, tiles=tiles,
+                EVEN=n % sizes.keys == 0, BOUNDED=bounded, COLUMNS=columns is not None,
+            )  # fmt: skip
+        weights = buffer[: stop - start]
+        with no_autocast(first.device):
+            if on_first is not None:
+                _add(on_first[start:stop], weights, second, whole=True)
+            if on_second is not None:
+                _add(on_second, weights.T, first[start:stop], whole=start == 0)
+    return on_first, on_second
+
+
+def _add(total: Tensor, left: Tensor, right: Tensor, whole: bool) -> None:
+    """``total += left @ right`` in float32; ``whole`` means that total is still zero."""
+    if left.dtype is torch.float32:
+        torch.addmm(total, left, right, beta=0 if whole else 1, out=total)
+    elif whole:
+        torch.mm(left, right, out_dtype=torch.float32, out=total)
+    else:
+        torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
+
+
+def _alike(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Both of one type, float32 unless they share a smaller one, and rows without gaps."""
+    dtype = first.dtype if first.dtype is second.dtype else torch.float32
+    first, second = first.to(dtype), second.to(dtype)
+    return (
+        first if first.stride(1) == 1 else first.contiguous(),
+        second if second.stride(1) == 1 else second.contiguous(),
+    )
+
+
+def _limit(first: Tensor, second: Tensor, scale: Tensor | float) -> Tensor:
+    """What no base 2 logit exceeds, by the norms (Cauchy and Schwarz)."""
+    if len(first) == 0 or len(second) == 0:
+        return first.new_zeros((), dtype=torch.float32)
+    norms = torch.linalg.vector_norm(first, dim=1, dtype=torch.float32).amax()
+    if second is not first:
+        other = torch.linalg.vector_norm(second, dim=1, dtype=torch.float32).amax()
+    else:
+        other = norms
+    # a little more, since the norms are rounded too
+    return norms * other * (scale.abs() if isinstance(scale, Tensor) else scale) * (LOG2E * 1.0001)
+
+
+def _parts(sizes: Blocks, tall: int, n: int, device: torch.device) -> tuple[int, int]:
+    """Groups of columns, so many that all multiprocessors end alike, and the tiles of each."""
+    wide = triton.cdiv(n, sizes.keys)
+    slots = multiprocessors(device) * sizes.resident
+    tiles = triton.cdiv(wide, max(1, min(wide, triton.cdiv(8 * slots, tall))))
+    return triton.cdiv(wide, tiles), tiles
+
+
+def _span(sizes: Blocks, b: int, n: int, size: int) -> int:
+    """Rows of a chunk: all chunks alike, and none larger than allowed."""
+    most = max(sizes.rows, sizes.chunk // (n * size) // sizes.rows * sizes.rows)
+    each = triton.cdiv(b, triton.cdiv(b, most))
+    return triton.cdiv(each, sizes.rows) * sizes.rows
+
+
+def _merge(
+    parts: Tensor,
+    limit: Tensor,
+    lse: Tensor,
+    top: Tensor,
+    count: int,
+    n: int,
+    largest: bool,
+    *,
+    final: bool,
+) -> None:
+    size = 128
+    kernels.merge[(triton.cdiv(n, size),)](
+        parts[0], parts[1], limit, lse, top, count, n,
+        LARGEST=largest, FINAL=final, STEP=16, SIZE=size, num_warps=4,
+    )  # fmt: skip
+
+
+def _inputs(
+    first: Tensor,
+    second: Tensor,
+    limit: Tensor,
+    scale: Tensor | float,
+    exclusion: Exclusion,
+    sizes: Blocks,
+) -> dict[str, Any]:
+    """What both kernels are given."""
+    d = first.shape[1]
+    return {
+        "x": first,
+        "y": second,
+        "limit": limit,
+        "scale": scale,
+        "n": len(second),
+        "d": d,
+        "x_stride": first.stride(0),
+        "y_stride": second.stride(0),
+        **arguments(exclusion, first),
+        "LEARNED": isinstance(scale, Tensor),
+        "ROWS": sizes.rows,
+        "COLS": sizes.keys,
+        "DEPTH": sizes.depth or power(d),
+        "WHOLE": sizes.depth == 0,
+        "PRECISION": precision(first.dtype),
+        "num_warps": sizes.warps,
+        "num_stages": sizes.stages,
+    }

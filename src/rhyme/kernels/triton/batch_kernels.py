@@ -1,0 +1,238 @@
+# pyright: basic, reportOperatorIssue=false, reportArgumentType=false
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
+"""The kernels behind :mod:`rhyme.kernels.triton.batch`; logits are in base 2 throughout.
+
+A program takes a tile of rows and walks over a group of tiles of columns. Where the norms bound the
+logits (``limit``), all exponentials are taken relative to that bound, and one exponential serves
+rows and columns; else maxima are followed. Both forms are launched, and one of them returns at
+once: the choice stands on the GPU, where the norms are, and nobody waits for it.
+"""
+
+import triton
+import triton.language as tl
+
+from rhyme.kernels.triton.pairs import LN2, LOG2E, factor_of, meets, owners_of
+
+SAFE = tl.constexpr(50.0)  # in base 2: then 2^(2·50) times a gradient stays in range
+
+
+@triton.jit
+def rows_of(x, at, inside, start, d, stride, DEPTH: tl.constexpr):
+    """A tile of vectors, from dimension ``start`` on."""
+    depth = start + tl.arange(0, DEPTH)
+    return tl.load(
+        x + at[:, None] * stride + depth[None, :],
+        mask=inside[:, None] & (depth < d)[None, :], other=0.0,
+    )  # fmt: skip
+
+
+@triton.jit
+def products(
+    x, y, held, rows, cols, inside, known, d, x_stride, y_stride,
+    ROWS: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr, WHOLE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The inner products of a tile; ``held`` are the rows where they were loaded before."""
+    if WHOLE:
+        other = rows_of(y, cols.to(tl.int64), known, 0, d, y_stride, DEPTH)
+        return tl.dot(held, tl.trans(other), input_precision=PRECISION)
+    acc = tl.zeros([ROWS, COLS], tl.float32)
+    depth = tl.arange(0, DEPTH)
+    left_at = x + rows.to(tl.int64)[:, None] * x_stride + depth[None, :]
+    right_at = y + cols.to(tl.int64)[:, None] * y_stride + depth[None, :]
+    for start in range(0, d, DEPTH):
+        there = (start + depth < d)[None, :]
+        left = tl.load(left_at, mask=inside[:, None] & there, other=0.0)
+        right = tl.load(right_at, mask=known[:, None] & there, other=0.0)
+        acc = tl.dot(left, tl.trans(right), acc, input_precision=PRECISION)
+        left_at += DEPTH
+        right_at += DEPTH
+    return acc
+
+
+@triton.jit
+def sums(
+    x, y, limit, scale, row_owner, key_owner, skip, mask,
+    row_sum, row_top, col_sum, col_top,
+    first_row, b, n, d, x_stride, y_stride, skip_stride, mask_stride, tiles,
+    BOUNDED: tl.constexpr, COLUMNS: tl.constexpr, LARGEST: tl.constexpr, LEARNED: tl.constexpr,
+    EVEN: tl.constexpr, GROUPS: tl.constexpr, SKIPS: tl.constexpr, MASK: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr, WHOLE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Sums and maxima of a tile of rows over a group of columns, and of each column over the rows.
+
+    Bounded, a sum is that of 2^(l − limit); else it is a log-sum-exp in base 2.
+    """
+    bound = tl.load(limit)
+    if (bound <= SAFE) != BOUNDED:
+        return
+    factor = factor_of(scale, LEARNED) * LOG2E
+    height = tl.program_id(0)
+    part = tl.program_id(1)
+    rows = first_row + height * ROWS + tl.arange(0, ROWS)
+    inside = rows < b
+    held = rows_of(x, rows.to(tl.int64), inside, 0, d, x_stride, DEPTH)
+    owner = owners_of(row_owner, rows, inside, GROUPS)
+    first = part * tiles * COLS
+    last = tl.minimum(first + tiles * COLS, n)
+    total = tl.zeros([ROWS], tl.float32)
+    top = tl.full([ROWS], float("-inf"), tl.float32)
+    out = height.to(tl.int64) * n
+    for start in range(first, last, COLS):
+        cols = start + tl.arange(0, COLS)
+        known = cols < n
+        s = products(
+            x, y, held, rows, cols, inside, known, d, x_stride, y_stride,
+            ROWS, COLS, DEPTH, WHOLE, PRECISION,
+        )  # fmt: skip
+        s = s * factor
+        if GROUPS or SKIPS > 0 or MASK or not EVEN:
+            ok = meets(
+                owner, rows, cols, inside, n, key_owner, skip, skip_stride, mask, mask_stride,
+                GROUPS, SKIPS, MASK,
+            )  # fmt: skip
+            s = tl.where(ok & inside[:, None], s, float("-inf"))
+        if BOUNDED:
+            p = tl.exp2(s - bound)
+            total += tl.sum(p, 1)
+            if LARGEST:
+                top = tl.maximum(top, tl.max(s, 1))
+            if COLUMNS:
+                tl.store(col_sum + out + cols, tl.sum(p, 0), mask=known)
+                if LARGEST:
+                    tl.store(col_top + out + cols, tl.max(s, 0), mask=known)
+        else:
+            new = tl.maximum(top, tl.max(s, 1))
+            base = tl.where(new == float("-inf"), 0.0, new)
+            total = total * tl.exp2(top - base) + tl.sum(tl.exp2(s - base[:, None]), 1)
+            top = new
+            if COLUMNS:
+                highest = tl.max(s, 0)
+                level = tl.where(highest == float("-inf"), 0.0, highest)
+                amount = tl.sum(tl.exp2(s - level[None, :]), 0)
+                tl.store(
+                    col_sum + out + cols,
+                    tl.where(amount > 0, level + tl.log2(amount), float("-inf")), mask=known,
+                )  # fmt: skip
+                if LARGEST:
+                    tl.store(col_top + out + cols, highest, mask=known)
+    at = part.to(tl.int64) * b + rows
+    if not BOUNDED:
+        level = tl.where(top == float("-inf"), 0.0, top)
+        total = tl.where(total > 0, level + tl.log2(total), float("-inf"))
+    tl.store(row_sum + at, total, mask=inside)
+    if LARGEST:
+        tl.store(row_top + at, top, mask=inside)
+
+
+@triton.jit
+def merge(
+    sums, tops, limit, lse, largest, parts, n,
+    LARGEST: tl.constexpr, FINAL: tl.constexpr, STEP: tl.constexpr, SIZE: tl.constexpr,
+):  # fmt: skip
+    """The parts ``[parts, n]`` put together; natural logarithms if they are the last ones."""
+    bound = tl.load(limit)
+    at = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
+    known = at < n
+    total = tl.zeros([SIZE], tl.float32)
+    top = tl.full([SIZE], float("-inf"), tl.float32)
+    best = tl.full([SIZE], float("-inf"), tl.float32)
+    for start in range(0, parts, STEP):
+        some = start + tl.arange(0, STEP)
+        where = some.to(tl.int64)[:, None] * n + at[None, :]
+        there = (some < parts)[:, None] & known[None, :]
+        if LARGEST:
+            best = tl.maximum(
+                best, tl.max(tl.load(tops + where, mask=there, other=float("-inf")), 0)
+            )
+        if bound <= SAFE:
+            total += tl.sum(tl.load(sums + where, mask=there, other=0.0), 0)
+        else:
+            piece = tl.load(sums + where, mask=there, other=float("-inf"))
+            new = tl.maximum(top, tl.max(piece, 0))
+            base = tl.where(new == float("-inf"), 0.0, new)
+            total = total * tl.exp2(top - base) + tl.sum(tl.exp2(piece - base[None, :]), 0)
+            top = new
+    level = tl.where(top == float("-inf"), 0.0, top)
+    if bound <= SAFE:
+        level = level + bound
+    found = total
+    if FINAL:
+        found = tl.where(total > 0, (level + tl.log2(total)) * LN2, float("-inf"))
+        best = best * LN2
+    else:
+        if bound > SAFE:
+            found = tl.where(total > 0, level + tl.log2(total), float("-inf"))
+    tl.store(lse + at, found, mask=known)
+    if LARGEST:
+        tl.store(largest + at, best, mask=known)
+
+
+@triton.jit
+def slopes(bound, lse, grad, at, inside, slope, BOUNDED: tl.constexpr):
+    """What a side's exponentials are multiplied by, and taken relative to."""
+    level = tl.load(lse + at, mask=inside, other=float("-inf")) * LOG2E
+    some = level > float("-inf")
+    level = tl.where(some, level, 0.0)
+    by = tl.load(grad + at, mask=inside, other=0.0).to(tl.float32) * slope
+    if BOUNDED:
+        by = by * tl.exp2(bound - level)
+    return tl.where(some, by, 0.0), level
+
+
+@triton.jit
+def weights(
+    x, y, limit, scale, row_owner, key_owner, skip, mask,
+    row_lse, col_lse, row_grad, col_grad, out,
+    first_row, b, n, d, x_stride, y_stride, skip_stride, mask_stride, out_stride, tiles,
+    BOUNDED: tl.constexpr, COLUMNS: tl.constexpr, LEARNED: tl.constexpr, EVEN: tl.constexpr,
+    GROUPS: tl.constexpr, SKIPS: tl.constexpr, MASK: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr, WHOLE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The gradient of the inner products, from row ``first_row`` to before ``b``."""
+    bound = tl.load(limit)
+    if (bound <= SAFE) != BOUNDED:
+        return
+    slope = factor_of(scale, LEARNED)
+    factor = slope * LOG2E
+    height = tl.program_id(0)
+    part = tl.program_id(1)
+    rows = first_row + height * ROWS + tl.arange(0, ROWS)
+    inside = rows < b
+    held = rows_of(x, rows.to(tl.int64), inside, 0, d, x_stride, DEPTH)
+    owner = owners_of(row_owner, rows, inside, GROUPS)
+    by_row, row_level = slopes(bound, row_lse, row_grad, rows, inside, slope, BOUNDED)
+    first = part * tiles * COLS
+    last = tl.minimum(first + tiles * COLS, n)
+    line = (rows - first_row).to(tl.int64)[:, None] * out_stride
+    for start in range(first, last, COLS):
+        cols = start + tl.arange(0, COLS)
+        known = cols < n
+        s = products(
+            x, y, held, rows, cols, inside, known, d, x_stride, y_stride,
+            ROWS, COLS, DEPTH, WHOLE, PRECISION,
+        )  # fmt: skip
+        s = s * factor
+        if GROUPS or SKIPS > 0 or MASK or not EVEN:
+            ok = meets(
+                owner, rows, cols, inside, n, key_owner, skip, skip_stride, mask, mask_stride,
+                GROUPS, SKIPS, MASK,
+            )  # fmt: skip
+            s = tl.where(ok, s, float("-inf"))
+        if COLUMNS:
+            by_col, col_level = slopes(bound, col_lse, col_grad, cols, known, slope, BOUNDED)
+        if BOUNDED:
+            if COLUMNS:
+                w = tl.exp2(s - bound) * (by_row[:, None] + by_col[None, :])
+            else:
+                w = tl.exp2(s - bound) * by_row[:, None]
+        else:
+            w = tl.exp2(s - row_level[:, None]) * by_row[:, None]
+            if COLUMNS:
+                w += tl.exp2(s - col_level[None, :]) * by_col[None, :]
+        tl.store(
+            out + line + cols[None, :], w.to(out.dtype.element_ty),
+            mask=inside[:, None] & known[None, :],
+        )  # fmt: skip

@@ -1,0 +1,110 @@
+"""Block sizes of the kernels: a table, so that a result never depends on what a timing chose.
+
+The sizes are those that ran fastest on an H100 where ``benchmarks/gpu`` says so; elsewhere they
+fit. :func:`using` puts others in their place, which is how the benchmark tries them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+Name = Literal["queue_forward", "queue_backward", "queue_keys", "batch_sums", "batch_weights"]
+Precision = Literal["ieee", "tf32", "tf32x3", "bf16x3"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """How a kernel cuts its work.
+
+    Attributes:
+        rows: queries of a tile.
+        keys: keys of a tile.
+        depth: dimensions at a time; 0 takes all at once and keeps the queries' tile.
+        warps: warps of a program.
+        stages: tiles that are loaded ahead, and the one in use.
+        resident: programs that share a multiprocessor, by which the keys are split.
+        chunk: bytes of the gradient of inner products that are held at once.
+    """
+
+    rows: int
+    keys: int
+    depth: int = 0
+    warps: int = 8
+    stages: int = 2
+    resident: int = 1
+    chunk: int = 2**28
+
+
+def _table(name: Name, half: bool, width: int) -> Blocks:
+    if name.startswith("batch"):
+        if not half:
+            return Blocks(rows=64, keys=64, depth=32, warps=4, stages=3)
+        if width <= 256:
+            return Blocks(rows=128, keys=128, warps=8, stages=2)
+        return Blocks(rows=128, keys=256, depth=64, warps=8, stages=3)
+    if name == "queue_keys":
+        return Blocks(rows=32 if width > 128 or not half else 64, keys=64, warps=8, stages=1)
+    if half:
+        if width <= 128:
+            return Blocks(rows=64, keys=128, warps=4, stages=2, resident=2)
+        return Blocks(rows=64, keys=64, warps=8, stages=2)
+    return Blocks(rows=64, keys=64 if width <= 128 else 32, warps=8, stages=1)
+
+
+_instead: dict[Name, Blocks] = {}
+
+
+def blocks(name: Name, dtype: torch.dtype, width: int) -> Blocks:
+    """The sizes for a kernel, the type it computes products in and the number of dimensions."""
+    return _instead.get(name) or _table(name, dtype is not torch.float32, width)
+
+
+@contextmanager
+def using(name: Name, sizes: Blocks) -> Generator[None]:
+    """Other sizes for a kernel, for as long as the block lasts."""
+    before = _instead.get(name)
+    _instead[name] = sizes
+    try:
+        yield
+    finally:
+        del _instead[name]
+        if before is not None:
+            _instead[name] = before
+
+
+_exact: list[Precision] = ["tf32x3"]
+
+
+def precision(dtype: torch.dtype) -> Precision:
+    """How float32 is multiplied: as three TF32 products, or as one where PyTorch may do so too."""
+    if dtype is torch.float32 and torch.backends.cuda.matmul.allow_tf32:
+        return "tf32"
+    return _exact[0]
+
+
+@contextmanager
+def exactly(how: Precision) -> Generator[None]:
+    """Another way to multiply float32, for as long as the block lasts."""
+    before = _exact[0]
+    _exact[0] = how
+    try:
+        yield
+    finally:
+        _exact[0] = before
+
+
+def multiprocessors(device: torch.device) -> int:
+    """Of a GPU; a few for the interpreter, so that it splits the keys as well."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).multi_processor_count
+    return 4
+
+
+def power(width: int) -> int:
+    """The power of two, at least 16, that holds a number of dimensions."""
+    return max(16, 1 << (width - 1).bit_length())

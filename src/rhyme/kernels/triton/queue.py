@@ -1,0 +1,237 @@
+"""Softmax over a queue on a GPU: the passes of :mod:`rhyme.kernels.attention`, in Triton.
+
+The keys are split over programs, as flash decoding does it: 256 queries make four tiles only, and a
+GPU has 132 multiprocessors. Each program leaves a largest logit, a sum and a weighted sum; a second
+kernel merges them. The backward pass for the queries is split likewise. No logits are written.
+
+float16 and bfloat16 are multiplied as they are and summed in float32; float32 is multiplied as
+three TF32 products, which is as exact as float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from rhyme.kernels.common import Exclusion
+from rhyme.kernels.triton import queue_kernels
+from rhyme.kernels.triton.blocks import Blocks, blocks, multiprocessors, power, precision
+from rhyme.kernels.triton.pairs import arguments
+
+kernels: Any = queue_kernels  # the annotations of a kernel are not those of its call
+WIDEST = 256
+"""Dimensions up to which the sums of a tile fit into the registers."""
+
+Forward = tuple[Tensor, Tensor | None, Tensor, Tensor]
+Backward = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+def refusal(queries: Tensor, keys: Tensor, values: Tensor | None) -> str | None:
+    """Why the kernels do not take these inputs, or None; the portable passes take all others."""
+    given = (queries, keys) if values is None else (queries, keys, values)
+    for tensor in given:
+        if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32):
+            return f"it takes float16, bfloat16 and float32, not {tensor.dtype}"
+        if not 1 <= tensor.shape[1] <= WIDEST:
+            return f"it takes 1 to {WIDEST} dimensions, not {tensor.shape[1]}"
+        if len(tensor) >= 2**31 - 2**16:
+            return "it takes fewer than 2^31 rows"
+    return None
+
+
+def forward_pass(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor | None,
+    scale: Tensor | float,
+    exclusion: Exclusion,
+    want_mean: bool,
+) -> Forward:
+    """The softmax of each query over its allowed keys.
+
+    Args:
+        queries: ``[b, d]``.
+        keys: ``[n, d]``.
+        values: ``[n, e]``; None for the keys.
+        scale: 1/τ, a number or a scalar on the GPU.
+        exclusion: the pairs that must not meet.
+        want_mean: whether to average the values.
+
+    Returns:
+        Log-sum-exp ``[b]``, mean ``[b, e]`` or None, largest logit ``[b]``, in float32, and the
+        int64 ``[b]`` number of allowed keys; −inf and 0 where there are none.
+    """
+    queries, keys, values = _alike(queries, keys, values)
+    b, n = len(queries), len(keys)
+    e = (keys if values is None else values).shape[1]
+    lse = queries.new_full((b,), -torch.inf, dtype=torch.float32)
+    mean = queries.new_zeros(b, e, dtype=torch.float32) if want_mean else None
+    counted = not exclusion.empty
+    if b == 0 or n == 0:
+        return lse, mean, lse.clone(), lse.new_zeros(b, dtype=torch.int64)
+    maximum = torch.empty_like(lse)
+    allowed = torch.full_like(lse, n, dtype=torch.int64)
+    sizes = blocks("queue_forward", queries.dtype, max(queries.shape[1], e))
+    grid, tiles = _split(sizes, b, n, queries.device)
+    parts = grid[1]
+    top, total = lse.new_empty(2, parts, b)
+    sums = lse.new_empty((parts, b, e) if want_mean else (1,))
+    count = lse.new_empty((parts, b) if counted else (1,), dtype=torch.int32)
+    kernels.forward[grid](
+        **_inputs(queries, keys, values, scale, exclusion, sizes),
+        top=top, total=total, sums=sums, count=count, tiles=tiles, MEAN=want_mean,
+    )  # fmt: skip
+    kernels.merge[(b,)](
+        top, total, sums, count, lse, maximum, allowed, lse if mean is None else mean, b, e, parts,
+        MEAN=want_mean, COUNTED=counted, PARTS=triton.next_power_of_2(parts), STEP=16,
+        WIDTH=power(e), num_warps=4,
+    )  # fmt: skip
+    return lse, mean, maximum, allowed
+
+
+def backward_pass(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor | None,
+    scale: Tensor | float,
+    exclusion: Exclusion,
+    log_sum_exp: Tensor,
+    mean: Tensor | None,
+    grad_mean: Tensor | None,
+    grad_lse: Tensor | None,
+    need_queries: bool,
+    need_keys: bool,
+    need_values: bool,
+) -> Backward:
+    """The gradients of :func:`forward_pass`.
+
+    Args:
+        queries: ``[b, d]``, and so on, as there.
+        keys: ``[n, d]``.
+        values: ``[n, e]`` or None.
+        scale: 1/τ.
+        exclusion: the pairs that must not meet.
+        log_sum_exp: ``[b]``, as returned there.
+        mean: ``[b, e]``, as returned there; needed with ``grad_mean``.
+        grad_mean: ``[b, e]``, gradient of the mean, or None.
+        grad_lse: ``[b]``, gradient of the log-sum-exp, or None.
+        need_queries: whether the queries need a gradient.
+        need_keys: whether the keys do. Without values they get that of the values too.
+        need_values: whether the values do.
+
+    Returns:
+        Gradients of queries, keys and values in float32; None where not needed.
+    """
+    b, d = queries.shape
+    n, e = len(keys), (keys if values is None else values).shape[1]
+    dq = queries.new_zeros(b, d, dtype=torch.float32) if need_queries else None
+    dk = keys.new_zeros(n, d, dtype=torch.float32) if need_keys else None
+    dv = keys.new_zeros(n, e, dtype=torch.float32) if need_values and values is not None else None
+    if b == 0 or n == 0 or (grad_mean is None and grad_lse is None):
+        return dq, dk, dv
+    if need_queries and grad_mean is None and mean is not None and values is None:
+        assert grad_lse is not None
+        dq = mean * (grad_lse * scale)[:, None]  # the gradient of the log-sum-exp is the mean
+        need_queries = False
+    queries, keys, values = _alike(queries, keys, values)
+    if grad_mean is not None:
+        grad_mean = grad_mean.contiguous()
+    stand_in = log_sum_exp
+    given: dict[str, Any] = {
+        "g": stand_in if grad_mean is None else grad_mean,
+        "lse": log_sum_exp,
+        "MEAN": grad_mean is not None,
+    }
+    if need_queries:
+        sizes = blocks("queue_backward", queries.dtype, max(d, e))
+        grid, tiles = _split(sizes, b, n, queries.device)
+        out = log_sum_exp.new_empty(grid[1], b, d)
+        kernels.backward_queries[grid](
+            **_inputs(queries, keys, values, scale, exclusion, sizes),
+            **given,
+            z=stand_in if mean is None else mean.contiguous(),
+            on_lse=stand_in if grad_lse is None else grad_lse.contiguous(),
+            out=out, tiles=tiles, ON_LSE=grad_lse is not None,
+        )  # fmt: skip
+        dq = out[0] if grid[1] == 1 else out.sum(0)
+    if need_keys or dv is not None:
+        sizes = blocks("queue_keys", queries.dtype, max(d, e))
+        level = _level(queries.dtype, mean, grad_mean, grad_lse)
+        kernels.backward_keys[(triton.cdiv(n, sizes.keys),)](
+            **_inputs(queries, keys, values, scale, exclusion, sizes),
+            **given,
+            level=level,
+            dk=stand_in if dk is None else dk,
+            dv=stand_in if dv is None else dv,
+            NEED_KEYS=dk is not None,
+            NEED_VALUES=grad_mean is not None and (dv is not None or values is None),
+        )
+    return dq, dk, dv
+
+
+def _alike(
+    queries: Tensor, keys: Tensor, values: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """All of one type, float32 unless all are of one smaller type, and rows without gaps."""
+    given = [t for t in (queries, keys, values) if t is not None]
+    types = {t.dtype for t in given}
+    dtype = types.pop() if len(types) == 1 else torch.float32
+    given = [t.to(dtype) if t.stride(1) == 1 else t.to(dtype).contiguous() for t in given]
+    return given[0], given[1], given[2] if values is not None else None
+
+
+def _split(sizes: Blocks, b: int, n: int, device: torch.device) -> tuple[tuple[int, int], int]:
+    """The grid, tiles of queries by parts of the keys, and the tiles of keys in a part."""
+    rows, keys = triton.cdiv(b, sizes.rows), triton.cdiv(n, sizes.keys)
+    parts = max(1, min(keys, multiprocessors(device) * sizes.resident // rows))
+    tiles = triton.cdiv(keys, parts)
+    return (rows, triton.cdiv(keys, tiles)), tiles
+
+
+def _inputs(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor | None,
+    scale: Tensor | float,
+    exclusion: Exclusion,
+    sizes: Blocks,
+) -> dict[str, Any]:
+    """What all kernels are given."""
+    payload = keys if values is None else values
+    return {
+        "q": queries,
+        "k": keys,
+        "v": payload,
+        "b": len(queries),
+        "n": len(keys),
+        "d": queries.shape[1],
+        "e": payload.shape[1],
+        "q_stride": queries.stride(0),
+        "k_stride": keys.stride(0),
+        "v_stride": payload.stride(0),
+        "scale": scale,
+        "LEARNED": isinstance(scale, Tensor),
+        **arguments(exclusion, queries),
+        "VALUES": values is not None,
+        "ROWS": sizes.rows,
+        "KEYS": sizes.keys,
+        "DEPTH": power(queries.shape[1]),
+        "WIDTH": power(payload.shape[1]),
+        "PRECISION": precision(queries.dtype),
+        "num_warps": sizes.warps,
+        "num_stages": sizes.stages,
+    }
+
+
+def _level(
+    dtype: torch.dtype, mean: Tensor | None, grad_mean: Tensor | None, grad_lse: Tensor | None
+) -> Tensor:
+    """``g_lse − g·z``, with g rounded as it enters the products."""
+    if grad_mean is None or mean is None:
+        assert grad_lse is not None
+        return grad_lse.float().contiguous()
+    level = -(grad_mean.to(dtype).float() * mean).sum(1)
+    return level if grad_lse is None else level + grad_lse
