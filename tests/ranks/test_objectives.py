@@ -22,6 +22,7 @@ from rhyme.objectives import (
     dense_info_nce,
     info_nce,
     info_nce_in_batch,
+    info_nce_symmetric,
     neighbour_weights,
     nt_xent,
     soft_nearest_neighbour,
@@ -95,6 +96,19 @@ def _dense(x: Inputs) -> Tensor:
     return _mean(out)
 
 
+def _symmetric(x: Inputs) -> Tensor:
+    plain = info_nce_symmetric(x.anchors, x.keys, temperature=x.temperature)
+    masked = info_nce_symmetric(
+        x.anchors,
+        x.keys,
+        temperature=x.temperature,
+        groups=x.groups,
+        extra_negatives=x.negatives,
+        extra_groups=x.negative_groups,
+    )
+    return _mean(plain) + _mean(masked)
+
+
 def _nt_xent(x: Inputs) -> Tensor:
     plain = nt_xent(x.anchors, x.keys, temperature=x.temperature)
     return _mean(plain) + _mean(nt_xent(x.anchors, x.keys, temperature=0.2, groups=x.groups))
@@ -139,6 +153,7 @@ OBJECTIVES: dict[str, Callable[[Inputs], Tensor]] = {
     "info_nce": _info_nce,
     "info_nce_in_batch": _in_batch,
     "dense_info_nce": _dense,
+    "info_nce_symmetric": _symmetric,
     "nt_xent": _nt_xent,
     "cycle": _cycle,
     "soft_nearest_neighbour": _neighbour,

@@ -9,7 +9,7 @@ requires one.
 from __future__ import annotations
 
 from rhyme.kernels import neighbour_weights
-from rhyme.objectives.contrast import info_nce, info_nce_in_batch, nt_xent
+from rhyme.objectives.contrast import info_nce, info_nce_in_batch, info_nce_symmetric, nt_xent
 from rhyme.objectives.dense import dense_info_nce, nearest_cells
 from rhyme.objectives.neighbour import SoftNeighbour, cycle, soft_nearest_neighbour
 from rhyme.objectives.output import ObjectiveOutput, masked_mean
@@ -21,6 +21,7 @@ __all__ = [
     "dense_info_nce",
     "info_nce",
     "info_nce_in_batch",
+    "info_nce_symmetric",
     "masked_mean",
     "nearest_cells",
     "neighbour_weights",

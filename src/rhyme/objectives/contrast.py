@@ -1,4 +1,4 @@
-r"""InfoNCE against a queue, within a batch, and its symmetric form NT-Xent.
+r"""InfoNCE against a queue, within a batch, in both directions, and among all views (NT-Xent).
 
 For an anchor *a*, its positive *p*, negatives *n* ∈ *N* and temperature τ
 
@@ -16,7 +16,14 @@ from torch import Tensor
 
 from rhyme import distributed
 from rhyme.errors import DataError
-from rhyme.kernels import Kernel, QueueSummary, queue_log_sum_exp
+from rhyme.kernels import (
+    Kernel,
+    QueueSummary,
+    in_batch_log_sum_exp,
+    queue_log_sum_exp,
+    self_log_sum_exp,
+    symmetric_log_sum_exp,
+)
 from rhyme.kernels.common import Temperature, full_precision, no_autocast
 from rhyme.objectives.output import ObjectiveOutput, masked_mean
 
@@ -82,6 +89,8 @@ def info_nce_in_batch(
     self_index: Tensor | None = None,
     anchor_groups: Tensor | None = None,
     key_groups: Tensor | None = None,
+    extra_negatives: Tensor | None = None,
+    extra_groups: Tensor | None = None,
     kernel: Kernel = "auto",
 ) -> ObjectiveOutput:
     """Each anchor has to find one of the keys among all the others, e.g. the keys of all ranks.
@@ -92,10 +101,13 @@ def info_nce_in_batch(
         positive_index: int64 ``[b]``, the key that is each anchor's positive. It is kept whatever
             the groups say.
         temperature: τ > 0, a number or a learned scalar.
-        exclude: bool ``[b, n]``, True takes the key out of the anchor's negatives.
+        exclude: bool ``[b, n]``, True takes the key out of the anchor's negatives. Where groups or
+            indices say the same, they cost no matrix.
         self_index: int64 ``[b]``, the key that is the anchor itself, which is no negative.
         anchor_groups: int64 ``[b]``: other keys of the anchor's group are no negatives.
         key_groups: int64 ``[n]``.
+        extra_negatives: ``[m, d]`` unit rows that are everybody's negatives, e.g. a queue.
+        extra_groups: int64 ``[m]``: extra negatives of the anchor's group are left out.
         kernel: implementation, see :mod:`rhyme.kernels`.
 
     Returns:
@@ -105,24 +117,98 @@ def info_nce_in_batch(
         DataError: shapes do not fit.
         ConfigError: the temperature is not positive.
     """
-    b, n = len(anchors), len(keys)
+    b = len(anchors)
+    apart: list[Tensor] = []
     for name, index in (("positive_index", positive_index), ("self_index", self_index)):
         if index is not None and index.shape != (b,):
             raise DataError(f"{name} must be [b]", value=(tuple(index.shape), (b,)))
-    mask = torch.zeros(b, n, dtype=torch.bool, device=keys.device) if exclude is None else exclude
-    mask = mask.scatter(1, positive_index[:, None], True)
-    if self_index is not None:
-        mask = mask.scatter_(1, self_index[:, None], True)
-    summary = queue_log_sum_exp(
+        if index is not None:
+            apart.append(index)
+    summary = in_batch_log_sum_exp(
         anchors,
         keys,
         temperature=temperature,
-        query_groups=anchor_groups,
+        anchor_groups=anchor_groups,
         key_groups=key_groups,
-        mask=mask,
+        mask=exclude,
+        skip=torch.stack(apart, dim=1),
         kernel=kernel,
     )
+    summary = _beside(
+        summary, anchors, extra_negatives, temperature, anchor_groups, extra_groups, kernel
+    )
+    n = len(keys) + (0 if extra_negatives is None else len(extra_negatives))
     return _against(anchors, keys[positive_index], summary, temperature, n)
+
+
+def info_nce_symmetric(
+    first: Tensor,
+    second: Tensor,
+    *,
+    temperature: Temperature,
+    groups: Tensor | None = None,
+    extra_negatives: Tensor | None = None,
+    extra_groups: Tensor | None = None,
+    kernel: Kernel = "auto",
+) -> ObjectiveOutput:
+    """Each item's first row finds its second among those of all items, and the other way round.
+
+    The objective of CLIP (arXiv 2103.00020), where rows of one kind are compared with those of the
+    other kind only. Rows are gathered over the ranks with gradient, so each of the 2B rows of the
+    global batch has 1 positive and B − 1 negatives. Over all rows the mean is that of both
+    directions, as in the paper.
+
+    Args:
+        first: ``[b, d]`` unit rows of the local items, e.g. of their pictures.
+        second: ``[b, d]`` unit rows of the same items, e.g. of their sound.
+        temperature: τ > 0, a number or a learned scalar.
+        groups: int64 ``[b]``: other items of an item's group are no negatives.
+        extra_negatives: ``[m, d]`` unit rows, the same on all ranks, that are negatives in both
+            directions.
+        extra_groups: int64 ``[m]``: extra negatives of an item's group are left out.
+        kernel: implementation, see :mod:`rhyme.kernels`.
+
+    Returns:
+        ``[2b]`` values, those of ``first`` before those of ``second``; otherwise as
+        :func:`info_nce`.
+
+    Raises:
+        DataError: shapes do not fit, also between ranks.
+        ConfigError: the temperature is not positive.
+    """
+    own, everyone = _items(first, second, groups, "both sides")
+    skip = own[:, None]
+    if distributed.world_size() == 1:
+        pair = symmetric_log_sum_exp(
+            first,
+            second,
+            temperature=temperature,
+            first_groups=groups,
+            second_groups=groups,
+            skip=skip,
+            kernel=kernel,
+        )
+    else:
+        keys = distributed.gather(torch.stack([first, second], dim=1), grad=True)
+        pair = [
+            in_batch_log_sum_exp(
+                anchors,
+                keys[:, other],
+                temperature=temperature,
+                anchor_groups=groups,
+                key_groups=everyone,
+                skip=skip,
+                kernel=kernel,
+            )
+            for anchors, other in ((first, 1), (second, 0))
+        ]
+    summary = QueueSummary(*(torch.cat(parts) for parts in zip(*pair, strict=True)))
+    anchors, positives = torch.cat([first, second]), torch.cat([second, first])
+    owners = None if groups is None else groups.repeat(2)
+    summary = _beside(summary, anchors, extra_negatives, temperature, owners, extra_groups, kernel)
+    n = len(first) * distributed.world_size()
+    n += 0 if extra_negatives is None else len(extra_negatives)
+    return _against(anchors, positives, summary, temperature, n)
 
 
 def nt_xent(
@@ -154,25 +240,79 @@ def nt_xent(
         DataError: shapes do not fit, also between ranks.
         ConfigError: the temperature is not positive.
     """
+    own, everyone = _items(first, second, groups, "both views")
+    n = len(first) * distributed.world_size()
+    skip = torch.stack([torch.cat([own, own + n]), torch.cat([own + n, own])], dim=1)
+    anchors = torch.cat([first, second])
+    if distributed.world_size() == 1:
+        summary = self_log_sum_exp(
+            anchors,
+            temperature=temperature,
+            groups=None if groups is None else groups.repeat(2),
+            skip=skip,
+            kernel=kernel,
+        )
+    else:
+        views = distributed.gather(torch.stack([first, second], dim=1), grad=True)
+        summary = in_batch_log_sum_exp(
+            anchors,
+            torch.cat([views[:, 0], views[:, 1]]),
+            temperature=temperature,
+            anchor_groups=None if groups is None else groups.repeat(2),
+            key_groups=None if everyone is None else everyone.repeat(2),
+            skip=skip,
+            kernel=kernel,
+        )
+    return _against(anchors, torch.cat([second, first]), summary, temperature, 2 * n)
+
+
+def _items(
+    first: Tensor, second: Tensor, groups: Tensor | None, what: str
+) -> tuple[Tensor, Tensor | None]:
+    """The numbers of the local items in the global batch, and the groups of all."""
     if first.shape != second.shape:
         raise DataError(
-            "both views must have the same shape", value=(tuple(first.shape), tuple(second.shape))
+            f"{what} must have the same shape", value=(tuple(first.shape), tuple(second.shape))
         )
-    views = distributed.gather(torch.stack([first, second], dim=1), grad=True)
-    n = len(views)
-    rows = distributed.rank_slice(n)
-    own = torch.arange(rows.start, rows.stop, device=first.device)
-    everyone = None if groups is None else distributed.gather(groups)
-    return info_nce_in_batch(
-        torch.cat([first, second]),
-        torch.cat([views[:, 0], views[:, 1]]),
-        torch.cat([own + n, own]),
+    start = distributed.rank() * len(first)
+    own = torch.arange(start, start + len(first), device=first.device)
+    return own, None if groups is None else distributed.gather(groups)
+
+
+def _beside(
+    summary: QueueSummary,
+    anchors: Tensor,
+    extra: Tensor | None,
+    temperature: Temperature,
+    anchor_groups: Tensor | None,
+    extra_groups: Tensor | None,
+    kernel: Kernel,
+) -> QueueSummary:
+    """What anchors find in the batch and among extra negatives, which stay where they are."""
+    if extra is None:
+        if extra_groups is not None:
+            raise DataError("extra_groups are given without extra_negatives")
+        return summary
+    here = queue_log_sum_exp(
+        anchors,
+        extra,
         temperature=temperature,
-        self_index=torch.cat([own, own + n]),
-        anchor_groups=None if groups is None else groups.repeat(2),
-        key_groups=None if everyone is None else everyone.repeat(2),
+        query_groups=None if extra_groups is None else anchor_groups,
+        key_groups=extra_groups,
         kernel=kernel,
     )
+    return QueueSummary(
+        _log_add_exp(summary.log_sum_exp, here.log_sum_exp),
+        torch.maximum(summary.hardest, here.hardest),
+        summary.allowed + here.allowed,
+    )
+
+
+def _log_add_exp(a: Tensor, b: Tensor) -> Tensor:
+    """``logaddexp``, whose gradient is NaN where both are −inf; here it is 0."""
+    none = (a == -torch.inf) & (b == -torch.inf)
+    both = torch.logaddexp(torch.where(none, 0, a), torch.where(none, 0, b))
+    return torch.where(none, -torch.inf, both)
 
 
 def _against(
