@@ -12,6 +12,7 @@ import pytest
 from rhyme import api
 from rhyme.api import resolve_recipe
 from rhyme.config import dump_yaml
+from rhyme.encoders import HEAD_PRESETS
 from rhyme.errors import ConfigError, UnknownName
 from rhyme.recipes import (
     RECIPES,
@@ -26,6 +27,7 @@ from rhyme.systems import SYSTEMS, system_class
 from rhyme.systems.cycle_contrast import CycleContrastConfig
 from rhyme.systems.densecl import DenseCLConfig
 from rhyme.systems.moco import MocoConfig
+from rhyme.systems.simclr import SimclrConfig
 from rhyme.training.schedules import learning_rate
 from rhyme.views import ContrastTransform
 from support.tiny_runs import catalog, flags, rhyme
@@ -50,12 +52,14 @@ PAPER_REDUCED = {
     "model.transform.size": 32,
 }
 SIZES = {"queue": 64, "cycle_queue": 80, "dense_queue": 64, "support": 16}
-HEADS = {"cycle_contrast": {"m", "c"}, "densecl": {"m", "dense"}}
+HEADS = {"cycle_contrast": {"m", "c"}, "densecl": {"m", "dense"}, "simclr": {"z"}}
 
 
 def reduced(found: Recipe) -> dict[str, Any]:
     """Overrides that make a recipe small enough for the tiny world."""
     changes = dict(PAPER_REDUCED if found.needs_gpu else REDUCED)
+    if found.train.schedule.warmup_epochs:
+        changes["train.schedule.warmup_epochs"] = 0
     own = {f"model.{k}": size for k, size in SIZES.items() if hasattr(found.model, k)}
     return changes | own
 
@@ -209,8 +213,42 @@ def test_small_recipes_are_small(name: str) -> None:
     found = recipe(name)
     assert found.model.backbone.name == "small"
     assert found.model.transform.size <= 64
-    assert found.train.steps is not None
-    assert found.train.steps <= 1000
+    assert (found.train.steps or 0) <= 1000
+    assert (found.train.epochs or 0) <= 30
+
+
+def test_the_published_simclr() -> None:
+    found = recipe("simclr_imagenet_8gpu")
+    train, model = found.train, found.model
+    assert isinstance(model, SimclrConfig)
+    assert (train.epochs, train.batch_size, train.peak_lr) == (1000, 4096, pytest.approx(4.8))
+    optimizer, schedule = train.optimizer, train.schedule
+    assert (optimizer.name, optimizer.momentum, optimizer.weight_decay) == ("lars", 0.9, 1e-6)
+    assert (optimizer.eta, optimizer.decays_all) == (1e-3, False)
+    assert (schedule.name, schedule.per, schedule.warmup_epochs) == ("cosine", "step", 10)
+    assert (model.backbone.name, model.backbone.norm_groups) == ("resnet50", 1)
+    assert model.head == HEAD_PRESETS["simclr"]
+    assert (model.temperature, model.balance) == (0.1, "paper")
+    transform = model.transform
+    assert isinstance(transform, ContrastTransform)
+    assert (transform.size, transform.scale) == (224, (0.08, 1.0))
+    assert (transform.strength, transform.brightness, transform.hue) == (1.0, 0.8, 0.2)
+    assert (transform.jitter, transform.gray, transform.blur) == (0.8, 0.2, 0.5)
+    assert (transform.blur_sigma, transform.blur_kernel) == ((0.1, 2.0), 0.1)
+    assert (transform.mean, transform.std) == ((0.0,) * 3, (1.0,) * 3)
+    small = recipe("simclr_imagenet_b512")
+    assert small.train.peak_lr == pytest.approx(0.075 * 512**0.5)
+    assert (small.model.temperature, small.model.head.layers) == (0.2, 3)
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if "_cifar10_1gpu" in name])
+def test_small_pictures_on_one_gpu(name: str) -> None:
+    found = recipe(name)
+    assert (found.model.backbone.name, found.model.backbone.stem) == ("resnet18", "cifar")
+    assert (found.train.epochs, found.train.batch_size) == (200, 512)
+    assert (found.train.precision, found.train.channels_last) == ("bf16", True)
+    assert (found.data.cache_frames, found.data.augment) == (1, "device")
+    assert (found.model.transform.size, found.model.transform.blur) == (32, 0)
 
 
 def test_arms_of_one_budget_differ_in_the_method_alone() -> None:

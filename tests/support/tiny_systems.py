@@ -40,6 +40,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"matching": "random", "dense_weight": 1.0},
         {"matching": "head", "grid": 1},
     ],
+    "simclr": [{}, {"positive": "video", "mask_same_group": True, "balance": "official"}],
     "cycle_contrast": [
         {"cycle_weight": 1.0},
         {"cycle_weight": 1.0, "mask_same_group": True, "include_self": True},

@@ -182,12 +182,29 @@ def test_a_frame_that_no_proposal_fits_gives_the_central_box():
     assert draw["box"][:, 0].tolist() == [[0, 196, 6, 8], [196, 0, 8, 6]]
 
 
+@pytest.mark.parametrize(("impl", "low", "high"), [("v1", -0.4, 0.4), ("v2", 0.6, 1.4)])
+def test_strength_scales_the_reach_of_the_jitter(impl, low, high):
+    sizes, keys = np.full(500, 64), Keys.of(0, 0, range(500))
+    draw = ContrastTransform.simclr(strength=0.5, impl=impl).draw(keys, 1, sizes, sizes)
+    for name, bounds in (
+        ("brightness", (low, high)),
+        ("contrast", (0.6, 1.4)),
+        ("saturation", (0.6, 1.4)),
+        ("hue", (-0.1, 0.1)),
+    ):
+        found = draw[name].min(), draw[name].max()
+        assert bounds[0] <= found[0] < found[1] <= bounds[1]
+        assert found == pytest.approx(bounds, abs=0.02), "the whole reach is used"
+    with pytest.raises(ConfigError, match="hue"):
+        ContrastTransform.simclr(strength=3.0)
+
+
 def test_presets_differ_where_their_papers_do():
     v1, simclr = ContrastTransform.moco_v1(), ContrastTransform.simclr(strength=0.5, impl="v1")
     assert (v1.jitter, v1.hue, v1.blur, v1.gray_first) == (1.0, 0.4, 0.0, True)
     assert simclr.scale == (0.08, 1.0)
     assert simclr.interpolation == "bicubic"
-    assert (simclr.brightness, simclr.hue) == (0.4, 0.1)
+    assert (simclr.strength, simclr.brightness, simclr.hue) == (0.5, 0.8, 0.2)
     assert simclr.brightness_mode == "add"
     assert ContrastTransform.simclr().brightness_mode == "multiply"
     data, _, _ = draw_and_apply(ContrastTransform.simclr(size=16), photo(b=8)[:, None])

@@ -29,6 +29,14 @@ RECIPES: dict[str, str] = {
             "densecl_world_demo",
         ),
         "moco": ("moco_folder_cpu", "moco_r2v2_8gpu", "moco_world_demo"),
+        "simclr": (
+            "simclr_cifar10_1gpu",
+            "simclr_cifar10_cpu",
+            "simclr_folder_cpu",
+            "simclr_imagenet_8gpu",
+            "simclr_imagenet_b512",
+            "simclr_world_demo",
+        ),
     }.items()
     for name in names
 }

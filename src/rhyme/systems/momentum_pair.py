@@ -27,6 +27,7 @@ Read = Callable[[EncoderWithHeads, Tensor], dict[str, Tensor]]
 """What is made of frames ``[b, c, h, w]`` by an encoder or its copy: ``[b, ...]`` by name."""
 
 _EVAL_MARGIN = 256 / 224  # the customary resize before the central crop
+_TINY = 32  # views up to this size are of pictures as small, which have no margin to lose
 
 
 def read_heads(encoder: EncoderWithHeads, frames: Tensor) -> dict[str, Tensor]:
@@ -108,10 +109,12 @@ def inference_plan(transform: Transform) -> InferencePlan:
     """How to feed an encoder that was trained under a transform: its size, its normalisation.
 
     The shorter side is scaled to 8/7 of the crop (256 before 224), or to what the transform itself
-    scales to, and the central square is cut.
+    scales to, and the central square is cut. At 32 pixels and below nothing is scaled up or cut
+    off: CIFAR's pictures are judged whole.
     """
     if isinstance(transform, ContrastTransform):
-        resize = round(transform.size * _EVAL_MARGIN)
+        margin = _EVAL_MARGIN if transform.size > _TINY else 1.0
+        resize = round(transform.size * margin)
     else:
         resize = transform.resize or transform.size
     return InferencePlan(size=transform.size, resize=resize, mean=transform.mean, std=transform.std)

@@ -48,7 +48,14 @@ SYSTEMS: dict[str, SystemEntry] = _entries(
         "rhyme.systems.cycle_contrast:CycleContrast",
     ),
     SystemEntry("dual", "DUAL, inter-intra variant dual", "clips", "BMVC 2021, arXiv 2107.01194"),
-    SystemEntry("simclr", "SimCLR", "frames", "arXiv 2002.05709"),
+    SystemEntry(
+        "simclr",
+        "SimCLR",
+        "frames",
+        "arXiv 2002.05709",
+        "partial",
+        "rhyme.systems.simclr:Simclr",
+    ),
     SystemEntry(
         "moco",
         "MoCo v1/v2",

@@ -36,6 +36,8 @@ class OptimizerConfig:
     Attributes:
         name: ``"sgd"``, ``"adamw"`` or ``"lars"`` (arXiv 1708.03888, in SimCLR's form).
         lr: base learning rate, the peak of the schedule.
+        lr_scaling: how the peak follows the batch size B: ``"none"`` takes ``lr`` as it is,
+            ``"linear"`` is lr·B/256, ``"sqrt"`` lr·√B (SimCLR: 0.3 and 0.075).
         momentum: μ of SGD and LARS, in [0, 1).
         nesterov: Nesterov's form of the momentum, SGD only.
         weight_decay: L2 term of SGD and LARS, decoupled decay of AdamW.
@@ -51,6 +53,7 @@ class OptimizerConfig:
 
     name: OptimizerName = "sgd"
     lr: float = 0.03
+    lr_scaling: Literal["none", "linear", "sqrt"] = "none"
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 1e-4
@@ -64,6 +67,13 @@ class OptimizerConfig:
         known = ("sgd", "adamw", "lars")
         _check(self.name in known, "unknown optimizer", self.name, f"choose one of {known}")
         _check(_number(self.lr) and self.lr > 0, "lr must be positive", self.lr, "try 0.03")
+        known = ("none", "linear", "sqrt")
+        _check(
+            self.lr_scaling in known,
+            "unknown lr_scaling",
+            self.lr_scaling,
+            f"choose one of {known}",
+        )
         _check(
             _number(self.momentum) and 0 <= self.momentum < 1,
             "momentum must lie in [0, 1)",
@@ -329,6 +339,13 @@ class TrainConfig:
             self.device,
             "choose auto, cpu, cuda or cuda:0",
         )
+
+    @property
+    def peak_lr(self) -> float:
+        """The peak of the learning rate, which may follow the batch size."""
+        lr, batch = self.optimizer.lr, self.batch_size
+        scale = {"none": 1.0, "linear": batch / 256, "sqrt": math.sqrt(batch)}
+        return lr * scale[self.optimizer.lr_scaling]
 
     @property
     def look_every(self) -> int:

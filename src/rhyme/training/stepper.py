@@ -100,7 +100,7 @@ class Stepper:
 
     def rates(self, step: int, steps: int, steps_per_epoch: float) -> dict[str, float]:
         """Learning rate of every group at a step."""
-        base = self.config.optimizer.lr
+        base = self.config.peak_lr
         return {
             name: group.lr_scale
             * learning_rate(self.schedules[name], base, step, steps, steps_per_epoch)

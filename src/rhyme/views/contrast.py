@@ -55,6 +55,7 @@ class ContrastTransform:
         interpolation: of the resize, which is antialiased.
         flip: probability of a horizontal flip.
         jitter: probability of colour jitter.
+        strength: factor on the reach of all four parts of the jitter (SimCLR's s).
         brightness: factor within 1 ± this (or shift, see ``brightness_mode``).
         brightness_mode: ``"multiply"``, or ``"add"`` a shift within ± ``brightness`` of the range.
         contrast: factor within 1 ± this.
@@ -77,6 +78,7 @@ class ContrastTransform:
     interpolation: Interpolation = "bilinear"
     flip: float = 0.5
     jitter: float = 0.8
+    strength: float = 1.0
     brightness: float = 0.4
     brightness_mode: Literal["multiply", "add"] = "multiply"
     contrast: float = 0.4
@@ -96,9 +98,10 @@ class ContrastTransform:
         check_size(self.size)
         for name in ("flip", "jitter", "gray", "blur", "solarize"):
             check_range(name, getattr(self, name), 0.0, 1.0)
-        for name in ("brightness", "contrast", "saturation"):
+        for name in ("strength", "brightness", "contrast", "saturation"):
             check_range(name, getattr(self, name), 0.0, float("inf"))
         check_range("hue", self.hue, 0.0, 0.5)
+        check_range("hue * strength", self.hue * self.strength, 0.0, 0.5)
         check_bounds("scale", self.scale, 1.0)
         check_bounds("ratio", self.ratio)
         check_bounds("blur_sigma", self.blur_sigma)
@@ -127,18 +130,20 @@ class ContrastTransform:
 
         Args:
             size: side of the view.
-            strength: s, scales all four parts of the jitter (1 for ImageNet, 0.5 for CIFAR).
+            strength: s, scales all four parts of the jitter (1 for ImageNet, 0.5 for CIFAR); at
+                most 2.5.
             impl: ``"v1"`` shifts the brightness, ``"v2"`` scales it.
             changes: any other field.
         """
         preset: dict[str, Any] = {
             "scale": (0.08, 1.0),
             "interpolation": "bicubic",
-            "brightness": 0.8 * strength,
+            "strength": strength,
+            "brightness": 0.8,
             "brightness_mode": "add" if impl == "v1" else "multiply",
-            "contrast": 0.8 * strength,
-            "saturation": 0.8 * strength,
-            "hue": min(0.2 * strength, 0.5),
+            "contrast": 0.8,
+            "saturation": 0.8,
+            "hue": 0.2,
             "blur_kernel": 0.1,
             "mean": (0.0, 0.0, 0.0),
             "std": (1.0, 1.0, 1.0),
@@ -160,10 +165,12 @@ class ContrastTransform:
             return keys.uniform(name, frames) < probability
 
         def factor(name: str, reach: float) -> NDArray[np.float32]:
+            reach *= self.strength
             low = max(0.0, 1.0 - reach)
             return keys.uniform(name, frames, low=low, high=1.0 + reach).astype(np.float32)
 
         def within(name: str, reach: float) -> NDArray[np.float32]:
+            reach *= self.strength
             return keys.uniform(name, frames, low=-reach, high=reach).astype(np.float32)
 
         area = keys.uniform("area", frames, ATTEMPTS, low=self.scale[0], high=self.scale[1])
