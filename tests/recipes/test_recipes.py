@@ -241,11 +241,29 @@ def test_the_published_simclr() -> None:
     assert (small.model.temperature, small.model.head.layers) == (0.2, 3)
 
 
+def test_the_published_versions_of_moco() -> None:
+    first, second = (recipe(f"moco_v{k}_imagenet_8gpu") for k in (1, 2))
+    for found in (first, second):
+        train, model = found.train, found.model
+        assert (train.epochs, train.batch_size, train.peak_lr) == (200, 256, 0.03)
+        assert (train.optimizer.name, train.optimizer.weight_decay) == ("sgd", 1e-4)
+        assert (model.momentum, model.queue, model.backbone.norm_groups) == (0.999, 65536, 8)
+        assert model.queue % train.batch_size == 0
+        assert model.shuffle
+    assert (first.model.temperature, second.model.temperature) == (0.07, 0.2)
+    assert (first.model.head.layers, second.model.head.layers) == (1, 2)
+    assert first.model.transform == ContrastTransform.moco_v1()
+    assert second.model.transform == ContrastTransform.moco_v2()
+    assert (first.train.schedule.name, first.train.schedule.milestones) == ("step", (120, 160))
+    assert (second.train.schedule.name, second.train.schedule.per) == ("cosine", "epoch")
+
+
 @pytest.mark.parametrize("name", [name for name in RECIPES if "_cifar10_1gpu" in name])
 def test_small_pictures_on_one_gpu(name: str) -> None:
     found = recipe(name)
     assert (found.model.backbone.name, found.model.backbone.stem) == ("resnet18", "cifar")
     assert (found.train.epochs, found.train.batch_size) == (200, 512)
+    assert found.model.backbone.norm_groups == (8 if found.system == "moco" else 1)
     assert (found.train.precision, found.train.channels_last) == ("bf16", True)
     assert (found.data.cache_frames, found.data.augment) == (1, "device")
     assert (found.model.transform.size, found.model.transform.blur) == (32, 0)

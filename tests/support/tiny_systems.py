@@ -34,7 +34,7 @@ SMALL: dict[str, Any] = {
 Build = Callable[..., System]
 
 OPTIONS: dict[str, list[dict[str, Any]]] = {
-    "moco": [{}, {"positive": "video", "mask_same_group": True}],
+    "moco": [{}, {"positive": "video", "mask_same_group": True}, {"shuffle": False}],
     "densecl": [
         {"mask_same_group": True},
         {"matching": "random", "dense_weight": 1.0},

@@ -114,3 +114,80 @@ def test_the_initial_loss_against_a_random_queue(build) -> None:
 def test_the_mask_is_automatic(build) -> None:
     assert setup(build("moco"), 239).mask_same_group
     assert not setup(build("moco"), 240).mask_same_group
+
+
+def test_no_gradient_reaches_keys_and_queue(build) -> None:
+    system = build("moco")
+    system.training_step(make_batch(), at(0)).loss.backward()
+    assert all(p.grad is None for p in system.encoders.momentum.parameters())
+    assert not system.queue.features.requires_grad
+    assert all(p.grad is not None for p in system.encoders.online.parameters())
+
+
+def test_a_batch_is_no_negative_of_itself_and_then_in_the_queue(build) -> None:
+    system = build("moco", mask_same_group=False)
+    before = system.queue.features.clone()
+    batch = make_batch()
+    system.training_step(batch, at(0))
+    assert torch.equal(system.queue.features, before), "the loss is taken before the keys enter"
+    keys = system._fresh[0].clone()
+    system.after_step(True)
+    assert torch.equal(system.queue.features[:6], keys)
+    assert torch.equal(system.queue.features[6:], before[6:])
+    for step in range(1, 4):
+        system.training_step(make_batch(seed=step), at(step))
+        system.after_step(True)
+    assert int(system.queue.pointer) == 0, "24 places take four batches of six"
+    assert not (system.queue.features[:, None] == before[None]).all(-1).any(), "all are new"
+
+
+def test_a_step_that_does_not_count_leaves_the_memory(build) -> None:
+    system = build("moco")
+    before = {name: value.clone() for name, value in system.queue.state_dict().items()}
+    system.training_step(make_batch(), at(0))
+    system.after_step(False)
+    after = system.queue.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def others_matter(system: Moco, row: int) -> set[int]:
+    """Rows whose picture changes the key of ``row``: those that share its statistics."""
+    frames = make_batch(items=8).views["key"].data
+
+    def key(changed: int | None) -> torch.Tensor:
+        pixels = frames.clone()
+        if changed is not None:
+            pixels[changed] += 1.0
+        return system.encoders.keys(pixels, at(0).generator("shuffle"))["m"][row, 0]
+
+    alone = key(None)
+    return {i for i in range(8) if i != row and not torch.allclose(key(i), alone, atol=1e-9)}
+
+
+def test_only_shuffling_separates_the_groups_of_queries_and_keys(build) -> None:
+    """On one rank too: without it the neighbours of a query's group are those of its key."""
+    grouped = BackboneConfig(name="small", widths=TINY.widths, norm_groups=4)
+    plain = build("moco", backbone=grouped, shuffle=False)
+    assert [others_matter(plain, row) for row in (0, 5)] == [{1}, {4}]
+    shuffled = build("moco", backbone=grouped)
+    partners = [others_matter(shuffled, row) for row in range(8)]
+    assert all(len(found) == 1 for found in partners)
+    assert partners != [{row ^ 1} for row in range(8)]
+    together = build("moco", shuffle=False)
+    assert others_matter(together, 0) == set(range(1, 8)), "one group is synchronised batch norm"
+
+
+def test_the_loss_rises_before_it_falls(build) -> None:
+    """Random negatives are easy; the keys of an untrained encoder, all alike, are not."""
+    system = build("moco", mask_same_group=False)
+    optimizer = torch.optim.SGD(system.encoders.online.parameters(), lr=0.05)
+    losses = []
+    for step in range(60):
+        output = system.training_step(make_batch(seed=step % 5), at(step))
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+        system.after_step(True)
+        losses.append(output.loss.item())
+    assert losses[4] > losses[0]
+    assert min(losses[20:]) < max(losses[:20])

@@ -28,7 +28,15 @@ RECIPES: dict[str, str] = {
             "densecl_imagenet_8gpu",
             "densecl_world_demo",
         ),
-        "moco": ("moco_folder_cpu", "moco_r2v2_8gpu", "moco_world_demo"),
+        "moco": (
+            "moco_cifar10_1gpu",
+            "moco_cifar10_cpu",
+            "moco_folder_cpu",
+            "moco_r2v2_8gpu",
+            "moco_v1_imagenet_8gpu",
+            "moco_v2_imagenet_8gpu",
+            "moco_world_demo",
+        ),
         "simclr": (
             "simclr_cifar10_1gpu",
             "simclr_cifar10_cpu",

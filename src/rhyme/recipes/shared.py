@@ -42,6 +42,16 @@ FOLDER_TRAIN = TrainConfig(
 CIFAR_BACKBONE = BackboneConfig(name="resnet18", stem="cifar")
 CIFAR_DATA = DataConfig(cache_frames=1, cache_size=32, augment="device")
 """Decoded once into memory (150 MB for 50,000 pictures), sent as bytes, augmented on the GPU."""
+CIFAR_TRAIN = TrainConfig(
+    epochs=200,
+    batch_size=512,
+    precision="bf16",
+    channels_last=True,
+    workers=4,
+    log_every=50,
+    checkpoint_every=2000,
+)
+"""The budget of 200 epochs on one GPU; each system brings its own optimiser."""
 
 CIFAR_CPU_BACKBONE = BackboneConfig(name="small", widths=(32, 64, 128, 128), strides=(1, 2, 2, 2))
 CIFAR_CPU_DATA = DataConfig(cache_frames=1, cache_size=32)

@@ -73,16 +73,10 @@ def simclr_cifar10_1gpu() -> Recipe:
             transform=ContrastTransform.simclr(size=32, strength=0.5, blur=0.0),
             temperature=0.5,
         ),
-        train=TrainConfig(
-            epochs=200,
-            batch_size=512,
+        train=replace(
+            shared.CIFAR_TRAIN,
             optimizer=OptimizerConfig(name="lars", lr=1.0, weight_decay=1e-4),
             schedule=ScheduleConfig(name="cosine", warmup_epochs=10),
-            precision="bf16",
-            channels_last=True,
-            workers=4,
-            log_every=50,
-            checkpoint_every=2000,
         ),
         data=shared.CIFAR_DATA,
         needs_gpu=True,

@@ -43,12 +43,15 @@ class MocoConfig:
     """Options of MoCo; the defaults are v2's.
 
     Attributes:
-        backbone: the encoder; ``backbone.norm_groups`` > 1 turns shuffle-BN on.
+        backbone: the encoder; ``backbone.norm_groups`` G > 1 is batch norm in G groups of the
+            global batch, on one device too, and turns shuffle-BN on; 1 is synchronised batch norm.
         head: two layers for v2, one for v1.
         transform: how each frame is augmented.
         temperature: τ; .2 for v2, .07 for v1.
         momentum: m of the momentum encoder.
         queue: K, the number of keys remembered.
+        shuffle: encode keys in a random order of the global batch (shuffle-BN). False is the
+            ablation: a group's statistics then tell which key belongs to a query.
         positive: ``"image"``, another view of the query's frame, or ``"video"``, a view of another
             frame of its video.
         exclude_query_frame: for ``"video"``: never draw the query's own frame as positive.
@@ -62,6 +65,7 @@ class MocoConfig:
     temperature: float = 0.2
     momentum: float = 0.999
     queue: int = 65536
+    shuffle: bool = True
     positive: Literal["image", "video"] = "image"
     exclude_query_frame: bool = False
     mask_same_group: bool | None = None
@@ -98,7 +102,9 @@ class Moco(System):
 
     def __init__(self, config: MocoConfig) -> None:
         super().__init__(config)
-        self.encoders = MomentumPair(config.backbone, {"m": config.head}, config.momentum)
+        self.encoders = MomentumPair(
+            config.backbone, {"m": config.head}, config.momentum, shuffle=config.shuffle
+        )
         self.queue = FeatureQueue(config.queue, config.head.out)
         self.mask_same_group = bool(config.mask_same_group)
         self._fresh: tuple[Tensor, Tensor] | None = None

@@ -47,10 +47,16 @@ class MomentumPair(nn.Module):
         backbone: the backbone; its ``norm_groups`` are the groups of both encoders.
         heads: heads by name, all on the backbone's pooled feature.
         momentum: m in ``θ_k ← m θ_k + (1 − m) θ_q``.
+        shuffle: False keeps the keys in the order of the queries, the ablation that leaks.
     """
 
     def __init__(
-        self, backbone: BackboneConfig, heads: dict[str, HeadConfig], momentum: float
+        self,
+        backbone: BackboneConfig,
+        heads: dict[str, HeadConfig],
+        momentum: float,
+        *,
+        shuffle: bool = True,
     ) -> None:
         super().__init__()
         trunk = build_backbone(backbone)
@@ -60,7 +66,7 @@ class MomentumPair(nn.Module):
         }
         self.online = EncoderWithHeads(trunk, built)
         self.momentum = MomentumEncoder(self.online, momentum)
-        self.shuffle = BatchShuffle(backbone.norm_groups)
+        self.shuffle = BatchShuffle(backbone.norm_groups if shuffle else 1)
 
     def add_head(self, name: str, head: Head) -> None:
         """Add a head to both encoders, equal at first."""
