@@ -6,19 +6,21 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from rhyme.api.checks import CATALOG, check_seed, output_file
 from rhyme.api.progress import progress_bar
 from rhyme.catalog import FILE_NAME, Catalog, assign_splits, open_data
 from rhyme.catalog import scan as scan_folder
-from rhyme.errors import ConfigError, DataError
+from rhyme.errors import ConfigError, DataError, UnknownName, nearest
 from rhyme.evaluation import fold_splits
 from rhyme.loading import PREPARED
+from rhyme.media import Kind
 from rhyme.synthetic import WorldConfig, write_world
 
 DEFAULT_SEGMENT = 10.0
 SPLITS = ("train", "val", "test")
+KINDS: tuple[str, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,9 @@ class DataOptions:
         split_column: column with train, val and test, or with folds.
         fold: value of the split column to test on; the next one validates, the rest trains.
         segment: seconds of an item of a long file; the recipe's, or 10, where None.
+        kinds: what is taken of a folder, separated by commas: ``video``, ``frames`` (a folder of
+            numbered pictures is a film), ``image`` (every picture for itself), ``audio``. By
+            default films, else pictures, else sound.
         split: ``auto``: the given split, or 60/20/20 by group; ``all``: everything trains.
     """
 
@@ -41,6 +46,7 @@ class DataOptions:
     split_column: str | None = None
     fold: str | None = None
     segment: float | None = None
+    kinds: str | None = None
     split: Literal["auto", "all"] = "auto"
 
 
@@ -63,15 +69,16 @@ class Scanned:
 
 def scan(
     folder: str | Path, *, out: str | Path | None = None, depth: Any = "packets",
-    workers: int = 0, **options: Any,
+    workers: int = 0, kinds: str | None = None, **options: Any,
 ) -> Scanned:  # fmt: skip
     """Look through a folder and write its catalog; bad files are left out and named.
 
     Args:
-        folder: videos, frame folders or images, in any depth of sub-folders.
+        folder: videos, frame folders or images, in any depth of sub-folders, or images in archives.
         out: where the catalog goes; ``<folder>.catalog.arrow`` beside it by default.
         depth: ``header``, ``packets`` or ``frames``.
         workers: processes that read.
+        kinds: what is taken, see :class:`DataOptions`.
         **options: ``labels``, ``label_column``, ``group_column``, ``split_column``, ``segment``.
 
     Raises:
@@ -84,7 +91,13 @@ def scan(
     begun = time.perf_counter()
     with progress_bar("scan", "files") as progress:
         found = scan_folder(
-            folder, out=target, depth=depth, workers=workers, progress=progress, **options
+            folder,
+            out=target,
+            depth=depth,
+            workers=workers,
+            progress=progress,
+            kinds=None if kinds is None else parse_kinds(kinds),
+            **options,
         )
     return Scanned(
         path=target,
@@ -163,6 +176,7 @@ def read_source(data: str | Path | Catalog, options: DataOptions | None = None) 
             stage="data",
             remedy="run the same rhyme prepare command again: it goes on where it was",
         )
+    taken: dict[str, Any] = {} if o.kinds is None else {"kinds": parse_kinds(o.kinds)}
     with progress_bar("scan", "files") as progress:
         return open_data(
             Path(data),
@@ -172,7 +186,23 @@ def read_source(data: str | Path | Catalog, options: DataOptions | None = None) 
             split_column=o.split_column,
             segment=DEFAULT_SEGMENT if o.segment is None else o.segment,
             progress=progress,
+            **taken,
         )
+
+
+def parse_kinds(text: str) -> tuple[Kind, ...]:
+    """Kinds of media from a list with commas.
+
+    Raises:
+        UnknownName: naming the nearest kind that exists.
+    """
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    for name in found:
+        if name not in KINDS:
+            raise UnknownName(f"unknown kind of media '{name}'", remedy=nearest(name, KINDS))
+    if not found:
+        raise ConfigError("no kind of media is named", remedy=f"choose from {', '.join(KINDS)}")
+    return cast("tuple[Kind, ...]", found)
 
 
 def is_catalog(data: str | Path) -> bool:

@@ -7,10 +7,22 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
-from rhyme.errors import DataError
-from rhyme.media import R2V2_SPACING, Kind, identify
+from rhyme.errors import DataError, MediaError, printable
+from rhyme.media import (
+    ARCHIVES,
+    DEFAULT_LIMITS,
+    MARK,
+    PACKED,
+    R2V2_SPACING,
+    Kind,
+    Limits,
+    Member,
+    identify,
+    members,
+)
 
 VIDEO = frozenset(
     (
@@ -21,7 +33,10 @@ VIDEO = frozenset(
 PLAYLIST = frozenset((".m3u8", ".m3u", ".mpd", ".ffconcat", ".sdp", ".pls", ".asx", ".smil"))
 IMAGE = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))
 AUDIO = frozenset((".wav", ".mp3", ".flac", ".ogg", ".oga", ".m4a", ".aac", ".opus"))
-ACCEPTED = "mp4 mov mkv webm avi ts mpg flv ogv gif; jpg png webp bmp tif; wav mp3 flac ogg m4a"
+ACCEPTED = (
+    "mp4 mov mkv webm avi ts mpg flv ogv gif; jpg png webp bmp tif, also in zip or tar; "
+    "wav mp3 flac ogg m4a"
+)
 
 _SKIPPED_FOLDERS = frozenset(("truth", "Annotations", "__pycache__", "__MACOSX"))
 _KNOWN_OTHER = frozenset(
@@ -31,6 +46,12 @@ _KNOWN_OTHER = frozenset(
         *(".srt", ".vtt", ".ass", ".zip", ".tar", ".gz", ".journal", ".h5", ".safetensors"),
     )
 )
+_PASSED_OVER = _KNOWN_OTHER - frozenset((".zip", ".tar", ".gz")) | {".cls", ".id"}
+_NAMED = 20  # members of an archive that are named one by one
+_NOT_UTF8 = "DataError: the file name is not valid UTF-8"
+_PACKED = "UnsupportedMedia: a packed archive has no way to any one of its pictures"
+_OTHER = "UnsupportedMedia: not a picture; of archives only pictures are read"
+_OTHER_REMEDY = "unpack the archive, or leave the member out"
 _R2V2 = re.compile(r"([\w-]{11})_(\d{6})\.jpe?g", re.IGNORECASE | re.ASCII)
 _NUMBERED = re.compile(r"(\d+)\.\w+", re.ASCII)
 
@@ -47,6 +68,7 @@ class Candidate:
         mtime_ns: time of the last change, nanoseconds (of the first picture of a frame folder).
         spacing: seconds between the frames of a frame folder unless told otherwise.
         r2v2: the frame folder follows R2V2's naming.
+        member: where the picture lies in its archive; None for a file.
     """
 
     path: str
@@ -56,6 +78,21 @@ class Candidate:
     mtime_ns: int = 0
     spacing: float = 0.04
     r2v2: bool = False
+    member: Member | None = None
+
+
+class Unreadable(NamedTuple):
+    """Something that cannot be an item, whatever it holds.
+
+    Args:
+        path: its name, as far as it can be written.
+        reason: why.
+        remedy: what to do about it.
+    """
+
+    path: str
+    reason: str
+    remedy: str = "rename the file, or check its permissions"
 
 
 @dataclass(kw_only=True)
@@ -64,30 +101,34 @@ class Found:
 
     Args:
         candidates: in order of path.
-        unreadable: names that cannot be written down, with the reason.
+        unreadable: what cannot be an item, with the reason: names that cannot be written down,
+            members of archives that must not be read.
         ignored: number of files left out, by kind.
         seen: number of files met.
     """
 
     candidates: list[Candidate] = field(default_factory=list[Candidate])
-    unreadable: list[tuple[str, str]] = field(default_factory=list["tuple[str, str]"])
+    unreadable: list[Unreadable] = field(default_factory=list[Unreadable])
     ignored: dict[str, int] = field(default_factory=dict[str, int])
     seen: int = 0
 
 
-def discover(root: Path, *, kinds: Iterable[Kind] | None = None) -> Found:
+def discover(
+    root: Path, *, kinds: Iterable[Kind] | None = None, limits: Limits = DEFAULT_LIMITS
+) -> Found:
     """List the candidates of a folder.
 
     Hidden files and folders, folders called ``truth`` or ``Annotations``, tables and texts are
     passed over. Pictures named
     ``<id>_<frame>.jpg`` in a folder named after the first two letters of the id (R2V2) are one
     frame folder an id; two or more pictures of a folder whose names are all numbers are one frame
-    folder; other pictures are items of their own.
+    folder; other pictures are items of their own, and so is every picture within a zip or tar file.
 
     Args:
         root: the folder, or one file, which is then all that is listed.
         kinds: what to list; by default video and frame folders, else (where there are none)
             pictures, else sound.
+        limits: bounds for archives.
 
     Raises:
         DataError: no such folder.
@@ -99,24 +140,31 @@ def discover(root: Path, *, kinds: Iterable[Kind] | None = None) -> Found:
     found = Found()
     by_kind: dict[Kind, list[Candidate]] = {"video": [], "frames": [], "image": [], "audio": []}
     wanted = None if kinds is None else set(kinds)
+    in_archives: list[Unreadable] = []
     for folder, names in places:
         relative = folder.relative_to(root).as_posix()
         prefix = "" if relative == "." else relative + "/"
         pictures: list[tuple[str, os.stat_result]] = []
         for name in names:
             found.seen += 1
+            archive = _archived(folder / name, prefix + name, limits)
+            if archive is not None:
+                by_kind["image"] += archive[0]
+                in_archives += archive[1]
+                found.seen += len(archive[0])
+                continue
             kind = _kind(folder / name)
             if kind is None:
                 continue
+            escaped = _escaped(prefix + name)
             try:
-                (prefix + name).encode()
                 facts = (folder / name).stat()
-            except UnicodeEncodeError:
-                escaped = (prefix + name).encode(errors="backslashreplace").decode()
-                found.unreadable.append((escaped, "DataError: the file name is not valid UTF-8"))
-                continue
             except OSError as error:
-                found.unreadable.append((prefix + name, f"FileMissing: {error.strerror}"))
+                shown = escaped or prefix + name
+                found.unreadable.append(Unreadable(shown, f"FileMissing: {error.strerror}"))
+                continue
+            if escaped is not None:
+                found.unreadable.append(Unreadable(escaped, _NOT_UTF8))
                 continue
             if kind == "image":
                 pictures.append((name, facts))
@@ -135,7 +183,10 @@ def discover(root: Path, *, kinds: Iterable[Kind] | None = None) -> Found:
         by_kind["image"] += single if runs else [_picture(prefix, n, s) for n, s in pictures]
     if wanted is None:
         moving = by_kind["video"] or by_kind["frames"]
-        wanted = {"video", "frames"} if moving else {"image"} if by_kind["image"] else {"audio"}
+        still = by_kind["image"] or (in_archives and not by_kind["audio"])
+        wanted = {"video", "frames"} if moving else {"image"} if still else {"audio"}
+    if "image" in wanted:
+        found.unreadable += in_archives
     for kind, listed in by_kind.items():
         if kind in wanted:
             found.candidates += listed
@@ -143,6 +194,58 @@ def discover(root: Path, *, kinds: Iterable[Kind] | None = None) -> Found:
             found.ignored[kind] = len(listed)
     found.candidates.sort(key=lambda c: c.path)
     return found
+
+
+def _archived(
+    file: Path, path: str, limits: Limits
+) -> tuple[list[Candidate], list[Unreadable]] | None:
+    """The pictures of an archive, and what of it cannot be used; None for any other file."""
+    if PACKED.search(file.name):
+        return [], [Unreadable(path, _PACKED, "unpack it, or make it a plain .tar or .zip")]
+    if file.suffix.lower() not in ARCHIVES:
+        return None
+    pictures: list[Candidate] = []
+    faults: list[Unreadable] = []
+    others: list[str] = []
+    mtime = file.stat().st_mtime_ns if file.is_file() else 0
+    for found in members(file, limits=limits):
+        if isinstance(found, MediaError):
+            named = str(found.file).replace(str(file), path, 1)
+            faults.append(Unreadable(named, found.reason, found.remedy or "leave it out"))
+            continue
+        name = PurePosixPath(found.name)
+        if name.name.startswith(".") or set(name.parts) & _SKIPPED_FOLDERS:
+            continue
+        if name.suffix.lower() in IMAGE and not _escaped(path + MARK + found.name):
+            pictures.append(
+                Candidate(
+                    path=path + MARK + found.name,
+                    kind="image",
+                    size=found.size,
+                    mtime_ns=mtime,
+                    member=found,
+                )
+            )
+        elif name.suffix.lower() in IMAGE:
+            faults.append(Unreadable(_escaped(path + MARK + found.name) or "", _NOT_UTF8))
+        elif name.suffix.lower() not in _PASSED_OVER:
+            others.append(found.name)
+    faults += [
+        Unreadable(path + MARK + printable(n), _OTHER, _OTHER_REMEDY) for n in others[:_NAMED]
+    ]
+    if len(others) > _NAMED:
+        more = f"{_OTHER}; so are {len(others) - _NAMED} further members"
+        faults.append(Unreadable(path, more, _OTHER_REMEDY))
+    return pictures, faults
+
+
+def _escaped(path: str) -> str | None:
+    """A name that is not valid UTF-8, written so that it can be shown; None for a valid one."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return path.encode(errors="backslashreplace").decode()
+    return None
 
 
 def _walk(root: Path) -> Iterable[tuple[Path, list[str]]]:

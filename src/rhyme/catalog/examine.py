@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from rhyme.catalog.discover import Candidate
 from rhyme.errors import MediaError, RhymeError, printable
-from rhyme.media import Depth, FrameFolder, Limits, MediaInfo, probe
+from rhyme.media import Depth, FrameFolder, Limits, MediaInfo, Member, Picture, probe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +51,20 @@ def _facts(task: Task) -> dict[str, Any]:
     candidate = task.candidate
     if candidate.kind == "frames":
         info = _frame_folder(task)
+    elif candidate.member is not None:
+        info = _archived_picture(candidate.member, task)
     else:
         info = probe(Path(task.root) / candidate.path, task.depth, limits=task.limits)
-    facts = asdict(info)
-    del facts["audio"]
+    # not asdict: its deep copies take longer than to look into a small picture
+    facts = {f.name: getattr(info, f.name) for f in fields(info) if f.name != "audio"}
     return {**facts, "sound": info.audio is not None, "spacing": task.spacing}
+
+
+def _archived_picture(member: Member, task: Task) -> MediaInfo:
+    with Picture(member, limits=task.limits) as picture:
+        if task.depth == "frames":
+            picture.frames_at([0.0])
+        return picture.info
 
 
 def _frame_folder(task: Task) -> MediaInfo:

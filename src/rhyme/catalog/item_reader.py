@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rhyme.catalog import storage
-from rhyme.catalog.schema import SHARD, Item
+from rhyme.catalog.schema import OFFSET, SHARD, STORED, Item
 from rhyme.errors import CatalogError
-from rhyme.media import FrameReader, Limits, PreparedFrames, open_reader
+from rhyme.media import MARK, FrameReader, Limits, Member, Picture, PreparedFrames, open_reader
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,9 +32,11 @@ def item_reader(
     """
     if SHARD in row.column_names:
         return _shard_reader(root, meta, row, item.path, limits)
+    if OFFSET in row.column_names and row.column(OFFSET)[0].is_valid:
+        return _archived(root, meta, row, item.path, limits)
     files = [root / name for name in item.files or (item.path,)]
     size, stamp = row.column("bytes")[0].as_py(), row.column("mtime_ns")[0].as_py()
-    moved = str(root.absolute()) != str(meta.get("root"))
+    moved = _moved(root, meta)
     # A copy of the folder has other times, and of a frame folder only the sum was kept.
     storage.check_unchanged(
         files[0],
@@ -48,6 +50,41 @@ def item_reader(
         spacing=1.0 if spacing is None else float(spacing),
         limits=limits,
     )
+
+
+def _moved(root: Path, meta: Mapping[str, Any]) -> bool:
+    return str(root.absolute()) != str(meta.get("root"))
+
+
+def _archived(
+    root: Path, meta: Mapping[str, Any], row: pa.Table, path: str, limits: Limits
+) -> Picture:
+    """A reader of a picture within an archive.
+
+    Args:
+        root: folder of the collection.
+        meta: metadata of the catalog.
+        row: the item's row.
+        path: the item's path, ``archive!/member``.
+        limits: bounds.
+
+    Raises:
+        CatalogError: the archive has changed or gone since the scan, or the catalog is forged.
+    """
+    archive, mark, name = path.partition(MARK)
+    offset, stored, size = (row.column(c)[0].as_py() for c in (OFFSET, STORED, "bytes"))
+    whole = all(isinstance(n, int) and n >= 0 for n in (offset, stored, size))
+    if not (mark and whole):
+        raise CatalogError(
+            "the catalog does not say where in its archive an item lies",
+            file=root,
+            value=path,
+            remedy="scan the folder again",
+        )
+    stamp = None if _moved(root, meta) else row.column("mtime_ns")[0].as_py()
+    storage.check_unchanged(root / archive, size=None, mtime_ns=stamp)
+    member = Member(archive=root / archive, name=name, offset=offset, stored=stored, size=size)
+    return Picture(member, limits=limits)
 
 
 def _shard_reader(

@@ -9,11 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from rhyme.errors import CatalogError, UnknownName, nearest
+from rhyme.media import MARK
 
 PATH_NAMES = ("path", "file", "filename", "file_name", "video", "clip", "image", "video_path")
 GROUP_NAMES = ("group",)
 SPLIT_NAMES = ("split",)
 LABEL_NAMES = ("label", "class", "category", "target", "appearance")
+SPLIT_FOLDERS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""Names of folders that are splits and no classes."""
 ASSET_PREFIX = "asset_"
 
 
@@ -219,27 +226,47 @@ def resolve(labels: Labels, paths: list[str], root: Path, *, strict: bool) -> di
 
 
 def from_folders(paths: list[str], *, force: bool) -> Labels | None:
-    """Class names from folder names.
+    """Class names from folder names, and splits where the folders above are called so.
+
+    The folders within an archive count like any other; the archive's own name counts where it is
+    that of a split, as in ``train.zip``.
 
     Args:
         paths: relative paths of the items.
-        force: take the first folder of each path; items at the top get no label. Otherwise
-            labels are given only where every path has exactly one folder, there are two classes
-            or more, and each has two items or more.
+        force: take the first folder of each path, or the second where the first is a split; items
+            at the top get no label. Otherwise labels are given only where every path has exactly
+            one folder (below its split), there are two classes or more, and each has two items or
+            more.
 
     Returns:
         Labels in the column ``label``, or None where the folder has no such form.
     """
-    parts = {path: PurePosixPath(path).parts for path in paths}
-    counts = Counter(p[0] for p in parts.values() if len(p) > 1)
+    parts = {path: _folders(path) for path in paths}
+    splits = {p[0].lower() for p in parts.values() if p}
+    divided = bool(splits) and splits <= SPLIT_FOLDERS.keys() and all(parts.values())
+    classes = {path: p[1:] if divided else p for path, p in parts.items()}
+    counts = Counter(p[0] for p in classes.values() if p)
     if not force:
-        flat = all(len(p) == 2 for p in parts.values())
+        flat = all(len(p) == 1 for p in classes.values())
         if not flat or len(counts) < 2 or min(counts.values()) < 2:
             return None
     out = Labels(names=["label"], main="label")
-    for path, pieces in parts.items():
-        out.values[path] = {"label": pieces[0] if len(pieces) > 1 else None}
+    for path, folders in classes.items():
+        out.values[path] = {"label": folders[0] if folders else None}
+        if divided:
+            out.splits[path] = SPLIT_FOLDERS[parts[path][0].lower()]
     return out
+
+
+def _folders(path: str) -> tuple[str, ...]:
+    """The folders that an item lies in, those within its archive first of all."""
+    outer, mark, inner = path.partition(MARK)
+    if not mark:
+        return PurePosixPath(path).parts[:-1]
+    folders = PurePosixPath(inner).parts[:-1]
+    stem = PurePosixPath(outer).stem
+    above = bool(folders) and folders[0].lower() in SPLIT_FOLDERS
+    return (stem, *folders) if stem.lower() in SPLIT_FOLDERS and not above else folders
 
 
 def _rows(file: Path) -> Iterator[tuple[int, list[str]]]:

@@ -23,10 +23,10 @@ from rhyme.catalog.labels import (
     read_header,
     resolve,
 )
-from rhyme.catalog.schema import ASSET, LABEL, VERSION, build_table, stable_id
+from rhyme.catalog.schema import ASSET, LABEL, OFFSET, STORED, VERSION, build_table, stable_id
 from rhyme.catalog.storage import FILE_NAME
 from rhyme.errors import CatalogError, ConfigError, DataError
-from rhyme.media import DEFAULT_LIMITS, Depth, Kind, Limits
+from rhyme.media import ARCHIVES, DEFAULT_LIMITS, Depth, Kind, Limits
 from rhyme.workers import map_ordered
 
 Progress = Callable[[int, int], None]
@@ -94,12 +94,13 @@ def scan(
         raise ConfigError("spacing must be above 0 seconds", value=spacing, stage="scan")
     given = Path(folder)
     root = given.parent if given.is_file() else given
-    if given.is_file() and str(labels) == "auto":
+    single = given.is_file() and str(labels) == "auto"
+    if single and given.suffix.lower() not in ARCHIVES:
         labels = "none"
     listed = None if kinds is None else tuple(kinds)
-    found = discover(given, kinds=listed)
+    found = discover(given, kinds=listed, limits=limits)
     columns = Columns(path=path_column, label=label_column, group=group_column, split=split_column)
-    table = _read_labels(root, labels, columns)
+    table = None if single else _read_labels(root, labels, columns)
     target = None if out is None else Path(out)
     if target is not None and target.is_dir():
         target = target / FILE_NAME
@@ -254,11 +255,11 @@ def _assemble(
         {
             "path": path,
             "reason": reason,
-            "remedy": "rename the file, or check its permissions",
+            "remedy": remedy,
             "versions": tool_versions(),
             "sha256": "",
         }
-        for path, reason in found.unreadable
+        for path, reason, remedy in found.unreadable
     ]
     for written, line in labels.lines.items():
         # Only in "auto" are named files that are not there tolerated this far.
@@ -316,6 +317,8 @@ def _rows(
         "mtime_ns": candidate.mtime_ns,
         "spacing": float(facts["spacing"]) if kind == "frames" else None,
         "files": list(candidate.files) or None,
+        OFFSET: None if candidate.member is None else candidate.member.offset,
+        STORED: None if candidate.member is None else candidate.member.stored,
         **{LABEL + name: values.get(name) for name in labels.names},
         **{ASSET + name: value for name, value in labels.assets.get(path, {}).items()},
     }

@@ -22,6 +22,10 @@ ASSET = "asset:"
 SHARD = "shard"
 """Column of a catalog of prepared shards: the file that holds an item's frames."""
 
+OFFSET = "offset"
+STORED = "stored"
+"""Columns of a catalog with pictures in archives: where a member begins, and its bytes there."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
@@ -113,12 +117,13 @@ def stable_id(path: str, start: float) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def arrow_schema(labels: list[str], assets: list[str]) -> pa.Schema:
+def arrow_schema(labels: list[str], assets: list[str], *, archives: bool = False) -> pa.Schema:
     """The table's columns.
 
     Args:
         labels: names of the label columns, without prefix.
         assets: names of the asset columns, without prefix.
+        archives: some items lie within archives.
     """
     import pyarrow as pa
 
@@ -142,6 +147,8 @@ def arrow_schema(labels: list[str], assets: list[str]) -> pa.Schema:
         ("spacing", pa.float64()),
         ("files", pa.list_(pa.string())),
     ]
+    if archives:
+        fields += [(OFFSET, pa.int64()), (STORED, pa.int64())]
     fields += [(LABEL + name, words) for name in labels]
     fields += [(ASSET + name, pa.string()) for name in assets]
     return pa.schema(fields)
@@ -160,7 +167,8 @@ def build_table(
     """
     import pyarrow as pa
 
-    schema = arrow_schema(labels, assets)
+    archives = any(row.get(OFFSET) is not None for row in rows)
+    schema = arrow_schema(labels, assets, archives=archives)
     columns: list[pa.Array] = []
     for column in schema:
         values = [row.get(column.name) for row in rows]

@@ -94,7 +94,7 @@ class Scan(Common):
     """
 
     folder: Annotated[Positional[Path], arg(metavar="DIR")]
-    """Folder of videos, frame folders or images."""
+    """Folder of videos, frame folders or images; images may lie in zip and tar files."""
 
     out: Path | None = None
     """Where the catalog goes; by default beside the folder as DIR.catalog.arrow."""
@@ -113,6 +113,9 @@ class Scan(Common):
 
     segment: float = 10.0
     """Seconds of an item of a long file."""
+
+    kinds: str | None = None
+    """What is taken: video, frames, image, audio; by default films, else pictures, else sound."""
 
     path_column: str | None = None
     """Column of the CSV that names the file; found by itself where it is called file or path."""
@@ -137,6 +140,7 @@ class Scan(Common):
             path_column=self.path_column,
             spacing=self.spacing,
             segment=self.segment,
+            kinds=self.kinds,
             depth=self.depth,
             workers=self.workers,
         )

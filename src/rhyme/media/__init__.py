@@ -6,6 +6,7 @@ an allow-list of containers and codecs; a file never makes us read another file.
 
 from __future__ import annotations
 
+from rhyme.media.archive import ARCHIVES, MARK, PACKED, Member, members
 from rhyme.media.choice import Backend, backends
 from rhyme.media.container import AUDIO_CODECS, VIDEO_CODECS
 from rhyme.media.info import AudioInfo, Depth, Kind, MediaInfo
@@ -18,8 +19,11 @@ from rhyme.media.table import FrameTable
 from rhyme.media.video import Video
 
 __all__ = [
+    "ARCHIVES",
     "AUDIO_CODECS",
     "DEFAULT_LIMITS",
+    "MARK",
+    "PACKED",
     "R2V2_SPACING",
     "VIDEO_CODECS",
     "AudioInfo",
@@ -31,6 +35,7 @@ __all__ = [
     "Kind",
     "Limits",
     "MediaInfo",
+    "Member",
     "Picture",
     "PreparedFrames",
     "Sniffed",
@@ -40,6 +45,7 @@ __all__ = [
     "frame_times",
     "identify",
     "load_picture",
+    "members",
     "open_reader",
     "probe",
     "sniff",

@@ -21,6 +21,8 @@ class Limits:
         max_streams: most streams (video, sound, subtitles, data) in one file.
         max_bytes: largest file, in bytes.
         max_request_bytes: largest tensor that one call may return, in bytes.
+        max_members: most members of one archive.
+        max_member_bytes: largest picture within an archive, packed or not, in bytes.
     """
 
     max_width: int = 16_384
@@ -31,6 +33,8 @@ class Limits:
     max_streams: int = 32
     max_bytes: int = 1 << 40
     max_request_bytes: int = 8 << 30
+    max_members: int = 20_000_000
+    max_member_bytes: int = 128 << 20
 
     def check_picture(self, width: int, height: int, *, file: str | Path, stage: str) -> None:
         """Refuse a picture that is too large.
@@ -57,7 +61,8 @@ class Limits:
         """Refuse a value that passes the bound ``max_<name>``.
 
         Args:
-            name: ``"frames"``, ``"duration"``, ``"streams"``, ``"bytes"`` or ``"request_bytes"``.
+            name: ``"frames"``, ``"duration"``, ``"streams"``, ``"bytes"``, ``"request_bytes"``,
+                ``"members"`` or ``"member_bytes"``.
             value: what the file or the request says.
             file: the file, for the message.
             stage: the stage, for the message.

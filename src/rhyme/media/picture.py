@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import re
 import warnings
@@ -16,9 +17,10 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from rhyme.errors import FileMissing, LimitExceeded, NotMedia, TruncatedMedia, UnsupportedMedia
+from rhyme.media.archive import Member
 from rhyme.media.info import MediaInfo
 from rhyme.media.limits import DEFAULT_LIMITS, Limits
-from rhyme.media.sniff import open_regular, sniff
+from rhyme.media.sniff import HEAD, identify, open_regular, refusal, sniff
 from rhyme.media.times import check_request, shown_at
 
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
@@ -26,6 +28,9 @@ PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
 R2V2_SPACING = 5.0
 """Nominal seconds between frames of a frame folder (R2V2 keeps one frame every five seconds)."""
+
+Source = str | Path | Member
+"""Where a picture lies: a file, or a member of an archive."""
 
 _NUMBER = re.compile(r"(\d+)(?=\.[^.]*$)")
 
@@ -38,7 +43,7 @@ class FrameFolder:
     numbering stay gaps in time. Files without numbers are evenly spaced.
 
     Args:
-        paths: the picture files, in order of time.
+        paths: the picture files, in order of time; members of archives are files too.
         spacing: nominal seconds between neighbouring frames; above 0.
         limits: bounds checked before memory is allocated.
 
@@ -48,14 +53,14 @@ class FrameFolder:
 
     def __init__(
         self,
-        paths: Sequence[str | Path],
+        paths: Sequence[Source],
         *,
         spacing: float = R2V2_SPACING,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         if not paths:
             raise FileMissing("a frame folder needs at least one picture", stage="open")
-        self.paths = tuple(Path(p) for p in paths)
+        self.paths = tuple(p if isinstance(p, Member) else Path(p) for p in paths)
         self.path = self.paths[0]
         self.spacing = spacing
         self.limits = limits
@@ -144,7 +149,7 @@ class FrameFolder:
         """
         index = shown_at(self._times, times_s)
         info = self.info
-        check_request(len(index), info.width, info.height, self.limits, self.path)
+        check_request(len(index), info.width, info.height, self.limits, str(self.path))
         out = torch.empty((len(index), info.height, info.width, 3), dtype=torch.uint8)
         wanted, where = np.unique(index, return_inverse=True)
         for place, k in enumerate(wanted):
@@ -170,11 +175,11 @@ class Picture(FrameFolder):
     """One picture as a video of one frame at time 0.
 
     Args:
-        path: the picture file.
+        path: the picture file, or a member of an archive.
         limits: bounds checked before memory is allocated.
     """
 
-    def __init__(self, path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(self, path: Source, *, limits: Limits = DEFAULT_LIMITS) -> None:
         super().__init__([path], spacing=1.0, limits=limits)
 
     def _facts(self) -> MediaInfo:
@@ -190,9 +195,19 @@ class Picture(FrameFolder):
             codec=codec,
             rotation=rotation,
             usable=((0.0, 0.0),),
-            bytes=self.path.stat().st_size,
+            bytes=self.path.size if isinstance(self.path, Member) else self.path.stat().st_size,
             depth="packets",
         )
+
+    def read(self, times_s: Sequence[float] | np.ndarray | Tensor) -> tuple[Tensor, np.ndarray]:
+        """The picture for each of the times; see `FrameFolder.read`. It is opened once."""
+        index = shown_at(self._times, times_s)
+        image = load_picture(self.paths[0], limits=self.limits)
+        self.decoded_frames += 1
+        height, width = image.shape[:2]
+        check_request(len(index), width, height, self.limits, str(self.path))
+        pixels = torch.from_numpy(np.repeat(image[None], len(index), axis=0))
+        return pixels.permute(0, 3, 1, 2), self._times[index]
 
 
 def frame_times(names: Sequence[str], spacing: float) -> np.ndarray:
@@ -218,11 +233,11 @@ def frame_times(names: Sequence[str], spacing: float) -> np.ndarray:
     return offsets / min(steps) * spacing
 
 
-def picture_header(path: str | Path, *, limits: Limits) -> tuple[int, int, str, int]:
+def picture_header(path: Source, *, limits: Limits) -> tuple[int, int, str, int]:
     """Size, format and rotation of a picture, without decoding it.
 
     Args:
-        path: the picture file.
+        path: the picture file, or a member of an archive.
         limits: bounds.
 
     Returns:
@@ -240,12 +255,12 @@ def picture_header(path: str | Path, *, limits: Limits) -> tuple[int, int, str, 
 
 
 def load_picture(
-    path: str | Path, *, limits: Limits = DEFAULT_LIMITS, size: tuple[int, int] | None = None
+    path: Source, *, limits: Limits = DEFAULT_LIMITS, size: tuple[int, int] | None = None
 ) -> np.ndarray:
     """Decode one picture to RGB, turned upright; transparency is dropped, not blended.
 
     Args:
-        path: the picture file.
+        path: the picture file, or a member of an archive.
         limits: bounds.
         size: width and height to scale to; None keeps the picture's own.
 
@@ -270,14 +285,22 @@ def load_picture(
 class _Opened:
     """An open picture whose every failure is a typed error."""
 
-    def __init__(self, path: str | Path, limits: Limits) -> None:
-        self._path, self._limits = path, limits
+    def __init__(self, source: Source, limits: Limits) -> None:
+        self._source, self._limits = source, limits
+        self._path = str(source)
 
     def __enter__(self) -> Image.Image:
-        found = sniff(self._path, limits=self._limits)
-        if found.kind != "image" and found.demuxer != "gif":
+        if isinstance(self._source, Member):
+            data = self._source.read(limits=self._limits)
+            kind, self._file = identify(data[:HEAD]), io.BytesIO(data)
+            if kind is None:
+                raise refusal(data[:HEAD], self._path)
+        else:
+            kind = sniff(self._source, limits=self._limits).demuxer
+        if kind not in ("pillow", "gif"):
             raise UnsupportedMedia("not a single picture", file=self._path, stage="open")
-        self._file, _ = open_regular(self._path, limits=self._limits)
+        if not isinstance(self._source, Member):
+            self._file, _ = open_regular(self._source, limits=self._limits)
         self._image: Image.Image | None = None
         try:
             # Pillow warns about large pictures; our own limit decides instead.

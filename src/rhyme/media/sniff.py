@@ -130,7 +130,7 @@ def sniff(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> Sniffed:
         declared = int.from_bytes(head[4:8], "little")
         cut = declared < 0xFFFFFFFF and declared + 8 > size
     if demuxer is None:
-        raise _refusal(head, path)
+        raise refusal(head, path)
     if demuxer == "pillow":
         return Sniffed("pillow", "image", size)
     return Sniffed(demuxer, "av", size, cut)
@@ -178,7 +178,7 @@ def identify(head: bytes) -> str | None:
     return None
 
 
-def _refusal(head: bytes, path: str | Path) -> NotMedia | UnsupportedMedia:
+def refusal(head: bytes, path: str | Path) -> NotMedia | UnsupportedMedia:
     """The error that fits bytes of no allowed format."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     shown = head[:32]

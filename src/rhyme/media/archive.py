@@ -1,0 +1,280 @@
+"""Pictures within zip and tar files, read where they lie; nothing is ever unpacked to disk.
+
+A member is found once, when a collection is scanned, and its place is kept: reading it later costs
+one look at the archive and no list of its members. A name in an archive is a name and never a path:
+no folder is made of it, no link is followed. Members that could only mean harm are named all the
+same, so that a collection with such a guest is noticed.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+
+from rhyme.errors import (
+    EmptyMedia,
+    FileMissing,
+    LimitExceeded,
+    MediaError,
+    NotMedia,
+    TruncatedMedia,
+    UnsupportedMedia,
+    printable,
+)
+from rhyme.media.limits import DEFAULT_LIMITS, Limits
+from rhyme.media.sniff import open_regular
+
+ARCHIVES = (".zip", ".tar")
+"""Suffixes of archives whose pictures can be read."""
+
+PACKED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4)|t[gbx]z|rar|7z)$", re.IGNORECASE)
+"""Names of archives that would have to be unpacked from their start for any one picture."""
+
+MARK = "!/"
+"""Between the name of an archive and that of a member: ``train.zip!/cat/1.jpg``."""
+
+_HEADER = struct.Struct("<4s5H3L2H")  # of a member of a zip file
+_BLOCK = 512  # of a tar file
+_AT_ONCE = 1 << 26  # no honest header of a tar file is longer
+_DENSEST = 1032  # deflate cannot pack more bytes into one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One picture within an archive.
+
+    Args:
+        archive: the zip or tar file.
+        name: the member's name there.
+        offset: byte at which its header (zip) or its data (tar) begins.
+        stored: bytes that it takes there.
+        size: bytes of the picture.
+    """
+
+    archive: Path
+    name: str
+    offset: int
+    stored: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.archive}{MARK}{self.name}"
+
+    def read(self, *, limits: Limits = DEFAULT_LIMITS) -> bytes:
+        """The picture's bytes, checked against the header that stands before them.
+
+        Args:
+            limits: bounds; ``max_member_bytes`` is checked before memory is taken.
+
+        Raises:
+            FileMissing: no such archive, or the member is not where it was.
+            TruncatedMedia: the archive ends before the member does, or a checksum differs.
+            LimitExceeded: too many bytes.
+        """
+        limits.check("member_bytes", max(self.size, self.stored), file=str(self), stage="open")
+        file, _ = open_regular(self.archive, limits=limits)
+        with file:
+            zipped = self.archive.suffix.lower() == ".zip"
+            data = self._from_zip(file) if zipped else self._from_tar(file)
+        if not data:
+            raise EmptyMedia("the member has no bytes", file=str(self), stage="open")
+        return data
+
+    def _from_tar(self, file: BinaryIO) -> bytes:
+        file.seek(max(self.offset - _BLOCK, 0))
+        head = file.read(_BLOCK)
+        try:
+            same = tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape").size == self.size
+        except tarfile.HeaderError:
+            same = False
+        if not same:
+            raise self._moved()
+        return self._whole(file.read(self.size), self.size)
+
+    def _from_zip(self, file: BinaryIO) -> bytes:
+        file.seek(self.offset)
+        head = file.read(_HEADER.size)
+        if len(head) < _HEADER.size or head[:4] != b"PK\3\4":
+            raise self._moved()
+        _, _, flags, method, _, _, checksum, _, _, named, extra = _HEADER.unpack(head)
+        if file.read(named) not in (self.name.encode(), self.name.encode("cp437", "replace")):
+            raise self._moved()
+        file.seek(extra, 1)
+        data = self._whole(file.read(self.stored), self.stored)
+        if method == zipfile.ZIP_DEFLATED:
+            data = self._inflate(data)
+        data = self._whole(data, self.size)
+        known = not flags & 8  # otherwise the checksum stands behind the data
+        if known and zlib.crc32(data) != checksum:
+            raise TruncatedMedia(
+                "the member's checksum differs: the archive is damaged",
+                file=str(self),
+                stage="open",
+                remedy="copy or download the archive again",
+            )
+        return data
+
+    def _inflate(self, data: bytes) -> bytes:
+        try:
+            return zlib.decompressobj(-15).decompress(data, self.size + 1)
+        except zlib.error as error:
+            raise NotMedia(
+                f"the member is damaged: {error}", file=str(self), stage="open"
+            ) from error
+
+    def _whole(self, data: bytes, size: int) -> bytes:
+        if len(data) != size:
+            raise TruncatedMedia(
+                f"the member has {len(data)} bytes where {size} are stated",
+                file=str(self),
+                stage="open",
+                remedy="copy or download the archive again",
+            )
+        return data
+
+    def _moved(self) -> FileMissing:
+        return FileMissing(
+            "the member is not where it was at the scan", file=str(self), stage="open",
+            remedy="scan again",
+        )  # fmt: skip
+
+
+def members(archive: Path, *, limits: Limits = DEFAULT_LIMITS) -> Iterator[Member | MediaError]:
+    """The members of an archive, and an error in place of each that must not or cannot be read.
+
+    Folders are passed over. A damaged archive gives what was found before the damage, and its error
+    at the end.
+
+    Args:
+        archive: a ``.zip`` or ``.tar`` file.
+        limits: bounds; ``max_members``, ``max_member_bytes``.
+
+    Yields:
+        Members in the archive's order; errors carry ``archive!/name``, or the archive where it is
+        damaged itself.
+    """
+    seen: set[str] = set()
+    listed = _zipped if archive.suffix.lower() == ".zip" else _tarred
+    try:
+        file, size = open_regular(archive, limits=limits)
+        with file:
+            for number, (member, fault) in enumerate(listed(archive, file, size)):
+                limits.check("members", number + 1, file=archive, stage="scan")
+                fault = fault or _fault(member, size, seen, limits)
+                seen.add(member.name)
+                yield member if fault is None else fault
+    except MediaError as error:
+        yield error
+    except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, ValueError,
+            struct.error, NotImplementedError, RuntimeError, zlib.error) as error:  # fmt: skip
+        yield TruncatedMedia(
+            f"the archive is cut or damaged: {error}",
+            file=archive,
+            stage="scan",
+            remedy="copy or download the archive again",
+        )
+
+
+_Found = Iterator[tuple[Member, MediaError | None]]
+
+
+def _zipped(archive: Path, file: BinaryIO, size: int) -> _Found:
+    with zipfile.ZipFile(file) as opened:
+        for info in opened.infolist():
+            if info.is_dir():
+                continue
+            member = Member(
+                archive=archive,
+                name=info.filename,
+                offset=info.header_offset,
+                stored=info.compress_size,
+                size=info.file_size,
+            )
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            fault = None
+            if kind not in (0, stat.S_IFREG):
+                fault = _refused(member, "a link or device")
+            elif info.flag_bits & 1:
+                fault = _refused(member, "encrypted", "give the archive without a password")
+            elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                fault = _refused(
+                    member, "packed in a way that is not read here", "zip -0 or zip -6"
+                )
+            elif info.file_size > _DENSEST * info.compress_size + _BLOCK:
+                fault = _refused(member, "said to be larger than its bytes can hold")
+            yield member, fault
+
+
+def _tarred(archive: Path, file: BinaryIO, size: int) -> _Found:
+    bounded = cast(IO[bytes], _Bounded(file))
+    with tarfile.open(fileobj=bounded, mode="r:") as opened:
+        kept = cast(Any, opened).members
+        while (info := opened.next()) is not None:
+            kept.clear()  # tarfile remembers them all; a million would be a gigabyte
+            if info.isdir():
+                continue
+            member = Member(
+                archive=archive,
+                name=info.name,
+                offset=info.offset_data,
+                stored=info.size,
+                size=info.size,
+            )
+            plain = info.isreg() and not info.issparse()
+            yield member, None if plain else _refused(member, "a link, device or sparse file")
+
+
+class _Bounded:
+    """A file that refuses to read what a forged header says is a very long name."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _AT_ONCE:
+            raise tarfile.ReadError("a header of the archive is longer than any honest one")
+        return self._file.read(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def _fault(member: Member, size: int, seen: set[str], limits: Limits) -> MediaError | None:
+    """Why a member is not taken; None where it is."""
+    parts = member.name.replace("\\", "/").split("/")
+    if member.name.startswith(("/", "\\")) or ".." in parts or parts[0].endswith(":"):
+        return _refused(member, "named as if to be written outside of its folder")
+    if member.name in seen:
+        return _refused(member, "a second member of this name", "keep one of them")
+    if member.offset + member.stored > size:
+        return TruncatedMedia(
+            "the archive ends before this member does",
+            file=_label(member),
+            stage="scan",
+            remedy="copy or download the archive again",
+        )
+    try:
+        limits.check(
+            "member_bytes", max(member.size, member.stored), file=_label(member), stage="scan"
+        )
+    except LimitExceeded as error:
+        return error
+    return None
+
+
+def _refused(member: Member, why: str, remedy: str = "leave it out") -> UnsupportedMedia:
+    return UnsupportedMedia(
+        f"a member of the archive is {why}", file=_label(member), stage="scan", remedy=remedy
+    )
+
+
+def _label(member: Member) -> str:
+    return printable(str(member).encode(errors="backslashreplace").decode())
