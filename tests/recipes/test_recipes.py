@@ -46,8 +46,6 @@ REDUCED: dict[str, Any] = {
 }
 PAPER_REDUCED = {
     **REDUCED,
-    # two items in each of the eight groups of the norm, as many as the norm needs
-    "train.batch_size": 16,
     "model.backbone.name": "resnet18",
     "model.transform.size": 32,
 }
@@ -58,6 +56,8 @@ HEADS = {"cycle_contrast": {"m", "c"}, "densecl": {"m", "dense"}, "simclr": {"z"
 def reduced(found: Recipe) -> dict[str, Any]:
     """Overrides that make a recipe small enough for the tiny world."""
     changes = dict(PAPER_REDUCED if found.needs_gpu else REDUCED)
+    # two items in each group of the norm, as many as the norm needs
+    changes["train.batch_size"] = max(8, 2 * found.model.backbone.norm_groups)
     if found.train.schedule.warmup_epochs:
         changes["train.schedule.warmup_epochs"] = 0
     own = {f"model.{k}": size for k, size in SIZES.items() if hasattr(found.model, k)}
