@@ -11,7 +11,8 @@ from rhyme.errors import DataError
 from rhyme.kernels.common import Exclusion
 
 _LISTED = 16  # pairs a row, up to which a list of all pairs is shorter than what else is held
-_COUNTED_ROWS = 512
+_SHARE = 256  # and it is kept to one pair in so many
+_COUNTED = (512, 4096)  # rows and columns of a mask counted at once
 
 
 def within(exclusion: Exclusion, rows: slice, columns: slice) -> Exclusion:
@@ -36,32 +37,59 @@ def allowed(exclusion: Exclusion, b: int, n: int, device: torch.device) -> tuple
 
     Without a mask it costs a sort of the groups, and no look at the pairs.
     """
-    rows = torch.full((b,), n, device=device)
-    columns = torch.full((n,), b, device=device)
     if exclusion.mask is not None:
-        for top in range(0, b, _COUNTED_ROWS):
-            part = slice(top, min(top + _COUNTED_ROWS, b))
-            pairs = within(exclusion, part, slice(None)).pairs(part.stop - top, n, device)
-            assert pairs is not None
-            rows[part] -= pairs.sum(1)
-            columns -= pairs.sum(0)
-        return rows, columns
+        return _count(exclusion, b, n, device)
+    columns = torch.full((n,), b, device=device)
+    owners, keys = exclusion.query_groups, exclusion.key_groups
+    if owners is not None and keys is not None:
+        low, high = _alike(keys, owners.sort().values)
+        columns -= high - low
+    if exclusion.skip is not None and n:
+        known, counted = _skipped(exclusion, exclusion.skip)
+        columns.scatter_add_(0, known.flatten(), -counted.flatten().long())
+    return allowed_rows(exclusion, b, n, device), columns
+
+
+def allowed_rows(exclusion: Exclusion, b: int, n: int, device: torch.device) -> Tensor:
+    """How many keys each query may meet, int64 ``[b]``; as :func:`allowed`, for one side."""
+    if exclusion.mask is not None:
+        return _count(exclusion, b, n, device)[0]
+    rows = torch.full((b,), n, device=device)
     owners, keys = exclusion.query_groups, exclusion.key_groups
     if owners is not None and keys is not None:
         low, high = _alike(owners, keys.sort().values)
         rows -= high - low
-        low, high = _alike(keys, owners.sort().values)
-        columns -= high - low
     if exclusion.skip is not None and n:
-        skip = exclusion.skip.sort(dim=1).values
-        counted = skip >= 0
-        counted[:, 1:] &= skip[:, 1:] != skip[:, :-1]
-        known = skip.clamp(min=0)
-        if owners is not None and keys is not None:
-            counted &= (owners[:, None] < 0) | (owners[:, None] != keys[known])
-        rows -= counted.sum(1)
-        columns.scatter_add_(0, known.flatten(), -counted.flatten().long())
+        rows -= _skipped(exclusion, exclusion.skip)[1].sum(1)
+    return rows
+
+
+def _count(exclusion: Exclusion, b: int, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Looks at every pair, a part at a time."""
+    rows = torch.full((b,), n, device=device)
+    columns = torch.full((n,), b, device=device)
+    for top in range(0, b, _COUNTED[0]):
+        i = slice(top, min(top + _COUNTED[0], b))
+        for left in range(0, n, _COUNTED[1]):
+            j = slice(left, min(left + _COUNTED[1], n))
+            pairs = within(exclusion, i, j).pairs(i.stop - top, j.stop - left, device)
+            assert pairs is not None
+            ones = pairs.float()  # summed much faster than bits are, and exactly
+            rows[i] -= ones.sum(1).long()
+            columns[j] -= ones.sum(0).long()
     return rows, columns
+
+
+def _skipped(exclusion: Exclusion, skip: Tensor) -> tuple[Tensor, Tensor]:
+    """The keys skipped by index, and whether each counts: once, and if no group excludes it."""
+    skip = skip.sort(dim=1).values
+    counted = skip >= 0
+    counted[:, 1:] &= skip[:, 1:] != skip[:, :-1]
+    known = skip.clamp(min=0)
+    owners, keys = exclusion.query_groups, exclusion.key_groups
+    if owners is not None and keys is not None:
+        counted &= (owners[:, None] < 0) | (owners[:, None] != keys[known])
+    return known, counted
 
 
 def _alike(groups: Tensor, ordered: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,7 +140,7 @@ class LeftOut:
             ordered, order = exclusion.key_groups.sort()
             low, high = _alike(exclusion.query_groups, ordered)
             count = high - low
-            if int(count.sum()) <= _LISTED * (b + n):
+            if int(count.sum()) <= min(_LISTED * (b + n), max(b * n // _SHARE, 4096)):
                 i = torch.arange(b).repeat_interleave(count)
                 before = (count.cumsum(0) - count)[i]
                 found.append((i, order[low[i] + torch.arange(len(i)) - before]))

@@ -1,11 +1,12 @@
 """Softmax over keys in blocks that stay in a core's cache, in plain PyTorch on any device.
 
-What is held beyond the inputs and results is one block of logits (in the backward pass two), never
-``[b, n]`` numbers. A block is small enough for the second-level cache, so that the passes over it
-that are no matrix product (exclusion, maximum, exponential, sum) cost a few percent.
+What is held beyond inputs and results is one block of logits (two in the backward pass), never
+``[b, n]`` numbers. A block and its keys fit the second-level cache, so that what is no matrix
+product (exclusion, maximum, exponential, sum) costs little beside the products.
 
-Logits are taken in base 2: the factor ``log2 e`` goes into the scaled queries, and ``exp2`` is
-cheaper than ``exp``.
+Three things keep it little. Logits are taken in base 2, as ``exp2`` costs half of ``exp``. They are
+taken relative to a level that the product starts from, so there is no pass that subtracts it. And
+the level moves only when a row's sum could overflow, not with each new maximum.
 """
 
 from __future__ import annotations
@@ -17,113 +18,26 @@ import torch
 from torch import Tensor
 
 from rhyme.kernels.common import Exclusion, Found
+from rhyme.kernels.pairs import LeftOut, allowed_rows
 
 _ROWS = 256  # queries compared at once
-_HOST_BLOCK = 2**17  # logits of a block: 512 KiB in float32
-_DEVICE_BLOCK = 2**24
-_KEYS = 4096  # keys of a block at most
-_SLACK = 32.0  # in base 2: sums may grow by 2^32 before they are scaled down
+_HOST_BYTES = 384 * 2**10  # of a block of logits and its keys, for each thread
+_DEVICE_BYTES = 64 * 2**20
+_SLACK = 32.0  # logits in base 2 may leave their level by so much
+_LOG2_E = math.log2(math.e)
 
 
-class _Pairs:
-    """The excluded pairs of each block of keys, as indices where they are few."""
-
-    def __init__(self, exclusion: Exclusion, b: int, n: int, block: int, device: torch.device):
-        self.mask = exclusion.mask
-        self.groups: tuple[Tensor, Tensor] | None = None
-        self.b, self.n, self.block = b, n, block
-        starts = torch.arange(0, n + block, block, device=device).clamp_(max=n)
-        counts = torch.zeros(len(starts) - 1, dtype=torch.int64, device=device)
-        if exclusion.query_groups is not None and exclusion.key_groups is not None:
-            # "nobody's" is -2 among the queries and -1 among the keys, so they do not match
-            owners = torch.where(exclusion.query_groups < 0, -2, exclusion.query_groups)
-            keys = torch.where(exclusion.key_groups < 0, -1, exclusion.key_groups)
-            self.groups = (owners, keys)
-            self.owners, self.order = owners.sort()
-            self.first = torch.searchsorted(self.owners, keys)
-            self.matches = torch.searchsorted(self.owners, keys, right=True) - self.first
-            until = torch.cat([counts[:1], self.matches.cumsum(0)])[starts]
-            counts = counts + until.diff()
-        self.skip: Tensor | None = None
-        if exclusion.skip is not None:
-            own, order = exclusion.skip.flatten().sort()
-            self.skip, self.rows = own, order // max(exclusion.skip.shape[1], 1)
-            at = torch.searchsorted(own, starts)
-            counts = counts + at.diff()
-            self.bounds: list[int] = at.tolist()
-        self.counts: list[int] = counts.tolist()
-
-    def fill(self, logits: Tensor, index: int, value: float, tally: Tensor | None = None) -> None:
-        """Put ``value`` into the excluded pairs of block ``index``, and count them by row."""
-        start = index * self.block
-        width = logits.shape[1]
-        if self.mask is None and not self.counts[index]:
-            return
-        if self.mask is not None or self.counts[index] > logits.numel() // 8:
-            excluded = self._dense(start, width, index, logits.device)
-            logits.masked_fill_(excluded, value)
-            if tally is not None:
-                tally += excluded.sum(1)
-            return
-        flat = self._sparse(start, width, index)
-        logits.view(-1).index_fill_(0, flat, value)
-        if tally is not None:
-            tally += torch.bincount(flat // width, minlength=self.b)
-
-    def _sparse(self, start: int, width: int, index: int) -> Tensor:
-        found: list[Tensor] = []
-        if self.groups is not None:
-            matches = self.matches[start : start + width]
-            (columns,) = matches.nonzero(as_tuple=True)
-            counts = matches[columns]
-            ends = counts.cumsum(0)
-            columns = columns.repeat_interleave(counts)
-            # position within its run of equal owners
-            within = torch.arange(len(columns), device=columns.device)
-            within = within - (ends - counts).repeat_interleave(counts)
-            rows = self.order[self.first[start + columns] + within]
-            found.append(rows * width + columns)
-        if self.skip is not None:
-            chosen = slice(self.bounds[index], self.bounds[index + 1])
-            found.append(self.rows[chosen] * width + self.skip[chosen] - start)
-        flat = torch.cat(found)
-        return flat.unique() if self.skip is not None else flat
-
-    def _dense(self, start: int, width: int, index: int, device: torch.device) -> Tensor:
-        if self.mask is not None:
-            excluded = self.mask[:, start : start + width]
-            if not self.counts[index]:
-                return excluded
-            excluded = excluded.clone()
-        else:
-            excluded = torch.zeros(self.b, width, dtype=torch.bool, device=device)
-        if self.groups is not None:
-            owners, keys = self.groups
-            excluded |= owners[:, None] == keys[start : start + width]
-        if self.skip is not None:
-            chosen = slice(self.bounds[index], self.bounds[index + 1])
-            excluded[self.rows[chosen], self.skip[chosen] - start] = True
-        return excluded
-
-
-def _part(exclusion: Exclusion, rows: slice) -> Exclusion:
-    return Exclusion(
-        None if exclusion.query_groups is None else exclusion.query_groups[rows],
-        exclusion.key_groups,
-        None if exclusion.mask is None else exclusion.mask[rows],
-        None if exclusion.skip is None else exclusion.skip[rows],
-    )
-
-
-def _block(rows: int, device: torch.device) -> int:
+def _width(height: int, queries: Tensor) -> int:
     """Keys of a block, a multiple of 64."""
-    logits = _HOST_BLOCK if device.type == "cpu" else _DEVICE_BLOCK
-    return min(max(logits // max(rows, 1) // 64 * 64, 64), _KEYS)
+    on_host = queries.device.type == "cpu"
+    size = _HOST_BYTES * torch.get_num_threads() if on_host else _DEVICE_BYTES
+    numbers = size // queries.element_size()
+    return min(max(numbers // (height + queries.shape[1]) // 64 * 64, 64), 4096)
 
 
-def _rows(queries: Tensor) -> Iterator[slice]:
-    for start in range(0, len(queries), _ROWS):
-        yield slice(start, min(start + _ROWS, len(queries)))
+def _slices(length: int, size: int) -> Iterator[slice]:
+    for start in range(0, length, max(size, 1)):
+        yield slice(start, min(start + size, length))
 
 
 def forward_pass(
@@ -139,51 +53,94 @@ def forward_pass(
     payload = keys if values is None else values
     lse, maximum = queries.new_empty(b), queries.new_empty(b)
     mean = queries.new_empty(b, payload.shape[1]) if want_mean else None
-    allowed = torch.empty(b, dtype=torch.int64, device=queries.device)
-    scaled = queries * (scale * math.log2(math.e))
-    for rows in _rows(queries):
-        part = None if mean is None else mean[rows]
-        found = _forward(scaled[rows], keys, payload, _part(exclusion, rows), part)
-        lse[rows], maximum[rows], allowed[rows] = found
-    return lse, mean, maximum, allowed
+    blocks = _Blocks(queries, keys, exclusion)
+    for rows in blocks.rows():
+        scaled = queries[rows] * (scale * _LOG2_E)
+        sums = _Sums(scaled, None if mean is None else mean[rows])
+        for part in blocks.parts():
+            logits = blocks.logits(rows, part, scaled, keys, sums.level)
+            sums.add(logits, payload[part])
+        lse[rows], maximum[rows] = sums.finish()
+    counts = allowed_rows(exclusion, b, len(keys), queries.device)
+    return lse / _LOG2_E, mean, maximum / _LOG2_E, counts
 
 
-def _forward(
-    scaled: Tensor, keys: Tensor, payload: Tensor, exclusion: Exclusion, mean: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    b, n, size = len(scaled), len(keys), _block(len(scaled), scaled.device)
-    pairs = _Pairs(exclusion, b, n, size, scaled.device)
-    lowest = torch.finfo(scaled.dtype).min
-    maximum = scaled.new_full((b, 1), -torch.inf)
-    shift = scaled.new_full((b, 1), lowest)  # what the logits are taken relative to
-    total = scaled.new_zeros(b, 1)
-    left_out = torch.zeros(b, dtype=torch.int64, device=scaled.device)
-    buffer = scaled.new_empty(b * min(size, n))
-    if mean is not None:
-        mean.zero_()
-    for index, start in enumerate(range(0, n, size)):
-        block = keys[start : start + size]
-        logits = torch.mm(scaled, block.T, out=buffer[: b * len(block)].view(b, len(block)))
-        pairs.fill(logits, index, -torch.inf, left_out)
+class _Blocks:
+    """Blocks of queries and keys, and the logits of one."""
+
+    def __init__(self, queries: Tensor, keys: Tensor, exclusion: Exclusion) -> None:
+        self.b, self.n = len(queries), len(keys)
+        self.height = min(_ROWS, self.b)
+        self.width = min(_width(self.height, queries), self.n)
+        self.buffer = queries.new_empty(self.height * self.width)
+        self.left_out = LeftOut(
+            exclusion, self.b, self.n, _ROWS, max(self.width, 1), queries.device
+        )
+
+    def rows(self) -> Iterator[slice]:
+        return _slices(self.b, _ROWS)
+
+    def parts(self) -> Iterator[slice]:
+        return _slices(self.n, self.width)
+
+    def logits(
+        self, rows: slice, part: slice, scaled: Tensor, keys: Tensor, level: Tensor
+    ) -> Tensor:
+        """``scaled · keys − level`` of a block, −inf where excluded; the next overwrites it."""
+        shape = (rows.stop - rows.start, part.stop - part.start)
+        out = self.buffer[: math.prod(shape)].view(shape)
+        torch.addmm(level, scaled, keys[part].T, beta=-1, out=out)
+        self.left_out.strike(out, rows, part)
+        return out
+
+
+class _Sums:
+    """Of the exponentials of a row and of the values they weigh, relative to a level.
+
+    The level is 0 unless the first logits of a row are far from it, or later ones far above. So it
+    stays near enough to the largest for sums to be finite and lose nothing.
+    """
+
+    def __init__(self, scaled: Tensor, mean: Tensor | None) -> None:
+        b = len(scaled)
+        self.level = scaled.new_zeros(b, 1)
+        self.best = scaled.new_full((b, 1), -torch.inf)  # relative to the level
+        self.total = scaled.new_zeros(b, 1)
+        self.mean = None if mean is None else mean.zero_()
+        self.fresh = True  # some rows have not met an allowed key
+
+    def add(self, logits: Tensor, values: Tensor) -> None:
+        """Add a block of logits relative to the level, which are overwritten."""
         highest = logits.amax(1, keepdim=True)
-        torch.maximum(maximum, highest, out=maximum)
-        if bool((highest > shift + _SLACK).any()):
-            raised = torch.where(highest > shift + _SLACK, highest, shift)
-            down = torch.exp2(shift - raised)
-            total *= down
-            if mean is not None:
-                mean *= down
-            shift = raised
-        weights = logits.sub_(shift).exp2_()
-        total += weights.sum(1, keepdim=True)
-        if mean is not None:
-            mean.addmm_(weights, payload[start : start + size])
-    some = total > 0
-    if mean is not None:
-        mean /= torch.where(some, total, 1)
-    lse = torch.where(some, shift + total.log2(), -torch.inf)
-    to_nats = math.log(2)
-    return lse[:, 0] * to_nats, maximum[:, 0] * to_nats, n - left_out
+        if self.fresh or float(highest.max()) > _SLACK:
+            highest = self._move(logits, highest)
+        torch.maximum(self.best, highest, out=self.best)
+        weights = logits.exp2_()
+        self.total += weights.sum(1, keepdim=True)
+        if self.mean is not None:
+            self.mean.addmm_(weights, values)
+
+    def _move(self, logits: Tensor, highest: Tensor) -> Tensor:
+        met = self.best > -torch.inf
+        far = (highest > _SLACK) | (~met & (highest < -_SLACK) & (highest > -torch.inf))
+        if bool(far.any()):
+            by = torch.where(far, highest, 0)
+            down = torch.where(met, torch.exp2(-by), 1)
+            self.total *= down
+            if self.mean is not None:
+                self.mean *= down
+            self.level += by
+            self.best -= by
+            logits -= by
+            highest = highest - by
+        self.fresh = bool((torch.maximum(self.best, highest) == -torch.inf).any())
+        return highest
+
+    def finish(self) -> tuple[Tensor, Tensor]:
+        """Log-sum-exp and maximum in base 2; the mean is made of its sum."""
+        if self.mean is not None:
+            self.mean /= torch.where(self.total > 0, self.total, 1)
+        return (self.level + self.total.log2())[:, 0], (self.level + self.best)[:, 0]
 
 
 def backward_pass(
@@ -204,71 +161,33 @@ def backward_pass(
     on_queries = torch.zeros_like(queries) if need_queries else None
     on_keys = torch.zeros_like(keys) if need_keys else None
     on_values = torch.zeros_like(values) if values is not None and need_values else None
-    for rows in _rows(queries):
-        _backward(
-            queries[rows],
-            keys,
-            values,
-            scale,
-            _part(exclusion, rows),
-            log_sum_exp[rows],
-            None if mean is None else mean[rows],
-            None if grad_mean is None else grad_mean[rows],
-            None if grad_lse is None else grad_lse[rows],
-            None if on_queries is None else on_queries[rows],
-            on_keys,
-            on_values,
-        )
-    if on_queries is not None:
-        on_queries *= scale
-    return on_queries, on_keys, on_values
-
-
-def _backward(
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor | None,
-    scale: Tensor | float,
-    exclusion: Exclusion,
-    log_sum_exp: Tensor,
-    mean: Tensor | None,
-    grad_mean: Tensor | None,
-    grad_lse: Tensor | None,
-    on_queries: Tensor | None,
-    on_keys: Tensor | None,
-    on_values: Tensor | None,
-) -> None:
-    """Add the gradients of one block of queries; that of the queries lacks the scale."""
-    b, n, size = len(queries), len(keys), _block(len(queries), queries.device)
-    pairs = _Pairs(exclusion, b, n, size, queries.device)
-    payload = keys if values is None else values
-    on_payload = on_keys if values is None else on_values
-    scaled = queries * scale
-    base_2 = scaled * math.log2(math.e)
-    # rows without an allowed key: every logit is excluded, so any finite number serves
-    lse = torch.where(log_sum_exp > -torch.inf, log_sum_exp, 0)[:, None] * math.log2(math.e)
-    level = queries.new_zeros(b, 1)  # of the gradient of a logit over its weight
+    level = queries.new_zeros(len(queries), 1)  # gradient of a logit = weight (g·v + level)
     if grad_lse is not None:
         level += grad_lse[:, None]
     if grad_mean is not None and mean is not None:
         level -= (grad_mean * mean).sum(1, keepdim=True)
-    first = queries.new_empty(b * min(size, n))
-    second = torch.empty_like(first)
-    for index, start in enumerate(range(0, n, size)):
-        block = keys[start : start + size]
-        shape, length = (b, len(block)), b * len(block)
-        weights = torch.mm(base_2, block.T, out=first[:length].view(shape))
-        pairs.fill(weights, index, -torch.inf)
-        weights.sub_(lse).exp2_()
-        slope = second[:length].view(shape)
-        if grad_mean is None:
-            torch.mul(weights, level, out=slope)
-        else:
-            if on_payload is not None:
-                on_payload[start : start + size].addmm_(weights.T, grad_mean)
-            torch.mm(grad_mean, payload[start : start + size].T, out=slope)
-            slope.add_(level).mul_(weights)
-        if on_queries is not None:
-            on_queries.addmm_(slope, block)
-        if on_keys is not None:
-            on_keys[start : start + size].addmm_(slope.T, scaled)
+    # a row without an allowed key has all its logits excluded: any finite number serves
+    lse = torch.where(log_sum_exp > -torch.inf, log_sum_exp * _LOG2_E, 0)[:, None]
+    payload, on_payload = (keys, on_keys) if values is None else (values, on_values)
+    blocks = _Blocks(queries, keys, exclusion)
+    spare = torch.empty_like(blocks.buffer)
+    for rows in blocks.rows():
+        scaled = queries[rows] * scale
+        base_2 = scaled * _LOG2_E
+        for part in blocks.parts():
+            weights = blocks.logits(rows, part, base_2, keys, lse[rows]).exp2_()
+            slope = spare[: weights.numel()].view(weights.shape)  # the gradient of the logits
+            if grad_mean is None:
+                torch.mul(weights, level[rows], out=slope)
+            else:
+                if on_payload is not None:
+                    on_payload[part].addmm_(weights.T, grad_mean[rows])
+                torch.addmm(level[rows], grad_mean[rows], payload[part].T, out=slope)
+                slope *= weights
+            if on_queries is not None:
+                on_queries[rows].addmm_(slope, keys[part])
+            if on_keys is not None:
+                on_keys[part].addmm_(slope.T, scaled)
+    if on_queries is not None:
+        on_queries *= scale
+    return on_queries, on_keys, on_values
