@@ -12,13 +12,12 @@ only the queries want the gradient of ``lse`` there is no backward pass at all.
 
 from __future__ import annotations
 
-import importlib
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
 
-from rhyme.errors import ConfigError, DataError
+from rhyme.errors import DataError
 from rhyme.kernels import eager, streaming
 from rhyme.kernels.common import (
     Exclusion,
@@ -30,6 +29,7 @@ from rhyme.kernels.common import (
     check_temperature,
     full_precision,
     no_autocast,
+    triton_passes,
 )
 
 
@@ -234,27 +234,11 @@ def _differentiable(
 
 
 def _passes(kernel: Kernel, queries: Tensor, keys: Tensor, values: Tensor | None) -> Passes | None:
-    """The implementation, None for the plain one.
-
-    ``rhyme.kernels.triton`` has the two passes, and ``refusal(queries, keys, values)``: why it does
-    not compute these tensors, None if it does. It gets them in their own dtypes.
-    """
+    """The implementation, None for the plain one."""
     if kernel == "eager":
         return None
-    if kernel == "streaming" or (kernel == "auto" and queries.device.type != "cuda"):
-        return streaming
-    try:
-        triton = cast(Any, importlib.import_module("rhyme.kernels.triton"))
-        refusal = triton.refusal(queries, keys, values)
-    except ImportError as error:
-        triton, refusal = None, f"it cannot be imported: {error}"
-    if refusal is None:
-        return triton
-    if kernel == "triton":
-        raise ConfigError(
-            "the triton kernel does not serve here", value=refusal, remedy='leave it at "auto"'
-        )
-    return streaming
+    found = triton_passes(kernel, "rhyme.kernels.triton", queries, keys, values)
+    return streaming if found is None else cast(Passes, found)
 
 
 class _Answer(NamedTuple):

@@ -5,7 +5,8 @@ With rows *a* and *k* and temperature τ, l_ij = a_i·k_j / τ, the functions he
     lse_i = log Σ_j exp l_ij    of rows, and of columns in the symmetric form,
 
 with gradients for both sides, in memory that grows with the number of rows and not with that of
-pairs: logits are computed tile by tile, and once more in the backward pass (:mod:`.tiles`).
+pairs: logits are computed tile by tile, and once more in the backward pass (:mod:`.tiles`; on a
+GPU ``triton.batch``).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from rhyme.kernels import tiles
+from rhyme.kernels import eager, tiles
 from rhyme.kernels.attention import QueueSummary
 from rhyme.kernels.common import (
     Exclusion,
@@ -26,9 +27,10 @@ from rhyme.kernels.common import (
     check_temperature,
     full_precision,
     no_autocast,
+    triton_passes,
 )
 from rhyme.kernels.pairs import allowed
-from rhyme.kernels.tiles import Form, Sums, Totals
+from rhyme.kernels.tiles import Form, Sums
 
 
 class SymmetricSummary(NamedTuple):
@@ -44,91 +46,92 @@ class SymmetricSummary(NamedTuple):
 
 
 class _LogSumExp(torch.autograd.Function):
-    """Log-sum-exps and maxima; ``first`` is divided by the temperature already."""
+    """Log-sum-exps and maxima of both sides, and their gradients, whatever implements them."""
 
     @staticmethod
     def forward(
-        ctx: Any, first: Tensor, second: Tensor, exclusion: Exclusion, form: Form
+        ctx: Any,
+        first: Tensor,
+        second: Tensor,
+        scale: Tensor | float,
+        exclusion: Exclusion,
+        form: Form,
+        passes: Any,
     ) -> tuple[Tensor, ...]:
-        totals = tiles.forward(first, second, exclusion, form)
-        rows, columns = totals.rows, totals.columns
-        sides = rows if columns is None else (*rows, *columns)
-        ctx.exclusion, ctx.form, ctx.shift = exclusion, form, totals.shift
-        ctx.save_for_backward(first, second, *sides)
+        totals = passes.forward(first, second, scale, exclusion, form)
+        sides = totals.rows if totals.columns is None else (*totals.rows, *totals.columns)
+        learned = scale if isinstance(scale, Tensor) else None
+        # the outputs go the way that makes no cycle; the rest of the totals stays
+        ctx.save_for_backward(first, second, learned, *sides)
+        ctx.totals = totals._replace(rows=None, columns=None)
+        ctx.settings = (scale if learned is None else None, exclusion, form, passes)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*sides[1::2])
         return tuple(sides)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        first, second, *sides = ctx.saved_tensors
+        first, second, scale, *sides = ctx.saved_tensors
+        fixed, exclusion, form, passes = ctx.settings
+        scale = fixed if scale is None else scale
         upstream: list[Tensor | None] = list(grads[::2])
+        need_first, need_second, need_scale = ctx.needs_input_grad[:3]
         if all(g is None for g in upstream):
-            return None, None, None, None
-        needed = ctx.needs_input_grad[:2]
+            return (None,) * 6
         if torch.is_grad_enabled():  # create_graph: second derivatives go through the plain form
-            return *_again(ctx, first, second, upstream, needed), None, None
-        rows = Sums(sides[0], sides[1])
-        columns = Sums(sides[2], sides[3]) if len(sides) > 2 else None
-        given = [
+            inputs = (first, second, scale)
+            found = _again(inputs, exclusion, form, upstream, ctx.needs_input_grad[:3])
+            return (*found, None, None, None)
+        on_rows, *rest = (
             torch.zeros_like(side) if g is None else g
             for g, side in zip(upstream, sides[::2], strict=True)
-        ]
-        on_first, on_second = tiles.backward(
+        )
+        totals = ctx.totals._replace(
+            rows=Sums(*sides[:2]), columns=Sums(*sides[2:]) if rest else None
+        )
+        on_first, on_second = passes.backward(
             first,
             second,
-            ctx.exclusion,
-            ctx.form,
-            Totals(rows, columns, ctx.shift),
-            given[0],
-            given[1] if len(given) > 1 else None,
-            needed,
+            scale,
+            exclusion,
+            form,
+            totals,
+            on_rows,
+            rest[0] if rest else None,
+            (need_first or need_scale, need_second),
         )
-        return on_first, on_second, None, None
+        on_scale = None
+        if need_scale:
+            # logits are scale · a·k, so scale ∂/∂scale = a·∂/∂a; half of it where k is a too
+            on_scale = (first * cast(Tensor, on_first)).sum() / scale
+            on_scale = on_scale / 2 if form == "self" else on_scale
+        found = (None if x is None else x.to(first.dtype) for x in (on_first, on_second))
+        return (*found, on_scale, None, None, None)
 
 
 def _again(
-    ctx: Any,
-    first: Tensor,
-    second: Tensor,
+    inputs: tuple[Tensor, Tensor, Tensor | float],
+    exclusion: Exclusion,
+    form: Form,
     upstream: list[Tensor | None],
-    needed: tuple[bool, bool],
-) -> tuple[Any, Any]:
-    found = _eager(first, second, ctx.exclusion, ctx.form)
-    pairs = [(x, g) for x, g in zip(found[::2], upstream, strict=True) if g is not None]
-    wanted = [x for x, need in zip((first, second), needed, strict=True) if need]
-    if ctx.form == "self":
-        wanted = [first]
-    outputs, on_outputs = zip(*pairs, strict=True)
-    grads = iter(torch.autograd.grad(outputs, wanted, on_outputs, create_graph=True))
-    on_first = next(grads) if needed[0] else None
-    return on_first, next(grads) if needed[1] and ctx.form != "self" else None
+    needed: tuple[bool, ...],
+) -> list[Tensor | None]:
+    """The gradients as functions that can be differentiated again."""
+    # aliases: the same tensor may come in twice
+    first, second, scale = (x.view_as(x) if isinstance(x, Tensor) else x for x in inputs)
+    wanted = [x for x, need in zip((first, second, scale), needed, strict=True) if need]
+    first, second = full_precision(cast(Tensor, first), cast(Tensor, second))
+    sides = eager.log_sum_exps(first, second, scale, exclusion, form)[::2]
+    known = [(x, g) for x, g in zip(sides, upstream, strict=True) if g is not None]
+    outputs, on_outputs = zip(*known, strict=True)
+    found = torch.autograd.grad(
+        outputs, cast(list[Tensor], wanted), on_outputs, create_graph=True, allow_unused=True
+    )
+    grads = iter(found)
+    return [next(grads) if need else None for need in needed]
 
 
-def _eager(first: Tensor, second: Tensor, exclusion: Exclusion, form: Form) -> tuple[Tensor, ...]:
-    """The same from the whole matrix, in plain differentiable PyTorch."""
-    logits = first @ (first if form == "self" else second).T
-    excluded = exclusion.pairs(len(first), len(second), first.device)
-    rows = _eager_side(logits, excluded)
-    if form != "both":
-        return rows
-    return *rows, *_eager_side(logits.T, None if excluded is None else excluded.T)
-
-
-def _eager_side(logits: Tensor, excluded: Tensor | None) -> tuple[Tensor, Tensor]:
-    if not logits.shape[1]:
-        nothing = logits.logsumexp(1)  # −inf, in the graph of the rows
-        return nothing, nothing.detach()
-    if excluded is None:
-        return logits.logsumexp(1), logits.detach().amax(1)
-    # a row without any pair would be −inf everywhere and give NaN gradients
-    some = ~excluded.all(1)
-    logits = logits.masked_fill(excluded & some[:, None], -torch.inf)
-    lse = torch.where(some, logits.logsumexp(1), -torch.inf)
-    return lse, torch.where(some, logits.detach().amax(1), -torch.inf)
-
-
-def _both_sides(
+def _summaries(
     first: Tensor,
     second: Tensor,
     temperature: Temperature,
@@ -139,26 +142,27 @@ def _both_sides(
     check_kernel(kernel)
     check_temperature(temperature)
     check_rows(first, second)
-    b, n, device = len(first), len(second), first.device
+    b, n = len(first), len(second)
     exclusion.check(b, n)
-    with no_autocast(device):
-        first, second = full_precision(first, second)
-        if isinstance(temperature, Tensor):
-            temperature = temperature.to(first)
-        # The division is the caller's graph: it yields the temperature's gradient. Of rows against
-        # themselves each side gets its half of it, so that the matrix is its own transpose.
-        if form == "self":
-            root = temperature.sqrt() if isinstance(temperature, Tensor) else temperature**0.5
-            first = second = first / root
+    with no_autocast(first.device):
+        passes: Any = triton_passes(kernel, "rhyme.kernels.triton.batch", first, second)
+        if passes is None:
+            passes = None if kernel == "eager" else tiles
+            first, second = full_precision(first, second)
+        scale = 1 / temperature
+        if isinstance(scale, Tensor):
+            wide = full_precision(first[:0], second[:0])[0]
+            scale = scale.reshape(()).to(wide)
+        if passes is None:
+            found = eager.log_sum_exps(first, second, scale, exclusion, form)
         else:
-            first = first / temperature
-        if kernel == "eager":
-            found = _eager(first, second, exclusion, form)
-        else:
-            found = cast(tuple[Tensor, ...], _LogSumExp.apply(first, second, exclusion, form))
-        counts = allowed(exclusion, b, n, device)
+            found = cast(
+                tuple[Tensor, ...],
+                _LogSumExp.apply(first, second, scale, exclusion, form, passes),
+            )
+        counts = allowed(exclusion, b, n, first.device)
         with torch.no_grad():
-            hardest = [x * temperature for x in found[1::2]]
+            hardest = [largest / scale for largest in found[1::2]]
         return [
             QueueSummary(lse, top, count)
             for lse, top, count in zip(found[::2], hardest, counts, strict=False)
@@ -197,10 +201,10 @@ def in_batch_log_sum_exp(
 
     Raises:
         DataError: shapes do not fit.
-        ConfigError: the temperature is not positive, or the kernel unknown.
+        ConfigError: the temperature is not positive, or the kernel unknown or not able to serve.
     """
     exclusion = Exclusion(anchor_groups, key_groups, mask, skip)
-    return _both_sides(anchors, keys, temperature, exclusion, "rows", kernel)[0]
+    return _summaries(anchors, keys, temperature, exclusion, "rows", kernel)[0]
 
 
 def symmetric_log_sum_exp(
@@ -234,10 +238,10 @@ def symmetric_log_sum_exp(
 
     Raises:
         DataError: shapes do not fit.
-        ConfigError: the temperature is not positive, or the kernel unknown.
+        ConfigError: the temperature is not positive, or the kernel unknown or not able to serve.
     """
     exclusion = Exclusion(first_groups, second_groups, mask, skip)
-    rows, columns = _both_sides(first, second, temperature, exclusion, "both", kernel)
+    rows, columns = _summaries(first, second, temperature, exclusion, "both", kernel)
     return SymmetricSummary(rows, columns)
 
 
@@ -266,7 +270,7 @@ def self_log_sum_exp(
 
     Raises:
         DataError: shapes do not fit.
-        ConfigError: the temperature is not positive, or the kernel unknown.
+        ConfigError: the temperature is not positive, or the kernel unknown or not able to serve.
     """
     exclusion = Exclusion(groups, groups, None, skip)
-    return _both_sides(rows, rows, temperature, exclusion, "self", kernel)[0]
+    return _summaries(rows, rows, temperature, exclusion, "self", kernel)[0]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -29,6 +30,35 @@ def check_kernel(kernel: str) -> None:
     """
     if kernel not in _KERNELS:
         raise UnknownName("unknown kernel", value=kernel, remedy=nearest(kernel, _KERNELS))
+
+
+def triton_passes(kernel: Kernel, module: str, *inputs: Tensor | None) -> Any | None:
+    """The module of passes in Triton, or None where another implementation computes.
+
+    Args:
+        kernel: what was asked for; ``"auto"`` is Triton on a GPU.
+        module: its name. It has ``refusal(*inputs)``: why it does not compute these tensors, None
+            if it does. It gets them in their own dtypes.
+        inputs: the tensors; the first one says where they lie.
+
+    Raises:
+        ConfigError: Triton was asked for by name and does not serve.
+    """
+    device = inputs[0].device.type if inputs[0] is not None else "cpu"
+    if kernel != "triton" and not (kernel == "auto" and device == "cuda"):
+        return None
+    try:
+        passes = cast(Any, importlib.import_module(module))
+        refusal = passes.refusal(*inputs)
+    except ImportError as error:
+        passes, refusal = None, f"it cannot be imported: {error}"
+    if refusal is None:
+        return passes
+    if kernel == "triton":
+        raise ConfigError(
+            "the triton kernel does not serve here", value=refusal, remedy='leave it at "auto"'
+        )
+    return None
 
 
 def full_precision(*tensors: Tensor) -> tuple[Tensor, ...]:

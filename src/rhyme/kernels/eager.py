@@ -97,3 +97,31 @@ def attend(
         payload = keys if values is None else values
         mean = torch.where((row.allowed > 0)[:, None], row.weights @ payload, 0)
     return row.log_sum_exp, mean, row.maximum, row.allowed
+
+
+def log_sum_exps(
+    first: Tensor, second: Tensor, scale: Tensor | float, exclusion: Exclusion, form: str
+) -> tuple[Tensor, ...]:
+    """Log-sum-exp and largest logit of rows, and of columns in the form ``"both"``.
+
+    Arguments as of :func:`rhyme.kernels.tiles.forward`; no pass of its own for the gradients.
+    """
+    logits = (first * scale) @ (first if form == "self" else second).T
+    excluded = exclusion.pairs(len(first), len(second), first.device)
+    rows = _side(logits, excluded)
+    if form != "both":
+        return rows
+    return *rows, *_side(logits.T, None if excluded is None else excluded.T)
+
+
+def _side(logits: Tensor, excluded: Tensor | None) -> tuple[Tensor, Tensor]:
+    if not logits.shape[1]:
+        nothing = logits.logsumexp(1)  # −inf, in the graph of the rows
+        return nothing, nothing.detach()
+    if excluded is None:
+        return logits.logsumexp(1), logits.detach().amax(1)
+    # a row without any pair would be −inf everywhere and give NaN gradients
+    some = ~excluded.all(1)
+    logits = logits.masked_fill(excluded & some[:, None], -torch.inf)
+    lse = torch.where(some, logits.logsumexp(1), -torch.inf)
+    return lse, torch.where(some, logits.detach().amax(1), -torch.inf)

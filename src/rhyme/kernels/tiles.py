@@ -1,7 +1,7 @@
 r"""Log-sum-exps of all rows and columns of a matrix of inner products, tile by tile.
 
-Of the logits ``l = first @ second.T`` only a tile exists at a time, small enough for the cache; the
-backward pass computes it again. Three forms share the walk:
+Of the logits ``l = scale · first @ second.T`` only a tile exists at a time, small enough for the
+cache; the backward pass computes it again. Three forms share the walk:
 
 * ``"rows"``: lse_i = log Σ_j exp l_ij;
 * ``"both"``: also lse_j = log Σ_i exp l_ij of the columns, from the same tiles;
@@ -12,7 +12,7 @@ With upstream gradients g_i of the rows and h_j of the columns, the gradient of 
 
     W_ij = g_i exp(l_ij − lse_i) + h_j exp(l_ij − lse_j),
 
-and those of the vectors are ``W @ second`` and ``Wᵀ @ first``.
+and those of the vectors are ``scale · W @ second`` and ``scale · Wᵀ @ first``.
 
 Exponentials are powers of two (``torch.exp2`` takes half the time of ``torch.exp`` on a CPU), of
 logits scaled by log₂e. Where the norms of all vectors bound the logits, one constant keeps powers
@@ -75,26 +75,30 @@ class Totals(NamedTuple):
 Tile = tuple[slice, slice, Tensor]
 
 
-def forward(first: Tensor, second: Tensor, exclusion: Exclusion, form: Form) -> Totals:
+def forward(
+    first: Tensor, second: Tensor, scale: Tensor | float, exclusion: Exclusion, form: Form
+) -> Totals:
     """Log-sum-exp and maximum of each row, and of each column if asked for.
 
     Args:
-        first: ``[b, d]``, float32 or float64, divided by the temperature.
+        first: ``[b, d]``, float32 or float64.
         second: ``[n, d]`` of the same type; ``first`` itself in the form ``"self"``.
+        scale: 1/τ, a number or a scalar of that type.
         exclusion: the pairs left out; symmetric in the form ``"self"``.
         form: which sums.
     """
-    shift = _shift(first, second)
+    shift = _shift(first, second, scale)
     if shift is not None:
-        found = _shifted(first, second, exclusion, form, shift)
+        found = _shifted(first, second, scale, exclusion, form, shift)
         if found is not None:
             return found
-    return _running(first, second, exclusion, form)
+    return _running(first, second, scale, exclusion, form)
 
 
 def backward(
     first: Tensor,
     second: Tensor,
+    scale: Tensor | float,
     exclusion: Exclusion,
     form: Form,
     totals: Totals,
@@ -107,6 +111,7 @@ def backward(
     Args:
         first: as in :func:`forward`, like all up to ``form``.
         second: as there.
+        scale: as there.
         exclusion: as there.
         form: as there.
         totals: what it returned.
@@ -119,16 +124,16 @@ def backward(
         of it belongs to ``first``.
     """
     triangle = form == "self"
-    rows = _Side(totals.rows.log_sum_exp, on_rows, totals.shift)
+    rows = _Side(totals.rows.log_sum_exp, on_rows * scale, totals.shift)
     columns = None
     if triangle:
         columns = rows
     elif totals.columns is not None and on_columns is not None:
-        columns = _Side(totals.columns.log_sum_exp, on_columns, totals.shift)
+        columns = _Side(totals.columns.log_sum_exp, on_columns * scale, totals.shift)
     on_first = torch.zeros_like(first) if needed[0] else None
     on_second = on_first if triangle else torch.zeros_like(second) if needed[1] else None
     spare = _buffer(first, second)
-    for i, j, tile in _tiles(first, second, exclusion, triangle):
+    for i, j, tile in _tiles(first, second, scale, exclusion, triangle):
         weights = _weights(tile, spare, i, j, rows, columns, totals.shift)
         if on_first is not None:
             on_first[i].addmm_(weights, second[j])
@@ -179,14 +184,16 @@ def _buffer(first: Tensor, second: Tensor) -> Tensor:
     return first.new_empty(min(SIDE, len(first)) * min(SIDE, len(second)))
 
 
-def _tiles(first: Tensor, second: Tensor, exclusion: Exclusion, triangle: bool) -> Iterator[Tile]:
+def _tiles(
+    first: Tensor, second: Tensor, scale: Tensor | float, exclusion: Exclusion, triangle: bool
+) -> Iterator[Tile]:
     """Rows, columns and base 2 logits of each tile, excluded ones −inf; one buffer for all."""
     b, n = len(first), len(second)
     left_out = LeftOut(exclusion, b, n, SIDE, SIDE, first.device)
     buffer = _buffer(first, second)
     for top in range(0, b, SIDE):
         i = slice(top, min(top + SIDE, b))
-        scaled = first[i] * _LOG2E
+        scaled = first[i] * (scale * _LOG2E)
         for left in range(top if triangle else 0, n, SIDE):
             j = slice(left, min(left + SIDE, n))
             height, width = i.stop - top, j.stop - left
@@ -196,12 +203,12 @@ def _tiles(first: Tensor, second: Tensor, exclusion: Exclusion, triangle: bool) 
             yield i, j, tile
 
 
-def _shift(first: Tensor, second: Tensor) -> float | None:
+def _shift(first: Tensor, second: Tensor, scale: Tensor | float) -> float | None:
     """What to take off all base 2 logits so that no power overflows; None if nothing is known."""
     if first.device.type != "cpu" or not len(first) or not len(second):
         return None
     largest = (torch.linalg.vector_norm(x, dim=1).max() for x in (first, second))
-    bound = float(math.prod(float(x) for x in largest)) * _LOG2E
+    bound = math.prod(float(x) for x in largest) * abs(float(scale)) * _LOG2E
     return max(0.0, bound - _RANGE[first.dtype][0]) if math.isfinite(bound) else None
 
 
@@ -210,14 +217,19 @@ def _empty(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _shifted(
-    first: Tensor, second: Tensor, exclusion: Exclusion, form: Form, shift: float
+    first: Tensor,
+    second: Tensor,
+    scale: Tensor | float,
+    exclusion: Exclusion,
+    form: Form,
+    shift: float,
 ) -> Totals | None:
     """The sums of 2^(l − shift); None if some are too small to be trusted."""
     triangle = form == "self"
     rows = _empty(first)
     columns = None if form == "rows" else rows if triangle else _empty(second)
     ones = first.new_ones(SIDE)
-    for i, j, tile in _tiles(first, second, exclusion, triangle):
+    for i, j, tile in _tiles(first, second, scale, exclusion, triangle):
         across = None if triangle and i == j else columns
         _raise(rows[1][i], tile.amax(1))
         if across is not None:
@@ -235,13 +247,15 @@ def _shifted(
     return _totals(rows, columns if form == "both" else None, shift)
 
 
-def _running(first: Tensor, second: Tensor, exclusion: Exclusion, form: Form) -> Totals:
+def _running(
+    first: Tensor, second: Tensor, scale: Tensor | float, exclusion: Exclusion, form: Form
+) -> Totals:
     """The sums of 2^(l − m), where m is the maximum of the row or column so far."""
     triangle = form == "self"
     rows = _empty(first)
     columns = None if form == "rows" else rows if triangle else _empty(second)
     spare = _buffer(first, second)
-    for i, j, tile in _tiles(first, second, exclusion, triangle):
+    for i, j, tile in _tiles(first, second, scale, exclusion, triangle):
         if columns is not None and not (triangle and i == j):
             _follow(tile, 0, columns[0][j], columns[1][j], spare)
         _follow(tile, 1, rows[0][i], rows[1][i], spare)
