@@ -23,8 +23,10 @@ from rhyme.objectives import (
     info_nce,
     info_nce_in_batch,
     info_nce_symmetric,
+    multi_positive_info_nce,
     neighbour_weights,
     nt_xent,
+    pair_distance,
     soft_nearest_neighbour,
 )
 
@@ -109,6 +111,31 @@ def _symmetric(x: Inputs) -> Tensor:
     return _mean(plain) + _mean(masked)
 
 
+def _pairs(x: Inputs) -> tuple[Tensor, Tensor]:
+    """Two frames of each item."""
+    return x.anchors.unflatten(0, (-1, 2)), x.keys.unflatten(0, (-1, 2))
+
+
+def _multi(x: Inputs) -> Tensor:
+    anchors, positives = _pairs(x)
+    items = x.number[::2] // 2
+    everyone = torch.cat([distributed.gather(x.keys, grad=True), x.negatives])
+    owners = torch.cat([distributed.gather(items).repeat_interleave(2), x.negative_groups])
+    out = multi_positive_info_nce(
+        anchors,
+        positives,
+        everyone,
+        temperature=x.temperature,
+        anchor_groups=items,
+        negative_groups=owners,
+    )
+    return _mean(out)
+
+
+def _distance(x: Inputs) -> Tensor:
+    return _mean(pair_distance(*_pairs(x)))
+
+
 def _nt_xent(x: Inputs) -> Tensor:
     plain = nt_xent(x.anchors, x.keys, temperature=x.temperature)
     return _mean(plain) + _mean(nt_xent(x.anchors, x.keys, temperature=0.2, groups=x.groups))
@@ -154,7 +181,9 @@ OBJECTIVES: dict[str, Callable[[Inputs], Tensor]] = {
     "info_nce_in_batch": _in_batch,
     "dense_info_nce": _dense,
     "info_nce_symmetric": _symmetric,
+    "multi_positive_info_nce": _multi,
     "nt_xent": _nt_xent,
+    "pair_distance": _distance,
     "cycle": _cycle,
     "soft_nearest_neighbour": _neighbour,
     "neighbour_weights": _weights,

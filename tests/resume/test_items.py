@@ -15,7 +15,7 @@ from resume.test_systems import CONFIG, make_source
 from rhyme.errors import CheckpointError
 from rhyme.run import RunFolder, read_jsonl
 from rhyme.training import OptimizerConfig, Preempted, Trainer, checkpoint
-from support.tiny_systems import BUILT, build_tiny
+from support.tiny_systems import BUILT, build_tiny, memories
 
 
 @pytest.fixture
@@ -91,7 +91,8 @@ def test_removing_any_item_of_any_system_is_detected_and_named(name, tmp_path, m
     assert set(items) == set(saved.tensors) | {
         f"{part}/{key}:value" for part, table in saved.state["values"].items() for key in table
     }
-    kinds = {"queue", "momentum", "exp_avg", "exp_avg_sq", "running_mean", "trainer", "source"}
+    kinds = {"exp_avg", "exp_avg_sq", "running_mean", "trainer", "source"}
+    kinds |= {f"{memory}." for memory in memories(trainer(0).system)}
     assert all(any(kind in item for item in items) for kind in kinds)
     fresh = trainer(1)
     fresh.system.setup(fresh._context())

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rhyme.encoders import BackboneConfig, HeadConfig
 from rhyme.loading import Batch
+from rhyme.memory import FeatureQueue, MomentumEncoder
 from rhyme.systems import SYSTEMS, RunContext, StepContext, System, system_class
 from rhyme.views import View
 
@@ -41,6 +42,12 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"matching": "head", "grid": 1},
     ],
     "simclr": [{}, {"positive": "video", "mask_same_group": True, "balance": "official"}],
+    "vfs": [
+        {},
+        {"frames": 4, "stride": 1},
+        {"negatives": True, "frames": 4, "mask_same_group": True},
+        {"negatives": True, "batch_negatives": False},
+    ],
     "cycle_contrast": [
         {"cycle_weight": 1.0},
         {"cycle_weight": 1.0, "mask_same_group": True, "include_self": True},
@@ -83,6 +90,12 @@ def build_tiny(system: str, seed: int = 0, dtype: torch.dtype = torch.float64, *
         torch.manual_seed(seed)
         built: System = kind(kind.Config(**(small_options(system) | options)))
     return built.to(dtype).train()
+
+
+def memories(system: System) -> list[str]:
+    """Names of what a system remembers: its queues and momentum copies."""
+    kinds = (FeatureQueue, MomentumEncoder)
+    return [name for name, module in system.named_modules() if isinstance(module, kinds)]
 
 
 def make_batch(

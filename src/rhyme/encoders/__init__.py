@@ -13,7 +13,7 @@ from rhyme.encoders.backbone import (
 from rhyme.encoders.card import render_card
 from rhyme.encoders.compose import EncoderWithHeads
 from rhyme.encoders.features import Features, InferencePlan
-from rhyme.encoders.heads import HEAD_PRESETS, Head, HeadConfig, build_head
+from rhyme.encoders.heads import HEAD_PRESETS, Head, HeadConfig, build_head, unit
 from rhyme.encoders.norm import GroupBatchNorm1d, GroupBatchNorm2d
 from rhyme.encoders.package import EncoderPackage, load_package, save_package, untrained
 from rhyme.encoders.parts import in_parts
@@ -42,5 +42,6 @@ __all__ = [
     "render_card",
     "save_package",
     "seeded",
+    "unit",
     "untrained",
 ]

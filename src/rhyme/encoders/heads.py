@@ -137,8 +137,14 @@ class Head(nn.Module):
             )
         z: Tensor = self.layers(x)
         if self.config.normalise if normalise is None else normalise:
-            z = functional.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=1)
+            z = unit(z)
         return z
+
+
+def unit(rows: Tensor) -> Tensor:
+    """Rows ``[..., d]`` brought to length 1, at least in float32; a row of zeros stays one."""
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    return functional.normalize(rows.to(wide), dim=-1)
 
 
 def build_head(config: HeadConfig, in_dim: int, norm_groups: int = 1) -> Head:

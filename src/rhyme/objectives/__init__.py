@@ -13,6 +13,7 @@ from rhyme.objectives.contrast import info_nce, info_nce_in_batch, info_nce_symm
 from rhyme.objectives.dense import dense_info_nce, nearest_cells
 from rhyme.objectives.neighbour import SoftNeighbour, cycle, soft_nearest_neighbour
 from rhyme.objectives.output import ObjectiveOutput, masked_mean
+from rhyme.objectives.pairs import multi_positive_info_nce, pair_distance
 
 __all__ = [
     "ObjectiveOutput",
@@ -23,8 +24,10 @@ __all__ = [
     "info_nce_in_batch",
     "info_nce_symmetric",
     "masked_mean",
+    "multi_positive_info_nce",
     "nearest_cells",
     "neighbour_weights",
     "nt_xent",
+    "pair_distance",
     "soft_nearest_neighbour",
 ]

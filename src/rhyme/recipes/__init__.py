@@ -45,6 +45,14 @@ RECIPES: dict[str, str] = {
             "simclr_imagenet_b512",
             "simclr_world_demo",
         ),
+        "vfs": (
+            "vfs_folder_cpu",
+            "vfs_kinetics_negatives_8gpu",
+            "vfs_kinetics_r18_2gpu",
+            "vfs_kinetics_r50_8gpu",
+            "vfs_kinetics_r50colour_8gpu",
+            "vfs_world_demo",
+        ),
     }.items()
     for name in names
 }

@@ -31,7 +31,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from rhyme import distributed
-from rhyme.encoders import Backbone, BackboneConfig, EncoderWithHeads, HeadConfig, build_head
+from rhyme.encoders import (
+    Backbone,
+    BackboneConfig,
+    EncoderWithHeads,
+    HeadConfig,
+    build_head,
+    unit,
+)
 from rhyme.errors import ConfigError, DataError
 from rhyme.loading import Batch
 from rhyme.memory import FeatureQueue
@@ -73,6 +80,7 @@ class DenseCLConfig:
         matching: where a cell's counterpart comes from: ``"backbone"`` features, ``"head"``, the
             dense embeddings themselves, ``"random"``, or ``"geometry"``, the cell that shows the
             same place; cells outside the other view are left out then.
+        shuffle: encode keys in a random order of the global batch (shuffle-BN).
         mask_same_group: leave keys of the query's group out of its negatives; None decides by
             size (on below ten queues of items).
     """
@@ -89,6 +97,7 @@ class DenseCLConfig:
     dense_warmup_steps: int = 0
     grid: int | None = None
     matching: Matching = "backbone"
+    shuffle: bool = True
     mask_same_group: bool | None = None
 
     def __post_init__(self) -> None:
@@ -118,7 +127,9 @@ class DenseCL(System):
     def __init__(self, config: DenseCLConfig) -> None:
         super().__init__(config)
         # In MoCo's order, so that one seed draws the same weights and the same queue for both.
-        self.encoders = MomentumPair(config.backbone, {"m": config.head}, config.momentum)
+        self.encoders = MomentumPair(
+            config.backbone, {"m": config.head}, config.momentum, shuffle=config.shuffle
+        )
         self.queue = FeatureQueue(config.queue, config.head.out)
         trunk = self.encoders.online.backbone
         groups = config.backbone.norm_groups
@@ -186,12 +197,12 @@ class DenseCL(System):
         diagnostics = dict(whole.diagnostics)
         pooled = None
         if c.dense_weight > 0:
-            query = _unit(embeddings["dense"])
+            query = unit(embeddings["dense"])
             match, valid, told = self._match(embeddings, key, batch, context)
-            pooled = _unit(key["dense"].mean(dim=1))
+            pooled = unit(key["dense"].mean(dim=1))
             cells = dense_info_nce(
                 query,
-                _unit(key["dense"]),
+                unit(key["dense"]),
                 match,
                 self.dense_queue.features,
                 temperature=c.temperature,
@@ -261,9 +272,3 @@ class DenseCL(System):
     def exports(self) -> dict[str, Export]:
         """The online backbone with both heads; ``dense`` reads the cells of its map."""
         return {"encoder": encoder_export(self.encoders, self.config.transform)}
-
-
-def _unit(rows: Tensor) -> Tensor:
-    """Rows of length 1, at least in float32."""
-    wide = torch.promote_types(rows.dtype, torch.float32)
-    return functional.normalize(rows.to(wide), dim=-1)
