@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,12 @@ from rhyme.api.train import CATALOG
 from rhyme.catalog import Catalog
 from rhyme.encoders import EncoderPackage, load_package
 from rhyme.errors import ConfigError, PackageError, RunError
-from rhyme.evaluation import Comparison, Evaluation, append_results, read_results
+from rhyme.evaluation import PROTOCOLS, Comparison, Evaluation, append_results, read_results
 from rhyme.evaluation import compare as compare_results
 from rhyme.evaluation import evaluate as run_protocols
+from rhyme.evaluation.evaluate import STANDARD
 from rhyme.run import RunFolder
 from rhyme.training import resolve_device
-
-PROTOCOLS = ("knn", "linear", "retrieval", "cycle")
 
 
 def encoder_of(path: str | Path, device: str = "cpu") -> EncoderPackage:
@@ -55,7 +54,8 @@ def evaluate(
     run: str | Path,
     data: str | Path | Catalog | None = None,
     *,
-    protocols: Sequence[str] = PROTOCOLS,
+    protocols: Sequence[str] = STANDARD,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
     frames_per_item: int = 4,
     seed: int = 0,
     device: str = "auto",
@@ -69,6 +69,7 @@ def evaluate(
         run: run folder, or an encoder package.
         data: folder or catalog; by default the data of the run with its split.
         protocols: ids of protocols.
+        settings: changed settings by protocol, e.g. ``{"finetune": {"epochs": 10}}``.
         frames_per_item: equally spaced frames of each item.
         seed: of splits and queries.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -104,6 +105,7 @@ def evaluate(
             package,
             catalog,
             protocols=protocols,
+            settings=settings,
             label_column=label_column,
             seed=seed,
             frames_per_item=frames_per_item,

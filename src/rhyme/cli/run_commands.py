@@ -166,8 +166,13 @@ def _answer(done: api.Trained | api.Submitted) -> Answer | None:
 class Evaluate(Common):
     """Judge a run's encoder beside the untrained one, on groups that it never saw.
 
-    Example: rhyme evaluate runs/mine --protocol knn,linear,retrieval,cycle
+    Settings of a protocol are dotted: --finetune.epochs 10 --linear_sgd.lr "[0.03, 0.1, 0.3]".
+
+    Example: rhyme evaluate runs/mine --protocol knn,linear,semi_supervised
     """
+
+    takes_overrides: ClassVar[bool] = True
+    nested: ClassVar[tuple[str, ...]] = ("reading",)
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
     """Run folder, or an encoder package."""
@@ -176,7 +181,8 @@ class Evaluate(Common):
     """A folder or catalog; by default the data of the run with its split."""
 
     protocol: str = "knn,linear,retrieval,cycle"
-    """Protocols, separated by commas."""
+    """Protocols, separated by commas: knn, linear, retrieval, cycle work on features; transfer,
+    linear_sgd, finetune and semi_supervised train and take longer."""
 
     frames: int = 4
     """Frames of each item, equally spaced."""
@@ -192,11 +198,16 @@ class Evaluate(Common):
 
     reading: HowToRead = field(default_factory=api.DataOptions)
 
-    def __call__(self) -> Answer:
+    def __call__(self, overrides: Mapping[str, Any] | None = None) -> Answer:
+        settings: dict[str, dict[str, Any]] = {}
+        for option, value in (overrides or {}).items():
+            protocol, _, name = option.partition(".")
+            settings.setdefault(protocol, {})[name] = value
         done = api.evaluate(
             self.run,
             self.data,
             protocols=tuple(p.strip() for p in self.protocol.split(",") if p.strip()),
+            settings=settings,
             frames_per_item=self.frames,
             seed=self.seed,
             device=self.device,

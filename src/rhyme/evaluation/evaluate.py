@@ -16,8 +16,8 @@ from rhyme.config import to_dict
 from rhyme.encoders import EncoderPackage, load_package, untrained
 from rhyme.errors import DataError, EvaluationError
 from rhyme.evaluation.heads import cycle_head, fresh_head, through_head
+from rhyme.evaluation.pixels import Pixels
 from rhyme.evaluation.protocol import (
-    PROTOCOLS,
     Metric,
     Protocol,
     SplitData,
@@ -33,6 +33,8 @@ from rhyme.tasks.extract import Progress
 __all__ = ["Evaluation", "evaluate"]
 
 PARTS = ("train", "val", "test")
+STANDARD = ("knn", "linear", "retrieval", "cycle")
+"""Protocols that work on features alone, in seconds; the others train, and are asked for."""
 Seen = Literal["error", "drop", "allow"]
 
 
@@ -89,7 +91,7 @@ def evaluate(
     package: EncoderPackage | str | Path,
     catalog: Catalog,
     *,
-    protocols: Sequence[str] = tuple(PROTOCOLS),
+    protocols: Sequence[str] = STANDARD,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     label_column: str | None = None,
     seed: int = 0,
@@ -204,6 +206,21 @@ def evaluate(
     skipped: dict[str, str] = {}
     results: list[Result] = []
     ready = {name: _split(t, splits, classes, seed) for name, t in tables.items()}
+    if classes is not None:
+        pictures = Pixels(
+            encoder=package.module,
+            plan=package.plan,
+            catalog=catalog,
+            rows={p: r[classes.codes[r] >= 0] for p, r in splits.parts.items()},
+            codes=classes.codes,
+            classes=len(classes.names),
+            frames_per_item=frames_per_item,
+            workers=workers,
+            device=device,
+            progress=progress,
+        )
+        for name, module in modules.items():
+            ready[name] = replace(ready[name], pixels=replace(pictures, encoder=module))
     head = cycle_head(package)
     behind = {} if head is None else _behind(package, head, ready)
     for protocol in chosen:
@@ -242,8 +259,8 @@ def _behind(
     for name, data in ready.items():
         _, _, seed = name.partition("/")
         used = fresh_head(package.heads[head], int(seed)) if seed else package.heads[head]
-        tables = {part: through_head(getattr(data, part), used) for part in PARTS}
-        found[name] = replace(data, **tables)
+        train, val, test = (through_head(t, used) for t in (data.train, data.val, data.test))
+        found[name] = replace(data, train=train, val=val, test=test, pixels=None)
     return found
 
 
@@ -325,13 +342,15 @@ def _split(table: FeatureTable, splits: Splits, classes: Classes | None, seed: i
     origin = splits.rows[table.index]
     parts: dict[str, FeatureTable] = {}
     labels: dict[str, np.ndarray] = {}
-    for name in PARTS:
-        rows = np.flatnonzero(np.isin(origin, getattr(splits, name)))
+    for name, members in splits.parts.items():
+        rows = np.flatnonzero(np.isin(origin, members))
         parts[name] = table.select(rows)
         if classes is not None:
             labels[name] = classes.codes[origin[rows]]
     return SplitData(
-        **parts,
+        train=parts["train"],
+        val=parts["val"],
+        test=parts["test"],
         labels=None if classes is None else labels,
         classes=() if classes is None else classes.names,
         seed=seed,

@@ -11,6 +11,7 @@ import numpy as np
 
 from rhyme.config import override
 from rhyme.errors import EvaluationError, UnknownName, nearest
+from rhyme.evaluation.pixels import Pixels
 from rhyme.tasks import FeatureTable
 from rhyme.tasks.table import Integer
 
@@ -21,6 +22,10 @@ PROTOCOLS: dict[str, str] = {
     "linear": "rhyme.evaluation.linear:PROTOCOL",
     "retrieval": "rhyme.evaluation.retrieval:PROTOCOL",
     "cycle": "rhyme.evaluation.cycle:PROTOCOL",
+    "transfer": "rhyme.evaluation.transfer:PROTOCOL",
+    "linear_sgd": "rhyme.evaluation.linear_sgd:PROTOCOL",
+    "finetune": "rhyme.evaluation.finetune:PROTOCOL",
+    "semi_supervised": "rhyme.evaluation.semi_supervised:PROTOCOL",
 }
 """Protocols by id, each as ``"module:attribute"``; imported when one is run."""
 
@@ -36,6 +41,7 @@ class SplitData:
         labels: class code an item by split name, -1 where it has none; None without labels.
         classes: names of the classes by code.
         seed: seed of the evaluation.
+        pixels: the encoder and the items themselves, for protocols that train on pictures.
     """
 
     train: FeatureTable
@@ -44,6 +50,19 @@ class SplitData:
     labels: Mapping[str, Integer] | None = None
     classes: tuple[str, ...] = ()
     seed: int = 0
+    pixels: Pixels | None = None
+
+    def needs_pixels(self) -> Pixels:
+        """The encoder and the items, for protocols that train on pictures.
+
+        Raises:
+            EvaluationError: there are features only, or no labelled item in a split.
+        """
+        if self.pixels is None:
+            raise EvaluationError("the protocol needs pictures and labels", stage="evaluate")
+        for name in ("train", "test"):
+            self.labelled(name)
+        return self.pixels
 
     def labelled(self, split: str) -> tuple[FeatureTable, Integer]:
         """The labelled items of a split, and their codes.

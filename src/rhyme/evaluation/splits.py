@@ -51,6 +51,11 @@ class Splits:
         return np.sort(np.concatenate([self.train, self.val, self.test]))
 
     @property
+    def parts(self) -> dict[str, Integer]:
+        """Rows by the name of their split."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+    @property
     def key(self) -> str:
         """A short name of this very split, for pair keys."""
         digest = hashlib.sha256()

@@ -53,7 +53,7 @@ CIFAR_TRAIN = TrainConfig(
 )
 """The budget of 200 epochs on one GPU; each system brings its own optimiser."""
 
-CIFAR_CPU_BACKBONE = BackboneConfig(name="small", widths=(32, 64, 128, 128), strides=(1, 2, 2, 2))
+CIFAR_CPU_BACKBONE = BackboneConfig(name="small", strides=(2, 2, 2, 1))
 CIFAR_CPU_DATA = DataConfig(cache_frames=1, cache_size=32)
 CIFAR_CPU_TRAIN = TrainConfig(
     epochs=20,

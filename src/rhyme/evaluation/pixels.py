@@ -1,0 +1,215 @@
+"""What protocols need that train on pictures: the encoder, the items, and a fair choice."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from rhyme.catalog import Catalog
+from rhyme.encoders import InferencePlan
+from rhyme.errors import DataError, EvaluationError
+from rhyme.loading import FrameCache
+from rhyme.tasks import ImageClassifier, Tuning, fine_tune, predict_classes
+from rhyme.tasks.extract import Progress
+from rhyme.tasks.table import Integer
+from rhyme.views import Keys
+
+__all__ = ["Pixels", "Tuned", "balanced_subset", "tuned"]
+
+_CACHE_BYTES = 2 << 30
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pixels:
+    """The labelled items of an evaluation, to be decoded again, and one encoder.
+
+    Attributes:
+        encoder: the encoder; protocols work on copies.
+        plan: how it wants its input.
+        catalog: all items.
+        rows: ``int64``, labelled rows of the catalog by split.
+        codes: ``int64 [n]`` class of every row, -1 without.
+        classes: number of class codes.
+        frames_per_item: equally spaced frames of a test item.
+        workers: decoding processes.
+        device: where to train.
+        progress: called with (done, total).
+        caches: frames in memory, shared by the encoders of an evaluation.
+    """
+
+    encoder: nn.Module
+    plan: InferencePlan
+    catalog: Catalog
+    rows: Mapping[str, Integer]
+    codes: Integer
+    classes: int
+    frames_per_item: int = 4
+    workers: int = 0
+    device: str | torch.device = "cpu"
+    progress: Progress | None = None
+    caches: dict[bytes, FrameCache | None] = field(default_factory=dict[bytes, "FrameCache | None"])
+
+    def fit(self, rows: Integer, tuning: Tuning, seed: int) -> ImageClassifier:
+        """A classifier trained on these rows."""
+        catalog = self.catalog.select(indices=rows)
+        return fine_tune(
+            self.encoder,
+            self.plan,
+            catalog,
+            self.codes[rows],
+            self.classes,
+            tuning,
+            seed=seed,
+            workers=self.workers,
+            device=self.device,
+            cache=self._cache(rows, catalog),
+            progress=self.progress,
+        )
+
+    def score(self, model: ImageClassifier, split: str) -> tuple[float, int]:
+        """Accuracy on the labelled items of a split, and how many could be read."""
+        rows = self.rows[split]
+        found, predicted = predict_classes(
+            model,
+            self.plan,
+            self.catalog.select(indices=rows),
+            frames_per_item=self.frames_per_item,
+            workers=self.workers,
+            device=self.device,
+        )
+        return float((predicted == self.codes[rows][found]).mean()), len(found)
+
+    def _cache(self, rows: Integer, catalog: Catalog) -> FrameCache | None:
+        """Frames in memory where they fit: epochs then cost no decoding."""
+        key = rows.tobytes()
+        if key not in self.caches:
+            side = max(self.plan.resize, self.plan.size)
+            taken = sum(c.frames.nbytes for c in self.caches.values() if c is not None)
+            try:
+                self.caches[key] = FrameCache.build(
+                    catalog,
+                    self.frames_per_item,
+                    side,
+                    budget_bytes=_CACHE_BYTES - taken,
+                    workers=self.workers,
+                )
+            except DataError:
+                self.caches[key] = None
+        return self.caches[key]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """What training on pictures gave.
+
+    Attributes:
+        accuracy: on the test items, in [0, 1].
+        items: test items.
+        chance: accuracy of always naming the most frequent of the training classes.
+        details: the choice and its validation scores, sizes.
+    """
+
+    accuracy: float
+    items: int
+    chance: float
+    details: dict[str, Any]
+
+
+def tuned(pixels: Pixels, rows: Integer, tunings: Sequence[Tuning], seed: int) -> Tuned:
+    """Train with each of the tunings, choose on the validation items, read the test items once.
+
+    Args:
+        pixels: encoder and items.
+        rows: labelled rows of the training split to use.
+        tunings: what to choose from; among equals the first is taken.
+        seed: of the training.
+
+    Raises:
+        EvaluationError: a choice is to be made, and no validation item has a label; a frozen
+            encoder has changed.
+    """
+    if len(tunings) > 1 and len(pixels.rows["val"]) == 0:
+        raise EvaluationError(
+            "settings can only be chosen on validation items, and none has a label",
+            stage="evaluate",
+            remedy="give one value of lr and weight_decay, or a split with validation items",
+        )
+    scores: dict[str, float] = {}
+    chosen, best, model = tunings[0], -1.0, None
+    for tuning in tunings:
+        fitted = pixels.fit(rows, tuning, seed)
+        score = pixels.score(fitted, "val")[0] if len(tunings) > 1 else 0.0
+        scores[f"lr {tuning.lr:g}, weight decay {tuning.weight_decay:g}"] = score
+        if score > best:
+            chosen, best, model = tuning, score, fitted
+    assert model is not None
+    if chosen.frozen and not _same(pixels.encoder, model.encoder):
+        raise EvaluationError("the frozen encoder has changed", stage="evaluate")
+    accuracy, items = pixels.score(model, "test")
+    test = pixels.codes[pixels.rows["test"]]
+    details: dict[str, Any] = {
+        "lr": chosen.lr,
+        "weight_decay": chosen.weight_decay,
+        "fitted_items": len(rows),
+        "batch_size": min(chosen.batch_size, len(rows)),
+        "epochs": chosen.epochs,
+    }
+    if len(tunings) > 1:
+        details["validation"] = scores
+    frequent = np.bincount(pixels.codes[rows]).argmax()
+    return Tuned(
+        accuracy=accuracy, items=items, chance=float((test == frequent).mean()), details=details
+    )
+
+
+def balanced_subset(
+    ids: np.ndarray, codes: Integer, fraction: float, seed: int
+) -> tuple[Integer, dict[str, Any]]:
+    """A fixed subset of labelled items with equally many of each class.
+
+    Whether an item is drawn depends on its id, its class and the seed alone, and a smaller subset
+    is part of a larger one. A class that has fewer items than its share gives all it has.
+
+    Args:
+        ids: ``uint64 [n]`` stable ids of the items.
+        codes: ``int64 [n]`` class of each, from 0.
+        fraction: share of the items, in (0, 1].
+        seed: which subset.
+
+    Returns:
+        Places of the chosen items, ascending, and what is written down of them: seed, items a
+        class, and the ids' SHA-256; the ids themselves up to 1000.
+
+    Raises:
+        EvaluationError: a fraction outside (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise EvaluationError("a fraction of labels lies in (0, 1]", value=fraction)
+    draw = Keys.of(seed, 0, ids).within("labels").uniform("order", 1)[:, 0]
+    present = np.unique(codes)
+    share = max(1, round(fraction * len(codes) / len(present)))
+    parts = [np.flatnonzero(codes == c) for c in present]
+    places = np.sort(np.concatenate([p[np.argsort(draw[p], kind="stable")][:share] for p in parts]))
+    chosen = np.sort(np.asarray(ids, np.uint64)[places])
+    written: dict[str, Any] = {
+        "seed": seed,
+        "fraction": fraction,
+        "items": len(places),
+        "a_class": share,
+        "sha256": hashlib.sha256(chosen.astype("<u8").tobytes()).hexdigest(),
+    }
+    if len(places) <= 1000:
+        written["ids"] = [int(i) for i in chosen]
+    return places.astype(np.int64), written
+
+
+def _same(first: nn.Module, second: nn.Module) -> bool:
+    """Whether two encoders hold the same bits, buffers included."""
+    theirs = second.state_dict()
+    return all(torch.equal(v.cpu(), theirs[k].cpu()) for k, v in first.state_dict().items())

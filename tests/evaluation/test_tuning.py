@@ -1,0 +1,121 @@
+"""Protocols that train: few labels, fine-tuning, linear on crops, and the transfer grid."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rhyme.errors import ConfigError, EvaluationError
+from rhyme.evaluation import Evaluation, evaluate, load_protocol
+from rhyme.evaluation.pixels import balanced_subset
+from rhyme.evaluation.transfer import L2_GRID
+
+QUICK = {
+    "semi_supervised": {"fractions": [0.2, 1.0], "epochs": [1, 1], "batch_size": 16},
+    "finetune": {"epochs": 1, "lr": [0.05, 0.5]},
+    "linear_sgd": {"epochs": 1, "batch_size": 16},
+    "transfer": {"l2": [0.01, 1.0]},
+}
+
+
+@pytest.fixture(scope="module")
+def done(world) -> Evaluation:
+    catalog, encoder = world
+    return evaluate(
+        encoder, catalog, protocols=tuple(QUICK), settings=QUICK, untrained_seeds=(0,), seed=0
+    )
+
+
+def test_every_protocol_stands_beside_the_untrained_encoder(done: Evaluation) -> None:
+    assert not done.skipped
+    figures = {(r.protocol, r.metric) for r in done.results}
+    assert figures == {
+        ("semi_supervised", "top1_20pct"),
+        ("semi_supervised", "top1_100pct"),
+        ("finetune", "top1"),
+        ("linear_sgd", "top1"),
+        ("transfer", "top1"),
+    }
+    for figure in figures:
+        rows = [r for r in done.results if (r.protocol, r.metric) == figure]
+        assert [r.encoder for r in rows] == ["trained", "untrained"]
+        assert all(0 <= r.value <= 1 and r.chance is not None for r in rows)
+        assert len({r.items for r in rows}) == 1
+
+
+def test_the_subset_is_written_down_and_the_same_for_all(done: Evaluation) -> None:
+    rows = [r for r in done.results if r.metric == "top1_20pct"]
+    labels = [r.details["labels"] for r in rows]
+    assert labels[0] == labels[1]
+    assert len(labels[0]["ids"]) == labels[0]["items"] == rows[0].details["fitted_items"]
+    whole = next(r for r in done.results if r.metric == "top1_100pct").details["labels"]
+    assert set(labels[0]["ids"]) < set(whole["ids"])
+
+
+def test_a_choice_is_made_on_validation_items(done: Evaluation) -> None:
+    row = next(r for r in done.results if r.protocol == "finetune")
+    scores = row.details["validation"]
+    assert set(scores) == {"lr 0.05, weight decay 0", "lr 0.5, weight decay 0"}
+    assert scores[f"lr {row.details['lr']:g}, weight decay 0"] == max(scores.values())
+    fixed = next(r for r in done.results if r.protocol == "linear_sgd")
+    assert "validation" not in fixed.details
+
+
+def test_a_subset_is_balanced_fixed_and_nested() -> None:
+    random = np.random.default_rng(0)
+    ids = random.integers(0, 2**62, 1000).astype(np.uint64)
+    codes = np.arange(1000) % 10
+    small, written = balanced_subset(ids, codes, 0.05, seed=3)
+    assert np.bincount(codes[small]).tolist() == [5] * 10
+    assert (written["items"], written["a_class"], written["seed"]) == (50, 5, 3)
+    large, more = balanced_subset(ids, codes, 0.2, seed=3)
+    assert set(small) < set(large)
+    assert written["sha256"] != more["sha256"]
+    order = random.permutation(1000)
+    again, same = balanced_subset(ids[order], codes[order], 0.05, seed=3)
+    assert set(ids[order][again]) == set(ids[small])
+    assert same["sha256"] == written["sha256"]
+    other, _ = balanced_subset(ids, codes, 0.05, seed=4)
+    assert set(other) != set(small)
+    assert "ids" not in balanced_subset(np.arange(4000).astype(np.uint64), np.arange(4000) % 2,
+                                        0.5, 0)[1]  # fmt: skip
+
+
+def test_a_rare_class_gives_all_it_has() -> None:
+    codes = np.array([0] * 90 + [1] * 3 + [2] * 7)
+    places, written = balanced_subset(np.arange(100).astype(np.uint64), codes, 0.15, seed=0)
+    assert np.bincount(codes[places]).tolist() == [5, 3, 5]
+    assert written["a_class"] == 5
+    one, _ = balanced_subset(np.arange(100).astype(np.uint64), codes, 0.001, seed=0)
+    assert np.bincount(codes[one]).tolist() == [1, 1, 1], "never less than one of each"
+    with pytest.raises(EvaluationError):
+        balanced_subset(np.arange(100).astype(np.uint64), codes, 0.0, seed=0)
+
+
+def test_the_grid_of_the_transfer_protocol() -> None:
+    assert len(L2_GRID) == 45
+    assert (L2_GRID[0], L2_GRID[-1]) == (1e-6, 1e5)
+    steps = np.diff(np.log10(L2_GRID))
+    assert np.allclose(steps, 11 / 44, atol=1e-5)
+    settings = load_protocol("transfer").settings()
+    assert (settings.l2, settings.refit) == (L2_GRID, "train+val")
+
+
+def test_published_settings() -> None:
+    few = load_protocol("semi_supervised").settings()
+    assert (few.fractions, few.epochs, few.lr) == ((0.01, 0.1), (60, 30), 0.05)
+    linear = load_protocol("linear_sgd").settings()
+    assert (linear.epochs, linear.lr, linear.weight_decay) == (90, (0.1,), (0.0,))
+    with pytest.raises(ConfigError, match="go together"):
+        load_protocol("semi_supervised").settings(fractions=(0.5,))
+
+
+@pytest.mark.parametrize("name", ["semi_supervised", "finetune", "linear_sgd"])
+def test_features_alone_do_not_do(split, name: str) -> None:
+    protocol = load_protocol(name)
+    with pytest.raises(EvaluationError, match="pictures"):
+        protocol.run(split, protocol.settings())
+    with pytest.raises(EvaluationError):
+        protocol.run(replace(split, labels=None), protocol.settings())
