@@ -65,7 +65,7 @@ def test_it_learns_and_leaves_the_given_encoder(stripes, encoder, frozen: bool) 
     )
     rows, predicted = predict_classes(model, PLAN, stripes, frames_per_item=1)
     assert rows.tolist() == list(range(32))
-    assert (predicted == labels[rows]).mean() >= (0.8 if frozen else 0.9)
+    assert (predicted == labels[rows]).mean() >= (0.75 if frozen else 0.9)
     assert changed(encoder, before) == set()
     assert encoder.config.norm_groups == 4
     moved = changed(model.encoder, before)
