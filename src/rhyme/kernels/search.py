@@ -7,11 +7,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rhyme.errors import ConfigError
+from rhyme.errors import ConfigError, DataError
 from rhyme.kernels.common import Exclusion, check_rows, full_precision, no_autocast
 
-_QUERY_ROWS = 1024
-_BANK_ROWS = 16384  # 1024 x 16384 scores are 64 MiB in float32
+_QUERY_ROWS = 4096
+_BANK_ROWS = 4096  # 4096 x 4096 scores are 64 MiB in float32
+_MOST_BANK_ROWS = 65536  # for few queries; a bank in half precision is widened chunk by chunk
+_BLOCK = 64  # bank rows that are looked at together
 
 
 class TopK(NamedTuple):
@@ -34,8 +36,8 @@ def top_k(
     *,
     query_groups: Tensor | None = None,
     bank_groups: Tensor | None = None,
-    query_rows: int = _QUERY_ROWS,
-    bank_rows: int = _BANK_ROWS,
+    query_rows: int | None = None,
+    bank_rows: int | None = None,
 ) -> TopK:
     """The ``k`` rows of the bank with the largest inner product, exactly, in bounded memory.
 
@@ -47,83 +49,187 @@ def top_k(
         k: neighbours wanted, at least 1; it may exceed ``n``.
         query_groups: int64 ``[b]``; rows of the same group are left out.
         bank_groups: int64 ``[n]``.
-        query_rows: queries compared at once.
-        bank_rows: bank rows compared at once.
+        query_rows: queries compared at once; None takes at most 4096.
+        bank_rows: bank rows compared at once; None keeps the scores at 16 million a time.
 
     Returns:
         See :class:`TopK`.
 
     Raises:
-        DataError: shapes do not fit.
+        DataError: shapes do not fit, or a score is NaN.
         ConfigError: ``k`` or a chunk size is below 1.
     """
     check_rows(queries, bank)
+    b, n = len(queries), len(bank)
+    if query_rows is None:
+        query_rows = -(-b // -(-b // _QUERY_ROWS)) if b else 1
+    if bank_rows is None:
+        bank_rows = min(_MOST_BANK_ROWS, max(1, _QUERY_ROWS // max(query_rows, 1)) * _BANK_ROWS)
     if min(k, query_rows, bank_rows) < 1:
         raise ConfigError("k and chunk sizes must be at least 1", value=(k, query_rows, bank_rows))
+    exclusion = Exclusion(query_groups, bank_groups)
+    exclusion.check(b, n)
+    like, _ = full_precision(queries[:, :1], bank[:, :1])
+    found = TopK(
+        like.new_full((b, k), -torch.inf),
+        torch.full((b, k), -1, dtype=torch.int64, device=queries.device),
+    )
     with no_autocast(queries.device):
-        found = [
-            _top_k_rows(
-                rows,
-                bank,
-                k,
-                None if query_groups is None else query_groups[at : at + query_rows],
-                bank_groups,
-                bank_rows,
-            )
-            for at, rows in _chunks(queries, query_rows)
-        ]
-    if not found:
-        empty, _ = full_precision(queries.new_empty(0, k), bank[:0])
-        return TopK(empty, empty.long())
-    return TopK(torch.cat([f.scores for f in found]), torch.cat([f.indices for f in found]))
+        for at in range(0, b, query_rows):
+            part = slice(at, at + query_rows)
+            rows = queries[part].to(like.dtype)
+            owners = None if query_groups is None else query_groups[part]
+            _search(TopK(*(t[part] for t in found)), rows, bank, owners, bank_groups, bank_rows)
+    return found
 
 
-def _chunks(rows: Tensor, size: int) -> list[tuple[int, Tensor]]:
-    return [(at, rows[at : at + size]) for at in range(0, len(rows), size)]
+class _Chunk(NamedTuple):
+    """The scores of some queries with some bank rows, before anything is excluded."""
+
+    scores: Tensor  # [q, m], m a multiple of the block; −inf beyond the last row
+    highest: Tensor  # [q, m / block], the largest of each block
+    start: int  # index of the first row
+    rows: int  # number of rows, at most m
+    exclusion: Exclusion
 
 
-def _top_k_rows(
+def _search(
+    best: TopK,
     queries: Tensor,
     bank: Tensor,
-    k: int,
     query_groups: Tensor | None,
     bank_groups: Tensor | None,
     bank_rows: int,
-) -> TopK:
-    like, _ = full_precision(queries[:, :1], bank[:, :1])
-    best = TopK(
-        like.new_full((len(queries), k), -torch.inf),
-        torch.full((len(queries), k), -1, dtype=torch.int64, device=queries.device),
-    )
-    for at, rows in _chunks(bank, bank_rows):
+) -> None:
+    """Put the nearest rows of the bank into ``best``, in place.
+
+    Almost all of the work is the product. What follows looks at the maximum of each block of
+    scores, and goes into a block only where that exceeds the query's k-th best so far: rows come
+    in order of index, so an equal score is too late.
+    """
+    q, n = len(queries), len(bank)
+    widest = _padded(min(bank_rows, n))
+    buffer = queries.new_empty(q * widest)
+    bad = torch.zeros((), dtype=torch.bool, device=queries.device)
+    for at in range(0, n, bank_rows):
+        rows = bank[at : at + bank_rows].to(queries.dtype)
+        width = _padded(len(rows))
+        scores = buffer[: q * width].view(q, width)
+        torch.mm(queries, rows.T, out=scores[:, : len(rows)])
+        scores[:, len(rows) :] = -torch.inf
+        highest = scores.view(q, -1, _BLOCK).amax(2)
+        bad |= highest.isnan().any()
         groups = None if bank_groups is None else bank_groups[at : at + bank_rows]
-        exclusion = Exclusion(query_groups, groups)
-        exclusion.check(len(queries), len(rows))
-        excluded = exclusion.pairs(len(queries), len(rows), queries.device)
-        wide, rows = full_precision(queries, rows)
-        scores = wide @ rows.T
-        if excluded is not None:
-            scores.masked_fill_(excluded, -torch.inf)
-        found = _select(scores, min(k, scores.shape[1]))
-        indices = torch.where(found.scores == -torch.inf, -1, found.indices + at)
-        # earlier chunks come first, and the sort is stable: ties stay in order of index
-        merged = torch.cat([best.scores, found.scores], 1)
-        scores, order = merged.sort(dim=1, descending=True, stable=True)
-        indices = torch.cat([best.indices, indices], 1).gather(1, order)
-        best = TopK(scores[:, :k].contiguous(), indices[:, :k].contiguous())
-    return best
+        chunk = _Chunk(scores, highest, at, len(rows), Exclusion(query_groups, groups))
+        # on a GPU every look at how many were found would wait for it
+        if queries.device.type != "cpu" or not _insert_few(best, chunk):
+            _insert_many(best, chunk)
+    if bool(bad):
+        raise DataError(
+            "a score is NaN and cannot be ranked",
+            stage="nearest neighbours",
+            remedy="look for NaN or infinite features; the encoder may have diverged",
+        )
 
 
-def _select(scores: Tensor, k: int) -> TopK:
-    """The ``k`` best of each row; ``torch.topk`` alone breaks ties as it likes."""
+def _padded(rows: int) -> int:
+    return -(-rows // _BLOCK) * _BLOCK
+
+
+def _insert_few(best: TopK, chunk: _Chunk) -> bool:
+    """Insert what exceeds the k-th best; False, and nothing done, where that is too much."""
+    q, blocks = chunk.highest.shape
+    k = best.scores.shape[1]
+    floor = best.scores[:, -1]
+    hit = (chunk.highest > floor[:, None]).view(-1).nonzero()[:, 0]
+    if len(hit) * 8 > q * blocks:
+        return False
+    values = chunk.scores.view(-1, _BLOCK).index_select(0, hit)
+    row = hit // blocks
+    above = values > floor[row][:, None]
+    pair, place = above.nonzero().unbind(1)
+    value, row = values[above], row[pair]
+    column = hit[pair] % blocks * _BLOCK + place
+    owner, owned = chunk.exclusion.query_groups, chunk.exclusion.key_groups
+    if owner is not None and owned is not None:
+        kept = (owner[row] != owned[column]) | (owner[row] < 0)
+        value, row, column = value[kept], row[kept], column[kept]
+    count = row.bincount(minlength=q)
+    most = int(count.max())
+    if most > 4 * (k + _BLOCK):
+        return False  # one query would widen the table of all
+    changed = count.nonzero()[:, 0]
+    line = (count > 0).cumsum(0)[row] - 1
+    slot = k + torch.arange(len(row)) - (count.cumsum(0) - count)[row]
+    scores = best.scores.new_full((len(changed), k + most), -torch.inf)
+    indices = torch.full_like(scores, -1, dtype=torch.int64)
+    scores[:, :k], indices[:, :k] = best.scores[changed], best.indices[changed]
+    scores[line, slot], indices[line, slot] = value, column + chunk.start
+    scores, order = torch.sort(scores, dim=1, descending=True, stable=True)
+    best.scores[changed] = scores[:, :k]
+    best.indices[changed] = indices.gather(1, order[:, :k])
+    return True
+
+
+def _insert_many(best: TopK, chunk: _Chunk) -> None:
+    """Insert the chunk's own ``k`` best, without asking how many there are.
+
+    They lie in the ``k`` blocks with the largest maxima: an element of another block stands behind
+    the maxima of all of these.
+    """
+    q, blocks = chunk.highest.shape
+    k = best.scores.shape[1]
+    scores, highest = chunk.scores, chunk.highest
+    excluded = chunk.exclusion.pairs(q, chunk.rows, scores.device)
+    if excluded is not None:
+        scores[:, : chunk.rows].masked_fill_(excluded, -torch.inf)
+        highest = scores.view(q, blocks, _BLOCK).amax(2)
+    if k < blocks:
+        chosen = _largest(highest, k)[1].sort(1)[0]
+        inside = torch.arange(_BLOCK, device=scores.device)
+        columns = (chosen[:, :, None] * _BLOCK + inside).view(q, -1)
+        values, order = _largest(scores.gather(1, columns), k)
+        columns = columns.gather(1, order)
+    else:
+        values, columns = _largest(scores, min(k, scores.shape[1]))
+    # earlier chunks come first, and the sort is stable: ties stay in order of index
+    values = torch.cat([best.scores, values], 1)
+    indices = torch.cat([best.indices, columns + chunk.start], 1)
+    values, order = torch.sort(values, dim=1, descending=True, stable=True)
+    best.scores.copy_(values[:, :k])
+    indices = indices.gather(1, order[:, :k])
+    best.indices.copy_(indices.masked_fill_(best.scores == -torch.inf, -1))
+
+
+def _largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The ``k`` largest of each row, equal ones by position; ``topk`` breaks ties as it likes."""
+    if scores.device.type == "cpu":
+        return _largest_mended(scores, k)
+    if scores.dtype is torch.float32:
+        return _largest_by_key(scores, k)
+    scores, order = torch.sort(scores, dim=1, descending=True, stable=True)
+    return scores[:, :k], order[:, :k]
+
+
+def _largest_mended(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     values, indices = scores.topk(min(k + 1, scores.shape[1]), dim=1)
-    # a tie between the last row taken and the first one left out
-    last, next_ = values[:, k - 1], values[:, -1]
-    torn = (last == next_) & (last > -torch.inf) & (values.shape[1] > k)
-    values, indices = values[:, :k].contiguous(), indices[:, :k].contiguous()
-    if bool(torn.any()):
-        again, order = scores[torn].sort(dim=1, descending=True, stable=True)
-        values[torn], indices[torn] = again[:, :k], order[:, :k]
-    indices, order = indices.sort(dim=1)
-    values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
-    return TopK(values, indices.gather(1, order))
+    # a tie between the last one taken and the first one left out
+    torn = (values[:, k - 1] == values[:, -1]) & (values.shape[1] > k)
+    torn = (torn & (values[:, -1] > -torch.inf)).nonzero()[:, 0]
+    indices = indices[:, :k].contiguous()
+    if len(torn):
+        again = torch.sort(scores[torn], dim=1, descending=True, stable=True)[1]
+        indices[torn] = again[:, :k]
+    indices = indices.sort(1)[0]
+    values, order = torch.sort(scores.gather(1, indices), dim=1, descending=True, stable=True)
+    return values, indices.gather(1, order)
+
+
+def _largest_by_key(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Float32 scores and positions as one 64-bit key without ties: nothing to look at or mend."""
+    bits = (scores + 0.0).view(torch.int32)  # -0 becomes 0
+    rising = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # integers in the order of the floats
+    position = torch.arange(scores.shape[1], device=scores.device)
+    key = (rising.long() << 32) - position
+    order = key.topk(k, dim=1)[1]
+    return scores.gather(1, order), order
