@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rhyme.errors import ConfigError, DataError
-from rhyme.kernels import top_k
+from rhyme.kernels import search, top_k
 
 
 def by_sorting(
@@ -50,6 +52,79 @@ def test_top_k_is_a_stable_sort_whatever_the_chunks(
     assert found.scores.tolist() == values
     assert found.indices.tolist() == indices
     assert found.indices.dtype == torch.int64
+
+
+@pytest.mark.parametrize("route", ["cpu", "gpu"])
+@pytest.mark.parametrize("levels", [2, 40, 0])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_both_routes_give_the_stable_sort_over_many_chunks(
+    route: str, levels: int, grouped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(levels)
+    if levels:  # exact products: few levels tie often, and each chunk improves on the last
+        queries = torch.randint(-levels, levels + 1, (40, 4), generator=generator).float()
+        bank = torch.randint(-levels, levels + 1, (3000, 4), generator=generator).float()
+    else:  # the worst order: all of each chunk is better than all before
+        queries = torch.rand(40, 4, generator=generator).mul(16).ceil()
+        bank = torch.arange(3000.0)[:, None].expand(-1, 4) / 64
+    gq = torch.randint(-1, 5, (40,), generator=generator)
+    gb = torch.randint(-1, 5, (3000,), generator=generator)
+    took = {"few": 0}
+
+    def few(*args: Any) -> bool:
+        took["few"] += inserted if (inserted := insert_few(*args)) else 0
+        return inserted
+
+    insert_few = search._insert_few if route == "cpu" else lambda *_: False
+    monkeypatch.setattr(search, "_insert_few", few)
+    if route == "gpu":
+        monkeypatch.setattr(search, "largest", search.largest_by_key)
+    groups = {"query_groups": gq, "bank_groups": gb} if grouped else {}
+    found = top_k(queries, bank, 2, bank_rows=640, **groups)
+    scores = queries @ bank.T
+    if grouped:
+        scores[(gq[:, None] == gb) & (gq[:, None] >= 0)] = -torch.inf
+    values, indices = torch.sort(scores, dim=1, descending=True, stable=True)
+    assert torch.equal(found.scores, values[:, :2])
+    assert torch.equal(found.indices, indices[:, :2])
+    if route == "cpu" and levels == 40:
+        assert took["few"] >= 2  # the quick way was taken, or nothing was tested
+
+
+def test_keys_of_scores_order_zeros_and_infinities_by_position() -> None:
+    values = [0.0, -0.0, torch.inf, -torch.inf, 1e-45, -1e-45, 3.0, -3.0, torch.inf, -torch.inf]
+    scores = torch.tensor([values, values[::-1]])
+    found = search.largest_by_key(scores, 10)
+    assert torch.equal(found[1], torch.sort(scores, dim=1, descending=True, stable=True)[1])
+    assert torch.equal(found[0], scores.gather(1, found[1]))
+
+
+def test_memory_is_bounded_by_the_chunks() -> None:
+    queries, bank = torch.randn(300, 8), torch.randn(20_000, 8)
+    top_k(queries, bank, 5)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        top_k(queries, bank, 5, bank_rows=1024)
+    largest = max(event.cpu_memory_usage for event in profile.events())
+    assert largest <= 300 * 1024 * 4  # the scores of one chunk
+
+
+def test_nan_is_refused_and_infinity_ranked() -> None:
+    bank = torch.eye(4)
+    bank[2, 2] = torch.inf
+    queries = torch.ones(1, 4)
+    with pytest.raises(DataError, match="NaN"):
+        top_k(torch.tensor([[0.0, 1, 0, 0]]), bank, 2)  # 0 times infinity
+    assert top_k(queries, bank, 1).indices.tolist() == [[2]]
+    bank[2, 2] = torch.nan
+    with pytest.raises(DataError, match="NaN"):
+        top_k(queries, bank, 1)
+
+
+def test_half_precision_equals_its_values_in_float32() -> None:
+    queries, bank = torch.randn(5, 16).bfloat16(), torch.randn(200, 16).half()
+    found, exact = top_k(queries, bank, 6), top_k(queries.float(), bank.float(), 6)
+    assert torch.equal(found.indices, exact.indices)
+    assert torch.equal(found.scores, exact.scores)
 
 
 def test_top_k_of_unit_rows_finds_the_row_itself_first() -> None:

@@ -27,19 +27,27 @@ from rhyme.kernels.batch import (
     symmetric_log_sum_exp,
 )
 from rhyme.kernels.common import Kernel
+from rhyme.kernels.kmeans import KMeans, kmeans
 from rhyme.kernels.search import TopK, top_k
+from rhyme.kernels.window import Affinity, Window, propagate, windowed_affinity
 
 __all__ = [
+    "Affinity",
+    "KMeans",
     "Kernel",
     "QueueSummary",
     "SoftNeighbourSummary",
     "SymmetricSummary",
     "TopK",
+    "Window",
     "in_batch_log_sum_exp",
+    "kmeans",
     "neighbour_weights",
+    "propagate",
     "queue_log_sum_exp",
     "self_log_sum_exp",
     "soft_neighbour",
     "symmetric_log_sum_exp",
     "top_k",
+    "windowed_affinity",
 ]

@@ -142,7 +142,7 @@ def _insert_few(best: TopK, chunk: _Chunk) -> bool:
     k = best.scores.shape[1]
     floor = best.scores[:, -1]
     hit = (chunk.highest > floor[:, None]).view(-1).nonzero()[:, 0]
-    if len(hit) * 8 > q * blocks:
+    if len(hit) * 4 > q * blocks:
         return False
     values = chunk.scores.view(-1, _BLOCK).index_select(0, hit)
     row = hit // blocks
@@ -154,17 +154,16 @@ def _insert_few(best: TopK, chunk: _Chunk) -> bool:
     if owner is not None and owned is not None:
         kept = (owner[row] != owned[column]) | (owner[row] < 0)
         value, row, column = value[kept], row[kept], column[kept]
-    count = row.bincount(minlength=q)
+    count, slot = places(row, q)
     most = int(count.max())
     if most > 4 * (k + _BLOCK):
         return False  # one query would widen the table of all
     changed = count.nonzero()[:, 0]
     line = (count > 0).cumsum(0)[row] - 1
-    slot = k + torch.arange(len(row)) - (count.cumsum(0) - count)[row]
     scores = best.scores.new_full((len(changed), k + most), -torch.inf)
     indices = torch.full_like(scores, -1, dtype=torch.int64)
     scores[:, :k], indices[:, :k] = best.scores[changed], best.indices[changed]
-    scores[line, slot], indices[line, slot] = value, column + chunk.start
+    scores[line, k + slot], indices[line, k + slot] = value, column + chunk.start
     scores, order = torch.sort(scores, dim=1, descending=True, stable=True)
     best.scores[changed] = scores[:, :k]
     best.indices[changed] = indices.gather(1, order[:, :k])
@@ -185,13 +184,13 @@ def _insert_many(best: TopK, chunk: _Chunk) -> None:
         scores[:, : chunk.rows].masked_fill_(excluded, -torch.inf)
         highest = scores.view(q, blocks, _BLOCK).amax(2)
     if k < blocks:
-        chosen = _largest(highest, k)[1].sort(1)[0]
+        chosen = largest(highest, k)[1].sort(1)[0]
         inside = torch.arange(_BLOCK, device=scores.device)
         columns = (chosen[:, :, None] * _BLOCK + inside).view(q, -1)
-        values, order = _largest(scores.gather(1, columns), k)
+        values, order = largest(scores.gather(1, columns), k)
         columns = columns.gather(1, order)
     else:
-        values, columns = _largest(scores, min(k, scores.shape[1]))
+        values, columns = largest(scores, min(k, scores.shape[1]))
     # earlier chunks come first, and the sort is stable: ties stay in order of index
     values = torch.cat([best.scores, values], 1)
     indices = torch.cat([best.indices, columns + chunk.start], 1)
@@ -201,12 +200,18 @@ def _insert_many(best: TopK, chunk: _Chunk) -> None:
     best.indices.copy_(indices.masked_fill_(best.scores == -torch.inf, -1))
 
 
-def _largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def places(row: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """How often each row occurs in a rising list ``[m]``, and the how-manieth each entry is."""
+    count = row.bincount(minlength=rows)
+    return count, torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
+
+
+def largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The ``k`` largest of each row, equal ones by position; ``topk`` breaks ties as it likes."""
     if scores.device.type == "cpu":
         return _largest_mended(scores, k)
     if scores.dtype is torch.float32:
-        return _largest_by_key(scores, k)
+        return largest_by_key(scores, k)
     scores, order = torch.sort(scores, dim=1, descending=True, stable=True)
     return scores[:, :k], order[:, :k]
 
@@ -225,7 +230,7 @@ def _largest_mended(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, indices.gather(1, order)
 
 
-def _largest_by_key(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def largest_by_key(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Float32 scores and positions as one 64-bit key without ties: nothing to look at or mend."""
     bits = (scores + 0.0).view(torch.int32)  # -0 becomes 0
     rising = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # integers in the order of the floats
