@@ -12,6 +12,7 @@ from ranks.pool import run_on_ranks
 from rhyme import distributed
 from rhyme.errors import CheckpointError
 from rhyme.training import checkpoint
+from rhyme.training.saving import Saver
 from rhyme.training.together import save_together
 
 
@@ -57,3 +58,30 @@ def test_a_rank_that_cannot_write_leaves_the_checkpoint_before(tmp_path):
         assert other == ""
         assert [entry.name for entry in tmp_path.iterdir()] == [checkpoint.folder_name(1)]
     assert run_on_ranks(save, 2, str(tmp_path), 2, None) == ["", ""]
+
+
+class Failing(Saver):
+    """A saver whose disk is full on one rank."""
+
+    def __init__(self, broken: int) -> None:
+        self.broken = broken
+
+    def _save(self, step: int, last: bool) -> CheckpointError | None:
+        if distributed.rank() == self.broken:
+            return CheckpointError("cannot be written", file="checkpoints", value="No space left")
+        return None
+
+
+def told(broken: int) -> tuple[str, str]:
+    try:
+        Failing(broken).save(1)
+    except CheckpointError as error:
+        return str(error), type(error).__name__
+    return "", ""
+
+
+def test_every_rank_is_told_why_one_could_not_save():
+    for broken in (0, 1):
+        one, other = run_on_ranks(told, 2, broken)
+        assert one == other
+        assert "No space left" in one[0]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rhyme import distributed
-from rhyme.errors import CheckpointError, PackageError, RhymeError, RunError
+from rhyme.errors import CheckpointError, PackageError, RhymeError, RunError, from_facts
 from rhyme.loading.batch import Source
 from rhyme.run import RunFolder
 from rhyme.systems.base import RunContext, System
@@ -113,7 +113,10 @@ class Saver:
         failure = self._save(step, last)
         # The others wait for the leader: a rank that leaves early takes the whole job down.
         if distributed.agree(failure is not None):
-            raise failure or CheckpointError("another rank could not save", stage="train")
+            facts = failure.facts() if isinstance(failure, RhymeError) else None
+            told = [f for f in distributed.exchange(facts) if f is not None]
+            # whichever rank is heard first, it names the cause
+            raise failure or (from_facts(told[0]) if told else CheckpointError("not saved"))
 
     def _save(self, step: int, last: bool) -> BaseException | None:
         """What all ranks do, with one decision; returns what must stop the run on this one."""
