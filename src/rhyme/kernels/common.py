@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -47,6 +48,10 @@ def triton_passes(kernel: Kernel, module: str, *inputs: Tensor | None) -> Any | 
     device = inputs[0].device.type if inputs[0] is not None else "cpu"
     if kernel != "triton" and not (kernel == "auto" and device == "cuda"):
         return None
+    if device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ConfigError(
+            "the triton kernel computes on a GPU", value=device, remedy='leave it at "auto"'
+        )
     try:
         passes = cast(Any, importlib.import_module(module))
         refusal = passes.refusal(*inputs)

@@ -62,11 +62,14 @@ def softmax(queries: Tensor, keys: Tensor, scale: Tensor | float, exclusion: Exc
     A row without any would be −inf everywhere and give NaN gradients. It is computed as if nothing
     were left out, and the caller must replace what it makes of the weights.
     """
+    scaled = queries * scale  # b·d products instead of b·n
     if not len(keys):
         nothing = queries.new_full((len(queries),), -torch.inf)
-        # the empty product keeps what follows in the graph of the queries
-        return Weights(queries @ keys.T, nothing, nothing, torch.zeros_like(nothing).long())
-    logits = (queries * scale) @ keys.T  # b·d products instead of b·n
+        # what follows stays in the graph, with a gradient of 0
+        none = torch.zeros_like(nothing, dtype=torch.bool)
+        lse = torch.where(none, scaled.sum(1) + keys.sum(), nothing)
+        return Weights(scaled @ keys.T, lse, nothing, none.long())
+    logits = scaled @ keys.T
     excluded = exclusion.pairs(len(queries), len(keys), queries.device)
     if excluded is None:
         allowed = torch.full((len(queries),), len(keys), device=queries.device)

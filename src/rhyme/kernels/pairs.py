@@ -12,7 +12,7 @@ from rhyme.kernels.common import Exclusion
 
 _LISTED = 16  # pairs a row, up to which a list of all pairs is shorter than what else is held
 _SHARE = 256  # and it is kept to one pair in so many
-_COUNTED = (512, 4096)  # rows and columns of a mask counted at once
+_COUNTED = (256, 1024)  # rows and columns of a mask counted at once
 
 
 def within(exclusion: Exclusion, rows: slice, columns: slice) -> Exclusion:
@@ -77,6 +77,7 @@ def _count(exclusion: Exclusion, b: int, n: int, device: torch.device) -> tuple[
             ones = pairs.float()  # summed much faster than bits are, and exactly
             rows[i] -= ones.sum(1).long()
             columns[j] -= ones.sum(0).long()
+            del ones  # before the next are made
     return rows, columns
 
 
