@@ -87,11 +87,11 @@ def moco_cifar10_1gpu() -> Recipe:
 
 
 def moco_cifar10_cpu() -> Recipe:
-    """A small encoder on pictures of 32 pixels, a minute or two for 10,000 of them."""
+    """A small encoder on pictures of 32 pixels, minutes on two cores for 10,000 of them."""
     return Recipe(
         name="moco_cifar10_cpu",
         system="moco",
-        about="pictures of 32 px: small encoder, 20 epochs; a minute or two for 10,000 of them",
+        about="pictures of 32 px: small encoder, 20 epochs; minutes on two cores for 10,000 of them",
         model=MocoConfig(
             backbone=replace(shared.CIFAR_CPU_BACKBONE, norm_groups=8),
             head=replace(HEAD_V2, hidden_norm=True, out=64),

@@ -84,15 +84,17 @@ def simclr_cifar10_1gpu() -> Recipe:
 
 
 def simclr_cifar10_cpu() -> Recipe:
-    """A small encoder on pictures of 32 pixels, a minute or two for 10,000 of them."""
+    """A small encoder on pictures of 32 pixels, minutes on two cores for 10,000 of them."""
     return Recipe(
         name="simclr_cifar10_cpu",
         system="simclr",
-        about="pictures of 32 px: small encoder, 20 epochs; a minute or two for 10,000 of them",
+        about="pictures of 32 px: small encoder, 20 epochs; minutes on two cores for 10,000 of them",
         model=SimclrConfig(
             backbone=shared.CIFAR_CPU_BACKBONE,
             head=_SMALL_HEAD,
-            transform=ContrastTransform.simclr(size=32, strength=0.5, blur=0.0),
+            transform=ContrastTransform.simclr(
+                size=32, strength=0.5, blur=0.0, interpolation="bilinear"
+            ),
             temperature=0.2,
         ),
         train=shared.CIFAR_CPU_TRAIN,
