@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import machine
+from benchmarks.pictures import cut_pictures
 from rhyme import api
 from rhyme.evaluation import append_results, compare, read_results
 
@@ -36,6 +37,23 @@ WORLD_ARMS = (
     Arm("intra + cycle", "cycle_contrast_world_demo"),
 )
 FOLDER_ARMS = (Arm("intra + cycle", "cycle_contrast_folder_cpu"),)
+SIMCLR_ARMS = (
+    Arm("crop + colour", "simclr_cifar10_cpu"),
+    Arm("crop only", "simclr_cifar10_cpu", {"model.transform.jitter": 0.0,
+                                            "model.transform.gray": 0.0}),
+    Arm("no head", "simclr_cifar10_cpu", {"model.head.layers": 0, "model.head.out": 0,
+                                          "model.head.last_norm": False}),
+    Arm("temperature 1", "simclr_cifar10_cpu", {"model.temperature": 1.0}),
+)  # fmt: skip
+"""Expected of k-NN and linear: the first above the others, all above the untrained encoder, and the
+backbone's feature above the head's (``top1`` above ``top1@z``)."""
+MOCO_ARMS = (
+    Arm("momentum .99", "moco_cifar10_cpu"),
+    Arm("momentum 0", "moco_cifar10_cpu", {"model.momentum": 0.0}),
+    Arm("not shuffled", "moco_cifar10_cpu", {"model.shuffle": False}),
+    Arm("queue 256", "moco_cifar10_cpu", {"model.queue": 256}),
+)
+"""Expected of k-NN: the first above the second, and not below the other two."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +66,8 @@ class Job:
     data: Path
     options: api.DataOptions
     protocols: tuple[str, ...] = ("knn", "linear", "retrieval", "cycle")
+    heads: tuple[str, ...] = ()
+    system: str = "cycle_contrast"
 
     @property
     def key(self) -> str:
@@ -86,6 +106,17 @@ def real_jobs(data: Path, seeds: list[int]) -> list[Job]:
     return jobs
 
 
+def picture_jobs(runs: Path, data: Path, system: str, seeds: list[int]) -> list[Job]:
+    """10,000 real pictures of 32 pixels to train on, 2,000 to test on."""
+    arms, head = (SIMCLR_ARMS, "z") if system == "simclr" else (MOCO_ARMS, "m")
+    cut = cut_pictures(data / "images" / "cifar10", runs / "cifar10-10k", train=1000, test=200)
+    return [
+        Job("pictures", arm, s, cut, api.DataOptions(), ("knn", "linear"), (head,), system)
+        for s in seeds
+        for arm in arms
+    ]
+
+
 def done(path: Path) -> set[str]:
     """Keys of the jobs whose rows are written."""
     return {str(r.details["job"]) for r in read_results(path)} if path.is_file() else set()
@@ -106,7 +137,7 @@ def run(job: Job, runs: Path, out: Path) -> None:
         )  # fmt: skip
     column = job.options.label_column
     judged = api.evaluate(
-        folder, protocols=job.protocols, seed=job.seed,
+        folder, protocols=job.protocols, heads=job.heads, seed=job.seed,
         options=api.DataOptions(label_column=column), record=False,
     )  # fmt: skip
     facts = {
@@ -123,7 +154,7 @@ def run(job: Job, runs: Path, out: Path) -> None:
             encoder=job.arm.name if r.encoder == "trained" else r.encoder,
             system=job.study,
             data=job.study,
-            command=f"python -m benchmarks.evidence --system {SYSTEM_OF[job.study]}",
+            command=f"python -m benchmarks.evidence --system {job.system}",
             details={**r.details, **facts},
         )
         for r in judged.results
@@ -131,24 +162,30 @@ def run(job: Job, runs: Path, out: Path) -> None:
     append_results(out, rows)
 
 
-SYSTEM_OF = {"world": "cycle_contrast", "surveillance": "cycle_contrast", "mixed": "cycle_contrast"}
+SYSTEMS = ("cycle_contrast", "moco", "simclr")
 
 
 def main() -> None:
     """Run what is missing, then print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--system", default="cycle_contrast", choices=["cycle_contrast"])
+    parser.add_argument("--system", default="cycle_contrast", choices=SYSTEMS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, default=Path("runs/evidence"))
     parser.add_argument("--only", choices=["world", "real"])
     options = parser.parse_args()
     real = os.environ.get("RHYME_DATA")
-    jobs = world_jobs(options.runs, options.seeds) if options.only != "real" else []
-    if real and options.only != "world":
-        jobs += real_jobs(Path(real), options.seeds)
-    elif not real:
-        print("the real clips are left out: set RHYME_DATA to their folder", file=sys.stderr)
     options.runs.mkdir(parents=True, exist_ok=True)
+    jobs: list[Job] = []
+    if options.system == "cycle_contrast" and options.only != "real":
+        jobs += world_jobs(options.runs, options.seeds)
+    if real and options.only != "world":
+        jobs += (
+            real_jobs(Path(real), options.seeds)
+            if options.system == "cycle_contrast"
+            else picture_jobs(options.runs, Path(real), options.system, options.seeds)
+        )
+    elif not real:
+        print("the real data are left out: set RHYME_DATA to their folder", file=sys.stderr)
     RESULTS.mkdir(exist_ok=True)
     for number, job in enumerate(jobs, 1):
         out = RESULTS / f"{options.system}_{job.study}.jsonl"

@@ -160,3 +160,24 @@ def test_settings_reach_the_protocol_and_the_row(world):
     assert row.settings["k"] == 1
     assert row.settings["label_column"] == "pattern"
     assert np.isfinite(row.value)
+
+
+def test_protocols_on_features_are_measured_behind_a_head_too(world, tmp_path):
+    from rhyme.encoders import EncoderWithHeads, HeadConfig, build_head, save_package
+
+    catalog, encoder = world
+    package = load_package(encoder)
+    head = build_head(HeadConfig(out=6), package.module.feature_dim)
+    both = EncoderWithHeads(package.module, {"z": head})
+    save_package(tmp_path / "both", both, package.plan, card={"system": "made_up", "seed": 1})
+    done = evaluate(
+        tmp_path / "both", catalog, protocols=("knn", "linear"), heads=("z",), untrained_seeds=(0,)
+    )
+    rows = {(r.protocol, r.metric, r.encoder): r for r in done.results}
+    assert {m for _, m, _ in rows} == {"top1", "frame_top1", "top1@z", "frame_top1@z"}
+    assert {e for _, m, e in rows if m == "top1@z"} == {"trained", "untrained"}
+    plain = evaluate(tmp_path / "both", catalog, protocols=("knn",), untrained_seeds=())
+    assert {r.metric for r in plain.results} == {"top1", "frame_top1"}
+    with pytest.raises(UnknownName, match="no head 'y'") as caught:
+        evaluate(tmp_path / "both", catalog, protocols=("knn",), heads=("y",))
+    assert "'z'" in str(caught.value.remedy) or "z" in str(caught.value.remedy)

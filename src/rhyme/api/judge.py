@@ -56,6 +56,7 @@ def evaluate(
     *,
     protocols: Sequence[str] = STANDARD,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
+    heads: Sequence[str] = (),
     frames_per_item: int = 4,
     seed: int = 0,
     device: str = "auto",
@@ -70,6 +71,7 @@ def evaluate(
         data: folder or catalog; by default the data of the run with its split.
         protocols: ids of protocols.
         settings: changed settings by protocol, e.g. ``{"finetune": {"epochs": 10}}``.
+        heads: heads of the encoder behind which to measure too, e.g. ``("z",)`` of SimCLR.
         frames_per_item: equally spaced frames of each item.
         seed: of splits and queries.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -106,6 +108,7 @@ def evaluate(
             catalog,
             protocols=protocols,
             settings=settings,
+            heads=heads,
             label_column=label_column,
             seed=seed,
             frames_per_item=frames_per_item,

@@ -184,6 +184,9 @@ class Evaluate(Common):
     """Protocols, separated by commas: knn, linear, retrieval, cycle work on features; transfer,
     linear_sgd, finetune and semi_supervised train and take longer."""
 
+    heads: str = ""
+    """Heads of the encoder behind which to measure too, separated by commas, e.g. z of SimCLR."""
+
     frames: int = 4
     """Frames of each item, equally spaced."""
 
@@ -208,6 +211,7 @@ class Evaluate(Common):
             self.data,
             protocols=tuple(p.strip() for p in self.protocol.split(",") if p.strip()),
             settings=settings,
+            heads=tuple(h.strip() for h in self.heads.split(",") if h.strip()),
             frames_per_item=self.frames,
             seed=self.seed,
             device=self.device,

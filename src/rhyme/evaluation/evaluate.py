@@ -15,7 +15,7 @@ from rhyme.catalog import Catalog
 from rhyme.config import to_dict
 from rhyme.encoders import EncoderPackage, load_package, untrained
 from rhyme.errors import DataError, EvaluationError
-from rhyme.evaluation.heads import cycle_head, fresh_head, through_head
+from rhyme.evaluation.heads import behind_head, cycle_head
 from rhyme.evaluation.pixels import Pixels
 from rhyme.evaluation.protocol import (
     Metric,
@@ -95,6 +95,7 @@ def evaluate(
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     label_column: str | None = None,
     seed: int = 0,
+    heads: Sequence[str] = (),
     frames_per_item: int = 4,
     untrained_seeds: Sequence[int] = (0, 1, 2),
     seen: Seen = "error",
@@ -120,6 +121,8 @@ def evaluate(
         label_column: column to judge by; the catalog's main label by default. Without any,
             protocols that need labels are skipped.
         seed: of split, of queries against support, and nothing else.
+        heads: heads of the package behind which to measure too, for protocols on features; those
+            rows are called ``top1@NAME``, and untrained encoders get fresh heads of the same form.
         frames_per_item: equally spaced frames an item.
         untrained_seeds: seeds of the fresh weights to stand beside the encoder.
         seen: what to do with test groups that the package says it was trained on: refuse, leave
@@ -221,17 +224,20 @@ def evaluate(
         )
         for name, module in modules.items():
             ready[name] = replace(ready[name], pixels=replace(pictures, encoder=module))
-    head = cycle_head(package)
-    behind = {} if head is None else _behind(package, head, ready)
+    own = cycle_head(package)
+    wanted = {*heads} if own is None else {*heads, own}
+    behind = {head: behind_head(package, head, ready) for head in sorted(wanted)}
     for protocol in chosen:
         if protocol.needs_labels and classes is None:
             skipped[protocol.id] = "no labels: give a label column (scan with --labels)"
             continue
         try:
             measured = {name: protocol.run(d, parsed[protocol.id]) for name, d in ready.items()}
-            if protocol.id == "cycle":
-                for name, tables_behind in behind.items():
-                    figures = protocol.run(tables_behind, parsed[protocol.id])
+            for head, tables_behind in behind.items():
+                if protocol.trains or (protocol.id != "cycle" and head not in heads):
+                    continue
+                for name, data_behind in tables_behind.items():
+                    figures = protocol.run(data_behind, parsed[protocol.id])
                     measured[name] += [replace(m, name=f"{m.name}@{head}") for m in figures]
         except (DataError, EvaluationError) as error:
             skipped[protocol.id] = error.cause + (f"; {error.remedy}" if error.remedy else "")
@@ -249,19 +255,6 @@ def evaluate(
         splits=splits,
         features=features,
     )
-
-
-def _behind(
-    package: EncoderPackage, head: str, ready: Mapping[str, SplitData]
-) -> dict[str, SplitData]:
-    """The same splits behind the cycle's head; behind a fresh one for the untrained encoders."""
-    found: dict[str, SplitData] = {}
-    for name, data in ready.items():
-        _, _, seed = name.partition("/")
-        used = fresh_head(package.heads[head], int(seed)) if seed else package.heads[head]
-        train, val, test = (through_head(t, used) for t in (data.train, data.val, data.test))
-        found[name] = replace(data, train=train, val=val, test=test, pixels=None)
-    return found
 
 
 def _pixels(catalog: Catalog) -> dict[str, Any]:

@@ -70,4 +70,5 @@ PROTOCOL = Protocol(
     settings=Settings,
     run=run,
     needs_labels=True,
+    trains=True,
 )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 
 from rhyme.encoders import EncoderPackage, Head, build_head, seeded
-from rhyme.errors import EvaluationError
+from rhyme.errors import EvaluationError, UnknownName, nearest
+from rhyme.evaluation.protocol import SplitData
 from rhyme.tasks import FeatureTable
 
-__all__ = ["cycle_head", "fresh_head", "through_head"]
+__all__ = ["behind_head", "cycle_head", "fresh_head", "through_head"]
 
 
 def cycle_head(package: EncoderPackage) -> str | None:
@@ -43,3 +45,22 @@ def through_head(table: FeatureTable, head: Head) -> FeatureTable:
     flat = torch.from_numpy(table.features.reshape(-1, table.dim)).to(device)
     found = head(flat).float().cpu().numpy()
     return replace(table, features=found.reshape(*table.features.shape[:2], -1))
+
+
+def behind_head(
+    package: EncoderPackage, head: str, ready: Mapping[str, SplitData]
+) -> dict[str, SplitData]:
+    """The same splits behind a head; behind a fresh one for the untrained encoders."""
+    if head not in package.heads:
+        raise UnknownName(
+            f"the package has no head '{head}'",
+            file=package.directory,
+            remedy=nearest(head, package.heads) if package.heads else "it has none at all",
+        )
+    found: dict[str, SplitData] = {}
+    for name, data in ready.items():
+        _, _, seed = name.partition("/")
+        used = fresh_head(package.heads[head], int(seed)) if seed else package.heads[head]
+        train, val, test = (through_head(t, used) for t in (data.train, data.val, data.test))
+        found[name] = replace(data, train=train, val=val, test=test, pixels=None)
+    return found

@@ -75,4 +75,5 @@ PROTOCOL = Protocol(
     settings=Settings,
     run=run,
     needs_labels=True,
+    trains=True,
 )

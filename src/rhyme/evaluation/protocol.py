@@ -121,6 +121,7 @@ class Protocol:
         run: ``(data, settings) -> metrics``, raising a :class:`~rhyme.errors.RhymeError` where
             the data cannot serve it.
         needs_labels: whether it is skipped without labels.
+        trains: whether it trains on the pictures themselves, not on features.
     """
 
     id: str
@@ -128,6 +129,7 @@ class Protocol:
     settings: type[Any]
     run: Callable[[SplitData, Any], list[Metric]]
     needs_labels: bool
+    trains: bool = False
 
 
 def load_protocol(name: str) -> Protocol:

@@ -89,4 +89,5 @@ PROTOCOL = Protocol(
     settings=Settings,
     run=run,
     needs_labels=True,
+    trains=True,
 )
