@@ -64,6 +64,34 @@ def peak_mib(side: Side) -> tuple[float, Any]:
     return highest / 2**20, result
 
 
+def cuda_seconds(side: Side) -> tuple[float, Any]:
+    """Time of one call on the GPU, and its result.
+
+    The GPU is kept waiting until the call has been issued, so gaps between short kernels that a
+    slow host would make do not count: in training the host is ahead.
+    """
+    gc.collect()
+    torch.cuda.synchronize()
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda._sleep(20_000_000)  # clock cycles, about 10 ms
+    begin.record()
+    result = side()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / 1000, result
+
+
+def cuda_peak_mib(side: Side) -> tuple[float, Any]:
+    """Most MiB that the call held on the GPU beyond what was held before, and its result."""
+    gc.collect()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    result = side()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20, result
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """One comparison.

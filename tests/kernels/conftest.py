@@ -1,22 +1,21 @@
 """Where the kernels in Triton run: on a GPU, else in Triton's interpreter on the CPU."""
 
 import importlib
-from collections.abc import Iterator
+import os
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 
-@pytest.fixture(scope="module")
-def triton_kernels() -> Iterator[SimpleNamespace]:
-    """The modules and their device."""
+@pytest.fixture(scope="session")
+def triton_kernels() -> SimpleNamespace:
+    """The modules and their device. The interpreter has to be chosen before Triton is imported."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with pytest.MonkeyPatch.context() as patch:
-        if device.type == "cpu":  # looked at where a kernel is defined, and where it is called
-            patch.setenv("TRITON_INTERPRET", "1")
-        modules = {
-            name: importlib.import_module(f"rhyme.kernels.triton.{name}")
-            for name in ("queue", "batch", "blocks")
-        }
-        yield SimpleNamespace(device=device, **modules)
+    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("no GPU; test_triton_interpreted runs this file in Triton's interpreter")
+    modules = {
+        name: importlib.import_module(f"rhyme.kernels.triton.{name}")
+        for name in ("queue", "batch", "blocks")
+    }
+    return SimpleNamespace(device=device, **modules)

@@ -111,12 +111,12 @@ def test_values_and_gradients(triton_kernels, case) -> None:
 
 
 def test_columns_in_many_launches_and_gradients_in_chunks(triton_kernels, monkeypatch) -> None:
-    monkeypatch.setattr(triton_kernels.batch, "HELD", 8 * 150)  # one tile of rows at a time
+    monkeypatch.setattr(triton_kernels.batch, "HELD", 8 * 90)  # one tile of rows at a time
     blocks = triton_kernels.blocks
-    few = blocks.Blocks(rows=32, keys=32, depth=16, warps=4, stages=2, chunk=32 * 150 * 4)
+    few = blocks.Blocks(rows=32, keys=32, depth=16, warps=4, stages=2, chunk=32 * 90 * 4)
     with blocks.using("batch_sums", few), blocks.using("batch_weights", few):
-        check(triton_kernels, 100, 150, 40, F32, 1 / 0.07, "both", "s")
-        check(triton_kernels, 100, 150, 40, F32, 1 / 0.01, "both", "s")
+        check(triton_kernels, 70, 90, 20, F32, 1 / 0.07, "both", "s")
+        check(triton_kernels, 70, 90, 20, F32, 1 / 0.01, "both", "s")
 
 
 def test_whole_vectors_at_once_agree(triton_kernels) -> None:

@@ -21,7 +21,14 @@ from torch import Tensor
 from rhyme.kernels.common import Exclusion, no_autocast
 from rhyme.kernels.tiles import Form, Sums
 from rhyme.kernels.triton import batch_kernels
-from rhyme.kernels.triton.blocks import Blocks, blocks, multiprocessors, power, precision
+from rhyme.kernels.triton.blocks import (
+    Blocks,
+    blocks,
+    interpreted,
+    multiprocessors,
+    power,
+    precision,
+)
 from rhyme.kernels.triton.pairs import arguments
 
 kernels: Any = batch_kernels  # the annotations of a kernel are not those of its call
@@ -46,6 +53,8 @@ class Totals(NamedTuple):
 
 def refusal(first: Tensor, second: Tensor) -> str | None:
     """Why the kernels do not take these inputs, or None; the portable passes take all others."""
+    if first.device.type != "cuda" and not interpreted():
+        return f"it takes tensors on a GPU, not on {first.device.type!r}"
     if {first.dtype, second.dtype} - {torch.bfloat16, torch.float32}:
         return f"it takes bfloat16 and float32, not {first.dtype} and {second.dtype}"
     if max(len(first), len(second)) >= 2**31 - 2**16:

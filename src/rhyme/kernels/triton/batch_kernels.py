@@ -50,7 +50,7 @@ def products(
     return acc
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_row", "b", "tiles"])
 def sums(
     x, y, limit, scale, row_owner, key_owner, skip, mask,
     row_sum, row_top, col_sum, col_top,
@@ -126,7 +126,7 @@ def sums(
         tl.store(row_top + at, top, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["parts", "n"])
 def merge(
     sums, tops, limit, lse, largest, parts, n,
     LARGEST: tl.constexpr, FINAL: tl.constexpr, STEP: tl.constexpr, SIZE: tl.constexpr,
@@ -181,7 +181,7 @@ def slopes(bound, lse, grad, at, inside, slope, BOUNDED: tl.constexpr):
     return tl.where(some, by, 0.0), level
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_row", "b", "tiles"])
 def weights(
     x, y, limit, scale, row_owner, key_owner, skip, mask,
     row_lse, col_lse, row_grad, col_grad, out,

@@ -6,6 +6,7 @@ fit. :func:`using` puts others in their place, which is how the benchmark tries 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,6 +97,11 @@ def exactly(how: Precision) -> Generator[None]:
         yield
     finally:
         _exact[0] = before
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter runs the kernels, on the CPU and to test them."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def multiprocessors(device: torch.device) -> int:

@@ -18,7 +18,14 @@ from torch import Tensor
 
 from rhyme.kernels.common import Exclusion
 from rhyme.kernels.triton import queue_kernels
-from rhyme.kernels.triton.blocks import Blocks, blocks, multiprocessors, power, precision
+from rhyme.kernels.triton.blocks import (
+    Blocks,
+    blocks,
+    interpreted,
+    multiprocessors,
+    power,
+    precision,
+)
 from rhyme.kernels.triton.pairs import arguments
 
 kernels: Any = queue_kernels  # the annotations of a kernel are not those of its call
@@ -31,6 +38,8 @@ Backward = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 def refusal(queries: Tensor, keys: Tensor, values: Tensor | None) -> str | None:
     """Why the kernels do not take these inputs, or None; the portable passes take all others."""
+    if queries.device.type != "cuda" and not interpreted():
+        return f"it takes tensors on a GPU, not on {queries.device.type!r}"
     given = (queries, keys) if values is None else (queries, keys, values)
     for tensor in given:
         if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32):
