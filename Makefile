@@ -7,7 +7,7 @@ STAMP := $(VENV)/.ready
 OUT ?= runs
 SYSTEM ?= cycle_contrast
 
-.PHONY: help setup demo test test-all check format evidence bench docs lock clean
+.PHONY: help setup demo test test-all check format evidence bench gpu docs lock clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -54,6 +54,13 @@ $(VENV)/.bench: $(STAMP) requirements-bench.lock
 
 bench: $(VENV)/.bench  ## ratios against peers, a command each
 	@$(BIN)/python -m benchmarks
+
+# Wherever a GPU and a python with torch, triton, numpy and pytest are at hand: nothing is installed.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
+GPU_CASES ?=
+gpu:  ## tests and benchmarks that need a GPU; GPU_PYTHON=python3 takes another environment
+	@PYTHONPATH=src:. $(GPU_PYTHON) -m pytest -m gpu tests/kernels
+	@PYTHONPATH=src:. $(GPU_PYTHON) -m benchmarks.gpu $(GPU_CASES)
 
 docs: setup  ## the site, docs/_build/html
 	@$(BIN)/sphinx-build -q -W -b html docs docs/_build/html

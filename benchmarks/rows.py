@@ -80,9 +80,11 @@ def markdown(rows: Iterable[Record]) -> str:
     for row in machines.values():
         facts, commit = row["machine"], row["commit"]
         loads = [r["machine"]["load"] for r in rows if _steady(r["machine"]) == _steady(facts)]
+        with_gpu = f" and one {facts['gpu']}" if facts.get("gpu") else ""
         lines.append(
-            f"Measured on {facts['cores']} cores ({facts['cpu']}), torch {facts['torch']}, Python "
-            f"{facts['python']}, load {min(loads):.1f} to {max(loads):.1f}, commit `{commit}`."
+            f"Measured on {facts['cores']} cores ({facts['cpu']}){with_gpu}, torch "
+            f"{facts['torch']}, Python {facts['python']}, load {min(loads):.1f} to {max(loads):.1f}, "
+            f"commit `{commit}`."
         )
     return "\n".join(lines)
 
