@@ -82,9 +82,9 @@ def markdown(rows: Iterable[Record]) -> str:
         loads = [r["machine"]["load"] for r in rows if _steady(r["machine"]) == _steady(facts)]
         with_gpu = f" and one {facts['gpu']}" if facts.get("gpu") else ""
         lines.append(
-            f"Measured on {facts['cores']} cores ({facts['cpu']}){with_gpu}, torch "
-            f"{facts['torch']}, Python {facts['python']}, load {min(loads):.1f} to {max(loads):.1f}, "
-            f"commit `{commit}`."
+            f"Measured on {facts['cores']} cores ({facts['cpu']}){with_gpu}, "
+            f"torch {facts['torch']}, Python {facts['python']}, "
+            f"load {min(loads):.1f} to {max(loads):.1f}, commit `{commit}`."
         )
     return "\n".join(lines)
 

@@ -50,7 +50,7 @@ def products(
     return acc
 
 
-@triton.jit(do_not_specialize=["first_row", "b", "tiles"])
+@triton.jit(do_not_specialize=["first_row", "b", "n", "tiles"])
 def sums(
     x, y, limit, scale, row_owner, key_owner, skip, mask,
     row_sum, row_top, col_sum, col_top,
@@ -181,7 +181,7 @@ def slopes(bound, lse, grad, at, inside, slope, BOUNDED: tl.constexpr):
     return tl.where(some, by, 0.0), level
 
 
-@triton.jit(do_not_specialize=["first_row", "b", "tiles"])
+@triton.jit(do_not_specialize=["first_row", "b", "n", "tiles"])
 def weights(
     x, y, limit, scale, row_owner, key_owner, skip, mask,
     row_lse, col_lse, row_grad, col_grad, out,

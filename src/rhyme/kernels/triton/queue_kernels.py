@@ -11,7 +11,7 @@ import triton.language as tl
 from rhyme.kernels.triton.pairs import LN2, LOG2E, factor_of, meets, owners_of
 
 
-@triton.jit(do_not_specialize=["b", "tiles"])
+@triton.jit(do_not_specialize=["b", "n", "tiles"])
 def forward(
     q, k, v, row_owner, key_owner, skip, mask, top, total, sums, count,
     b, n, d, e, q_stride, k_stride, v_stride, skip_stride, mask_stride, scale, tiles,
@@ -118,7 +118,7 @@ def merge(
         tl.store(mean + row * e + width, acc * share, mask=width < e)
 
 
-@triton.jit(do_not_specialize=["b", "tiles"])
+@triton.jit(do_not_specialize=["b", "n", "tiles"])
 def backward_queries(
     q, k, v, g, z, lse, on_lse, row_owner, key_owner, skip, mask, out,
     b, n, d, e, q_stride, k_stride, v_stride, skip_stride, mask_stride, scale, tiles,
@@ -189,7 +189,7 @@ def backward_queries(
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["b"])
+@triton.jit(do_not_specialize=["b", "n"])
 def backward_keys(
     q, k, v, g, lse, level, row_owner, key_owner, skip, mask, dk, dv,
     b, n, d, e, q_stride, k_stride, v_stride, skip_stride, mask_stride, scale,
