@@ -102,6 +102,8 @@ def evaluate(
         catalog = read_data(data, options, seed=seed)
     check_root(catalog)
     label_column = options.label_column if options is not None else None
+    recorded = record and (folder / "config.yaml").is_file()
+    pictures = folder / "pictures" if recorded else None
     with progress_bar("evaluate", "frames") as progress:
         done = run_protocols(
             package,
@@ -117,11 +119,14 @@ def evaluate(
             command=command_line(),
             commit=commit(),
             progress=progress,
+            pictures=pictures,
         )
+    if pictures is not None and pictures.is_dir():
+        done = replace(done, notes=(*done.notes, f"pictures: {pictures}"))
     shards = prepared_note(catalog)
     if shards:
         done = replace(done, notes=(*done.notes, shards))
-    if record and (folder / "config.yaml").is_file():
+    if recorded:
         append_results(RunFolder.open(folder).results, done.results)
     return done
 

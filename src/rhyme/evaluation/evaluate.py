@@ -15,17 +15,24 @@ from rhyme.catalog import Catalog
 from rhyme.config import to_dict
 from rhyme.encoders import EncoderPackage, load_package, untrained
 from rhyme.errors import DataError, EvaluationError
+from rhyme.evaluation.frames import FrameData
 from rhyme.evaluation.heads import behind_head, cycle_head
 from rhyme.evaluation.pixels import Pixels
 from rhyme.evaluation.protocol import (
-    Metric,
-    Protocol,
     SplitData,
     load_protocol,
     parse_settings,
 )
+from rhyme.evaluation.record import Record
 from rhyme.evaluation.result import Result
-from rhyme.evaluation.splits import Classes, Splits, group_hashes, make_splits, usable_classes
+from rhyme.evaluation.splits import (
+    Classes,
+    Splits,
+    group_hashes,
+    held_out,
+    make_splits,
+    usable_classes,
+)
 from rhyme.loading import FrameCache
 from rhyme.tasks import FeatureTable, extract_many
 from rhyme.tasks.extract import Progress
@@ -47,7 +54,8 @@ class Evaluation:
         skipped: reason by id of a protocol that could not be run.
         notes: the split, what was left out, what has to be taken on trust.
         splits: rows of the catalog by split.
-        features: the trained encoder's table of each split, for rhymes and strips.
+        features: the trained encoder's table of each split, for rhymes and strips; empty where no
+            protocol reads features.
     """
 
     results: tuple[Result, ...]
@@ -107,10 +115,12 @@ def evaluate(
     commit: str = "",
     data: str | None = None,
     progress: Progress | None = None,
+    pictures: Path | None = None,
 ) -> Evaluation:
     """Run protocols on the split of a catalog, for the encoder and for untrained copies of it.
 
-    The split is the catalog's own, else 60/20/20 by group. Frames are decoded once for all
+    The split is the catalog's own, else 60/20/20 by group; protocols that fit nothing, asked for
+    without others, judge all items of a catalog without a split. Frames are decoded once for all
     encoders. A protocol that the data cannot serve is skipped with its reason.
 
     Args:
@@ -135,6 +145,7 @@ def evaluate(
         commit: revision of the code, for the record.
         data: name of the collection, for the record; its folder's name by default.
         progress: called with (done, total) frames.
+        pictures: folder for the pictures that protocols draw of the trained encoder; None for none.
 
     Returns:
         The rows, and everything one has to know to read them.
@@ -150,7 +161,8 @@ def evaluate(
     parsed = {p.id: parse_settings(p, (settings or {}).get(p.id, {})) for p in chosen}
     if not isinstance(package, EncoderPackage):
         package = load_package(package, device)
-    splits = make_splits(catalog, seed=seed)
+    placed = all(p.reads == "frames" for p in chosen)
+    splits = (held_out if placed else make_splits)(catalog, seed=seed)
     notes = [str(splits), *splits.notes]
     splits = _unseen(package, catalog, splits, seen, notes)
     classes = _classes(catalog, label_column, splits, notes)
@@ -159,24 +171,28 @@ def evaluate(
         f"untrained/{s}": untrained(package, s) for s in untrained_seeds
     }
     part = catalog.select(indices=splits.rows)
-    tables = extract_many(
-        modules,
-        package.plan,
-        part,
-        frames_per_item=frames_per_item,
-        batch_size=batch_size,
-        workers=workers,
-        device=device,
-        cache=cache,
-        progress=progress,
+    tables = (
+        {}
+        if placed
+        else extract_many(
+            modules,
+            package.plan,
+            part,
+            frames_per_item=frames_per_item,
+            batch_size=batch_size,
+            workers=workers,
+            device=device,
+            cache=cache,
+            progress=progress,
+        )
     )
-    first = next(iter(tables.values()))
-    if first.left_out:
-        notes.append(f"{len(first.left_out)} items could not be read and are left out")
+    left_out = next(iter(tables.values())).left_out if tables else ()
+    if left_out:
+        notes.append(f"{len(left_out)} items could not be read and are left out")
 
     # the folds of a collection are one collection: the split is told by the pair key
     fingerprint = catalog.with_column("split", [None] * len(catalog)).fingerprint
-    record = _Record(
+    record = Record(
         package=package,
         base={
             "data": data if data is not None else catalog.root.name,
@@ -209,8 +225,8 @@ def evaluate(
     skipped: dict[str, str] = {}
     results: list[Result] = []
     ready = {name: _split(t, splits, classes, seed) for name, t in tables.items()}
-    if classes is not None:
-        pictures = Pixels(
+    if classes is not None and ready:
+        labelled = Pixels(
             encoder=package.module,
             plan=package.plan,
             catalog=catalog,
@@ -223,18 +239,30 @@ def evaluate(
             progress=progress,
         )
         for name, module in modules.items():
-            ready[name] = replace(ready[name], pixels=replace(pictures, encoder=module))
+            ready[name] = replace(ready[name], pixels=replace(labelled, encoder=module))
+    tested = FrameData(
+        encoder=package.module,
+        plan=package.plan,
+        catalog=catalog.select(indices=splits.test),
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
+    framed = {n: replace(tested, encoder=m.eval().to(device)) for n, m in modules.items()}
+    framed["trained"] = replace(tested, pictures=pictures)
     own = cycle_head(package)
     wanted = {*heads} if own is None else {*heads, own}
-    behind = {head: behind_head(package, head, ready) for head in sorted(wanted)}
+    behind = {h: behind_head(package, h, ready) for h in sorted(wanted)} if ready else {}
     for protocol in chosen:
         if protocol.needs_labels and classes is None:
             skipped[protocol.id] = "no labels: give a label column (scan with --labels)"
             continue
         try:
-            measured = {name: protocol.run(d, parsed[protocol.id]) for name, d in ready.items()}
+            inputs = framed if protocol.reads == "frames" else ready
+            measured = {name: protocol.run(d, parsed[protocol.id]) for name, d in inputs.items()}
+            apart = protocol.trains or protocol.reads == "frames"
             for head, tables_behind in behind.items():
-                if protocol.trains or (protocol.id != "cycle" and head not in heads):
+                if apart or (protocol.id != "cycle" and head not in heads):
                     continue
                 for name, data_behind in tables_behind.items():
                     figures = protocol.run(data_behind, parsed[protocol.id])
@@ -247,7 +275,7 @@ def evaluate(
             for name, metrics in measured.items():
                 results.append(record.row(protocol, parsed[protocol.id], name, metrics[place]))
     notes += [f"{name} was skipped: {reason}" for name, reason in skipped.items()]
-    features = {name: getattr(ready["trained"], name) for name in PARTS}
+    features = {name: getattr(ready["trained"], name) for name in PARTS} if ready else {}
     return Evaluation(
         results=tuple(results),
         skipped=skipped,
@@ -348,32 +376,3 @@ def _split(table: FeatureTable, splits: Splits, classes: Classes | None, seed: i
         classes=() if classes is None else classes.names,
         seed=seed,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Record:
-    """What all rows of an evaluation share."""
-
-    package: EncoderPackage
-    base: dict[str, Any]
-    common: dict[str, Any]
-    details: dict[str, Any]
-    pair: str
-
-    def row(self, protocol: Protocol, settings: Any, name: str, metric: Metric) -> Result:
-        """A figure of one encoder; ``name`` is ``trained`` or ``untrained/<seed>``."""
-        encoder, _, of = name.partition("/")
-        seed = int(of) if of else int(self.package.card.get("seed", self.common["split_seed"]))
-        return Result(
-            **self.base,
-            protocol=protocol.id,
-            settings={**cast(dict[str, Any], to_dict(settings)), **self.common},
-            metric=metric.name,
-            value=metric.value,
-            seed=seed,
-            pair=f"{self.pair}/seed{seed}",
-            items=metric.items,
-            encoder=encoder,
-            chance=metric.chance,
-            details={**self.details, **cast(dict[str, Any], to_dict(metric.details))},
-        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -26,6 +26,8 @@ PROTOCOLS: dict[str, str] = {
     "linear_sgd": "rhyme.evaluation.linear_sgd:PROTOCOL",
     "finetune": "rhyme.evaluation.finetune:PROTOCOL",
     "semi_supervised": "rhyme.evaluation.semi_supervised:PROTOCOL",
+    "correspondence": "rhyme.evaluation.correspondence:PROTOCOL",
+    "propagation": "rhyme.evaluation.propagation:PROTOCOL",
 }
 """Protocols by id, each as ``"module:attribute"``; imported when one is run."""
 
@@ -122,14 +124,17 @@ class Protocol:
             the data cannot serve it.
         needs_labels: whether it is skipped without labels.
         trains: whether it trains on the pictures themselves, not on features.
+        reads: ``"features"`` runs on a :class:`SplitData`, ``"frames"`` on a
+            :class:`~rhyme.evaluation.frames.FrameData` of the test items.
     """
 
     id: str
     title: str
     settings: type[Any]
-    run: Callable[[SplitData, Any], list[Metric]]
+    run: Callable[[Any, Any], list[Metric]]
     needs_labels: bool
     trains: bool = False
+    reads: Literal["features", "frames"] = "features"
 
 
 def load_protocol(name: str) -> Protocol:

@@ -20,6 +20,7 @@ __all__ = [
     "Splits",
     "fold_splits",
     "group_hashes",
+    "held_out",
     "make_splits",
     "usable_classes",
 ]
@@ -107,6 +108,23 @@ def make_splits(catalog: Catalog, *, seed: int = 0) -> Splits:
     _check(catalog, found, groups)
     rows = {name: np.flatnonzero(found == name).astype(np.int64) for name in SPLIT_NAMES}
     return Splits(**rows, origin=origin, notes=tuple(notes))
+
+
+def held_out(catalog: Catalog, *, seed: int = 0) -> Splits:
+    """Who is judged where nothing is fitted: the test items, or all where there is no split.
+
+    Args:
+        catalog: the items.
+        seed: as for :func:`make_splits`.
+
+    Raises:
+        EvaluationError: as :func:`make_splits`.
+    """
+    if any(name is not None for name in _column(catalog, "split")):
+        return make_splits(catalog, seed=seed)
+    none = np.empty(0, dtype=np.int64)
+    rows = np.arange(len(catalog), dtype=np.int64)
+    return Splits(train=none, val=none, test=rows, origin="no split, all items judged")
 
 
 def _column(catalog: Catalog, name: str) -> list[str | None]:

@@ -7,36 +7,63 @@ them is the business of ``rhyme.evaluation``.
 from __future__ import annotations
 
 from rhyme.tasks.cycle import CycleReturn, Rhyme, cycle_return, rhymes, split_groups
+from rhyme.tasks.dense import DenseEncoder, dense_encoder
 from rhyme.tasks.extract import encode, extract_features, extract_many
 from rhyme.tasks.finetune import ImageClassifier, Tuning, fine_tune, predict_classes
 from rhyme.tasks.linear import L2_GRID, LinearProbe, linear_probe
+from rhyme.tasks.masks import (
+    MaskScore,
+    boundary_map,
+    boundary_similarity,
+    mask_score,
+    region_similarity,
+)
 from rhyme.tasks.neighbours import Neighbours, knn_classify, nearest_rows
+from rhyme.tasks.propagation import (
+    PROPAGATION_PRESETS,
+    PropagationRule,
+    grid_labels,
+    label_map,
+    propagate_labels,
+)
 from rhyme.tasks.retrieval import GroupRetrieval, Retrieval, group_retrieval, retrieval
 from rhyme.tasks.table import FeatureTable, Statistics, normalise, standardise
 
 __all__ = [
     "L2_GRID",
+    "PROPAGATION_PRESETS",
     "CycleReturn",
+    "DenseEncoder",
     "FeatureTable",
     "GroupRetrieval",
     "ImageClassifier",
     "LinearProbe",
+    "MaskScore",
     "Neighbours",
+    "PropagationRule",
     "Retrieval",
     "Rhyme",
     "Statistics",
     "Tuning",
+    "boundary_map",
+    "boundary_similarity",
     "cycle_return",
+    "dense_encoder",
     "encode",
     "extract_features",
     "extract_many",
     "fine_tune",
+    "grid_labels",
     "group_retrieval",
     "knn_classify",
+    "label_map",
     "linear_probe",
+    "mask_score",
     "nearest_rows",
     "normalise",
     "predict_classes",
+    "propagate_labels",
+    "region_similarity",
     "retrieval",
     "rhymes",
     "split_groups",

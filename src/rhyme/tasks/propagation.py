@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rhyme.errors import ConfigError, DataError
-from rhyme.kernels.window import Window, propagate, windowed_affinity
+from rhyme.kernels import Window, propagate, windowed_affinity
 
 __all__ = ["PROPAGATION_PRESETS", "PropagationRule", "grid_labels", "label_map", "propagate_labels"]
 
@@ -67,7 +67,9 @@ PROPAGATION_PRESETS: dict[str, PropagationRule] = {
 """Published rules: ``vfs`` (ResNet-18; radius 18 for ResNet-50) and ``videowalk`` (CRW)."""
 
 
-def grid_labels(labels: Tensor, objects: int, size: tuple[int, int], rule: PropagationRule) -> Tensor:
+def grid_labels(
+    labels: Tensor, objects: int, size: tuple[int, int], rule: PropagationRule
+) -> Tensor:
     """Channels of a frame's labels on the grid of its features.
 
     Args:

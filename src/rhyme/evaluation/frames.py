@@ -1,0 +1,72 @@
+"""What protocols need that look at places within frames: the encoder and the test items."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rhyme.catalog import Catalog
+from rhyme.encoders import InferencePlan
+from rhyme.tasks.extract import Progress
+from rhyme.views import frame_counts, frame_times
+
+__all__ = ["FrameData"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FrameData:
+    """The test items of an evaluation, to be decoded again, and one encoder.
+
+    Attributes:
+        encoder: the encoder.
+        plan: how it wants its input.
+        catalog: the test items alone.
+        seed: seed of the evaluation.
+        device: where the encoder runs.
+        progress: called with (done, total).
+        pictures: where to leave pictures; None for none.
+    """
+
+    encoder: nn.Module
+    plan: InferencePlan
+    catalog: Catalog
+    seed: int = 0
+    device: str | torch.device = "cpu"
+    progress: Progress | None = None
+    pictures: Path | None = None
+
+    def all_frames(self, row: int) -> Tensor:
+        """All frames ``uint8 [t, 3, h, w]`` of an item.
+
+        Raises:
+            MediaError: the file cannot be decoded.
+            CatalogError: it has gone or changed since the scan.
+        """
+        facts = self.catalog.facts([row])
+        return self.frames(row, frame_times(facts, np.arange(frame_counts(facts)[0])[None])[0])
+
+    def frames(self, row: int, times: NDArray[np.float64]) -> Tensor:
+        """Frames ``uint8 [t, 3, h, w]`` of an item at times; errors of :meth:`all_frames`."""
+        reader = self.catalog.reader(row)
+        try:
+            return reader.read(times)[0]
+        finally:
+            reader.close()
+
+    def normalised(self, frames: Tensor) -> Tensor:
+        """Frames ``uint8 [t, 3, h, w]`` as the encoder wants them, on its device."""
+        mean, std = (
+            torch.tensor(v, device=self.device)[:, None, None]
+            for v in (self.plan.mean, self.plan.std)
+        )
+        return (frames.to(self.device).float() / 255 - mean) / std
+
+    def told(self, done: int) -> None:
+        """Tell the progress: items done."""
+        if self.progress is not None:
+            self.progress(done, len(self.catalog))
