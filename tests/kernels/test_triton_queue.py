@@ -195,3 +195,7 @@ def test_what_the_kernels_refuse(triton_kernels) -> None:
     assert refusal(q, q, None) is None
     assert "float64" in refusal(q.double(), q, None)
     assert "256" in refusal(q, q, torch.zeros(2, 300))
+    wide = torch.zeros(2, 200)
+    assert "128" in refusal(wide, wide, None)
+    assert refusal(wide.half(), wide.half(), None) is None
+    assert "128" in refusal(wide.half(), wide, None)  # computed in float32

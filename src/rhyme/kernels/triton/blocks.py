@@ -49,12 +49,12 @@ def _table(name: Name, half: bool, width: int) -> Blocks:
             return Blocks(rows=128, keys=128, warps=8, stages=2)
         return Blocks(rows=128, keys=256, depth=64, warps=8, stages=3)
     if name == "queue_keys":
-        return Blocks(rows=32 if width > 128 or not half else 64, keys=64, warps=8, stages=1)
+        return Blocks(rows=32, keys=64 if half else 32, warps=8 if half else 4, stages=1)
     if half:
         if width <= 128:
-            return Blocks(rows=64, keys=128, warps=4, stages=2, resident=2)
+            return Blocks(rows=64, keys=64, warps=4, stages=2, resident=2)
         return Blocks(rows=64, keys=64, warps=8, stages=2)
-    return Blocks(rows=64, keys=64 if width <= 128 else 32, warps=8, stages=1)
+    return Blocks(rows=64, keys=32, warps=8, stages=2 if width <= 128 else 1)
 
 
 _instead: dict[Name, Blocks] = {}

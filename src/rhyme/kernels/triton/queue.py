@@ -10,6 +10,7 @@ three TF32 products, which is as exact as float32.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,8 +30,8 @@ from rhyme.kernels.triton.blocks import (
 from rhyme.kernels.triton.pairs import arguments
 
 kernels: Any = queue_kernels  # the annotations of a kernel are not those of its call
-WIDEST = 256
-"""Dimensions up to which the sums of a tile fit into the registers."""
+WIDEST = {torch.float16: 256, torch.bfloat16: 256, torch.float32: 128}
+"""Dimensions of each type up to which a tile and its sums fit into a multiprocessor."""
 
 Forward = tuple[Tensor, Tensor | None, Tensor, Tensor]
 Backward = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -42,12 +43,16 @@ def refusal(queries: Tensor, keys: Tensor, values: Tensor | None) -> str | None:
         return f"it takes tensors on a GPU, not on {queries.device.type!r}"
     given = (queries, keys) if values is None else (queries, keys, values)
     for tensor in given:
-        if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32):
+        if tensor.dtype not in WIDEST:
             return f"it takes float16, bfloat16 and float32, not {tensor.dtype}"
-        if not 1 <= tensor.shape[1] <= WIDEST:
-            return f"it takes 1 to {WIDEST} dimensions, not {tensor.shape[1]}"
         if len(tensor) >= 2**31 - 2**16:
             return "it takes fewer than 2^31 rows"
+    widest = WIDEST[_common(given)]
+    if not 1 <= keys.shape[1] <= widest:
+        return f"it takes 1 to {widest} dimensions, not {keys.shape[1]}"
+    if values is not None and not 1 <= values.shape[1] <= 256 - keys.shape[1]:
+        # the entropy has the keys averaged beside the values
+        return f"it takes 256 dimensions of keys and values, not {keys.shape[1]} and more"
     return None
 
 
@@ -181,13 +186,18 @@ def backward_pass(
     return dq, dk, dv
 
 
+def _common(given: Sequence[Tensor]) -> torch.dtype:
+    """The type to multiply in: float32 unless all are of one smaller type."""
+    types = {t.dtype for t in given}
+    return types.pop() if len(types) == 1 else torch.float32
+
+
 def _alike(
     queries: Tensor, keys: Tensor, values: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """All of one type, float32 unless all are of one smaller type, and rows without gaps."""
+    """All of one type, and rows without gaps."""
     given = [t for t in (queries, keys, values) if t is not None]
-    types = {t.dtype for t in given}
-    dtype = types.pop() if len(types) == 1 else torch.float32
+    dtype = _common(given)
     given = [t.to(dtype) if t.stride(1) == 1 else t.to(dtype).contiguous() for t in given]
     return given[0], given[1], given[2] if values is not None else None
 
