@@ -154,9 +154,9 @@ def test_a_picture_shows_propagated_masks_above_true_ones(masked, tmp_path) -> N
     pictures = sorted(folder.iterdir())
     assert len(pictures) == 3
     with Image.open(pictures[0]) as picture:
-        assert picture.size == (4 * 48, 2 * 48)
-        top, bottom = np.asarray(picture)[:48], np.asarray(picture)[48:]
-    assert np.array_equal(top[:, :48], bottom[:, :48]), "the first mask is given"
+        assert picture.size == (3 * 4 * 48, 3 * 2 * 48), "small frames are enlarged"
+        top, bottom = np.split(np.asarray(picture), 2)
+    assert np.array_equal(top[:, :144], bottom[:, :144]), "the first mask is given"
     assert not np.array_equal(top, bottom)
 
 
@@ -197,6 +197,7 @@ def test_views_are_the_same_for_every_encoder_and_seed_decides(masked) -> None:
 
 
 def test_both_stand_beside_the_untrained_encoder(masked, tmp_path) -> None:
+    seen: list[tuple[int, int]] = []
     save_package(tmp_path / "encoder", build_backbone("small", seed=3), PLAN, card={"seed": 0})
     done = evaluate(
         tmp_path / "encoder",
@@ -205,7 +206,9 @@ def test_both_stand_beside_the_untrained_encoder(masked, tmp_path) -> None:
         settings={"propagation": {"stride": 4}, "correspondence": {"pairs": 2}},
         untrained_seeds=(3, 4),
         pictures=tmp_path / "pictures",
+        progress=lambda done, total: seen.append((done, total)),
     )
+    assert seen == 2 * [(done, 12) for done in range(1, 13)], "four items, three encoders, twice"
     assert not done.skipped
     assert not done.features
     assert {(r.protocol, r.metric) for r in done.results} == {

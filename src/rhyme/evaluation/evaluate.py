@@ -247,9 +247,13 @@ def evaluate(
         seed=seed,
         device=device,
         progress=progress,
+        encoders=len(modules),
     )
-    framed = {n: replace(tested, encoder=m.eval().to(device)) for n, m in modules.items()}
-    framed["trained"] = replace(tested, pictures=pictures)
+    framed = {
+        name: replace(tested, encoder=module.eval().to(device), place=place)
+        for place, (name, module) in enumerate(modules.items())
+    }
+    framed["trained"] = replace(framed["trained"], pictures=pictures)
     own = cycle_head(package)
     wanted = {*heads} if own is None else {*heads, own}
     behind = {h: behind_head(package, h, ready) for h in sorted(wanted)} if ready else {}

@@ -28,7 +28,9 @@ class FrameData:
         catalog: the test items alone.
         seed: seed of the evaluation.
         device: where the encoder runs.
-        progress: called with (done, total).
+        progress: called with (done, total) items.
+        place: number of this encoder among those that are judged, from 0.
+        encoders: how many there are.
         pictures: where to leave pictures; None for none.
     """
 
@@ -38,6 +40,8 @@ class FrameData:
     seed: int = 0
     device: str | torch.device = "cpu"
     progress: Progress | None = None
+    place: int = 0
+    encoders: int = 1
     pictures: Path | None = None
 
     def all_frames(self, row: int) -> Tensor:
@@ -67,6 +71,7 @@ class FrameData:
         return (frames.to(self.device).float() / 255 - mean) / std
 
     def told(self, done: int) -> None:
-        """Tell the progress: items done."""
+        """Tell the progress: items done under this encoder; those of all encoders are counted."""
         if self.progress is not None:
-            self.progress(done, len(self.catalog))
+            items = len(self.catalog)
+            self.progress(self.place * items + done, self.encoders * items)

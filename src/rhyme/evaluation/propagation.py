@@ -40,6 +40,7 @@ __all__ = ["PROTOCOL", "Settings", "run"]
 Ids = NDArray[np.uint8]
 _PICTURES = 3
 _MOMENTS = 4
+_HEIGHT = 160
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,7 +242,10 @@ def _draw(folder: Path, name: str, frames: Tensor, predicted: Ids, truth: Ids) -
         rows.append(np.concatenate(shown, axis=1).astype(np.uint8))
     folder.mkdir(parents=True, exist_ok=True)
     stem = PurePosixPath(name).stem
-    Image.fromarray(np.concatenate(rows)).save(folder / f"propagation-{stem}.png")
+    sheet = np.concatenate(rows)
+    times = max(1, _HEIGHT // frames.shape[2])  # small frames are enlarged to be seen
+    sheet = sheet.repeat(times, axis=0).repeat(times, axis=1)
+    Image.fromarray(sheet).save(folder / f"propagation-{stem}.png")
 
 
 PROTOCOL = Protocol(
