@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -192,3 +193,27 @@ def test_no_tensor_grows_with_the_number_of_pairs(name: str) -> None:
     few, many = most(1024), most(2048)
     assert many < 2.2 * few
     assert many < 2048 * 2048  # a quarter of the bytes of one matrix of logits
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "symmetric"])
+def test_two_hundred_steps_go_the_same_way(name: str) -> None:
+    """Learned rows and a learned temperature: the kernels' losses stay together."""
+    objective = {"nt_xent": nt_xent, "symmetric": info_nce_symmetric}[name]
+
+    def losses(kernel: Literal["auto", "eager"]) -> list[float]:
+        rows = [unit(24, 8, seed, torch.float32).requires_grad_() for seed in (0, 1)]
+        log_heat = torch.tensor(-1.0, requires_grad=True)
+        optimiser = torch.optim.SGD([*rows, log_heat], lr=0.5)
+        found = []
+        for _ in range(200):
+            first, second = (nn.functional.normalize(x, dim=1) for x in rows)
+            loss = objective(first, second, temperature=log_heat.exp(), kernel=kernel).values.mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            found.append(float(loss.detach()))
+        return found
+
+    ours, plain = losses("auto"), losses("eager")
+    assert plain[-1] < 0.8 * plain[0]
+    np.testing.assert_allclose(ours, plain, rtol=1e-4)

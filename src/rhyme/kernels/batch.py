@@ -149,6 +149,8 @@ def _summaries(
         if passes is None:
             passes = None if kernel == "eager" else tiles
             first, second = full_precision(first, second)
+        if form == "self":
+            second = first  # not a second copy of it
         scale = 1 / temperature
         if isinstance(scale, Tensor):
             wide = full_precision(first[:0], second[:0])[0]

@@ -40,6 +40,7 @@ from rhyme.kernels.pairs import LeftOut
 Form = Literal["rows", "both", "self"]
 
 SIDE = 512  # a tile of 512 x 512 is 1 MiB in float32: two cores hold it in their own caches
+_DEVICE_SIDE = 4096  # elsewhere a small tile would not fill the device
 _LOG2E = math.log2(math.e)
 # Powers of two stay below 2^high, so sums over 2^40 of them are in range; sums below 2^low are not
 # trusted. Between the two, the smallest normal number is 2^-46 (2^-300) of a sum.
@@ -180,22 +181,27 @@ def _weights(
     return tile if columns is None else tile.add_(spare)
 
 
+def _side(x: Tensor) -> int:
+    return SIDE if x.device.type == "cpu" else _DEVICE_SIDE
+
+
 def _buffer(first: Tensor, second: Tensor) -> Tensor:
-    return first.new_empty(min(SIDE, len(first)) * min(SIDE, len(second)))
+    side = _side(first)
+    return first.new_empty(min(side, len(first)) * min(side, len(second)))
 
 
 def _tiles(
     first: Tensor, second: Tensor, scale: Tensor | float, exclusion: Exclusion, triangle: bool
 ) -> Iterator[Tile]:
     """Rows, columns and base 2 logits of each tile, excluded ones −inf; one buffer for all."""
-    b, n = len(first), len(second)
-    left_out = LeftOut(exclusion, b, n, SIDE, SIDE, first.device)
+    b, n, side = len(first), len(second), _side(first)
+    left_out = LeftOut(exclusion, b, n, side, side, first.device)
     buffer = _buffer(first, second)
-    for top in range(0, b, SIDE):
-        i = slice(top, min(top + SIDE, b))
+    for top in range(0, b, side):
+        i = slice(top, min(top + side, b))
         scaled = first[i] * (scale * _LOG2E)
-        for left in range(top if triangle else 0, n, SIDE):
-            j = slice(left, min(left + SIDE, n))
+        for left in range(top if triangle else 0, n, side):
+            j = slice(left, min(left + side, n))
             height, width = i.stop - top, j.stop - left
             tile = buffer[: height * width].view(height, width)
             torch.mm(scaled, second[j].T, out=tile)
@@ -228,7 +234,7 @@ def _shifted(
     triangle = form == "self"
     rows = _empty(first)
     columns = None if form == "rows" else rows if triangle else _empty(second)
-    ones = first.new_ones(SIDE)
+    ones = first.new_ones(_side(first))
     for i, j, tile in _tiles(first, second, scale, exclusion, triangle):
         across = None if triangle and i == j else columns
         _raise(rows[1][i], tile.amax(1))
