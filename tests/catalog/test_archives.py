@@ -156,14 +156,19 @@ def test_an_archive_that_changed_is_refused_and_scanned_again(tmp_path: Path) ->
 
 
 def test_a_forged_catalog_reads_nothing_else(tmp_path: Path) -> None:
-    make(tmp_path / "all.zip", classes())
-    catalog = scan(tmp_path)
-    secret = tmp_path.parent / "secret.zip"
-    make(secret, classes())
-    column = catalog.table.column_names.index("offset")
-    forged = catalog.table.set_column(column, "offset", [[-5, 0, 0, 0]])
-    with pytest.raises(CatalogError, match="does not say where"):
-        Catalog(forged, root=tmp_path).reader(0)
+    root = tmp_path / "data"
+    root.mkdir()
+    make(root / "all.zip", classes())
+    make(tmp_path / "secret.zip", classes())
+    table = scan(root).table
+    forgeries = {
+        "offset": [-5, 0, 0, 0],
+        "path": ["../secret.zip!/cat/0.png", "/x.zip!/a", "b", "c"],
+    }
+    for name, values in forgeries.items():
+        forged = table.set_column(table.column_names.index(name), name, [values])
+        with pytest.raises(CatalogError, match="does not say where"):
+            Catalog(forged, root=root).reader(0)
 
 
 @pytest.fixture(scope="module")

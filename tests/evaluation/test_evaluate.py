@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from rhyme.catalog import scan
 from rhyme.encoders import load_package, untrained
 from rhyme.errors import EvaluationError, UnknownName
 from rhyme.evaluation import Result, compare, evaluate, group_hashes, load_protocol, make_splits
@@ -181,3 +182,19 @@ def test_protocols_on_features_are_measured_behind_a_head_too(world, tmp_path):
     with pytest.raises(UnknownName, match="no head 'y'") as caught:
         evaluate(tmp_path / "both", catalog, protocols=("knn",), heads=("y",))
     assert "'z'" in str(caught.value.remedy) or "z" in str(caught.value.remedy)
+
+
+def test_single_pictures_are_seen_once(world, tmp_path):
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for k in range(15):
+            pixels = random.integers(0, 255, (24, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"p{k}.png")
+    done = evaluate(world[1], scan(tmp_path), protocols=("knn", "retrieval"), untrained_seeds=())
+    assert {r.settings["frames_per_item"] for r in done.results} == {1}
+    figures = {(r.protocol, r.metric) for r in done.results}
+    assert ("retrieval", "recall_at_1") in figures
+    assert not any("group" in metric for _, metric in figures), "no other frame of one picture"

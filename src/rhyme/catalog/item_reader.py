@@ -74,7 +74,8 @@ def _archived(
     archive, mark, name = path.partition(MARK)
     offset, stored, size = (row.column(c)[0].as_py() for c in (OFFSET, STORED, "bytes"))
     whole = all(isinstance(n, int) and n >= 0 for n in (offset, stored, size))
-    if not (mark and whole):
+    outside = Path(archive).is_absolute() or ".." in Path(archive).parts
+    if outside or not (mark and whole):
         raise CatalogError(
             "the catalog does not say where in its archive an item lies",
             file=root,

@@ -133,7 +133,7 @@ def evaluate(
         seed: of split, of queries against support, and nothing else.
         heads: heads of the package behind which to measure too, for protocols on features; those
             rows are called ``top1@NAME``, and untrained encoders get fresh heads of the same form.
-        frames_per_item: equally spaced frames an item.
+        frames_per_item: equally spaced frames an item; 1 where all items are single pictures.
         untrained_seeds: seeds of the fresh weights to stand beside the encoder.
         seen: what to do with test groups that the package says it was trained on: refuse, leave
             them out, or measure all the same (the settings then say so).
@@ -167,6 +167,9 @@ def evaluate(
     splits = _unseen(package, catalog, splits, seen, notes)
     classes = _classes(catalog, label_column, splits, notes)
 
+    # a picture has one moment: to see it four times would only make neighbours of itself
+    longest = int(np.max(catalog.facts(splits.rows).frames, initial=1))
+    frames_per_item = min(frames_per_item, longest)
     modules = {"trained": package.module} | {
         f"untrained/{s}": untrained(package, s) for s in untrained_seeds
     }

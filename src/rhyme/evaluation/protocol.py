@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from rhyme.config import override
+from rhyme.config import from_dict, to_dict
 from rhyme.errors import EvaluationError, UnknownName, nearest
 from rhyme.evaluation.pixels import Pixels
 from rhyme.tasks import FeatureTable
@@ -165,4 +165,5 @@ def parse_settings(protocol: Protocol, changes: Mapping[str, Any]) -> Any:
         UnknownName: a name that it does not have.
         ConfigError: a value of another type.
     """
-    return override(protocol.settings(), changes)
+    # together and not one by one: some settings only fit with others
+    return from_dict(protocol.settings, {**to_dict(protocol.settings()), **changes})

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from rhyme.errors import DataError
 from rhyme.evaluation.protocol import Metric, Protocol, SplitData
 from rhyme.tasks import group_retrieval, retrieval
 from rhyme.tasks.table import Float, Integer
@@ -53,7 +54,11 @@ def run(split: SplitData, settings: Settings) -> list[Metric]:
         for level in settings.levels:
             metrics += _of_class(split, settings, level)
     if settings.group or split.labels is None:
-        metrics += _of_group(split, settings)
+        try:
+            metrics += _of_group(split, settings)
+        except DataError:
+            if not metrics:  # single pictures have no other frame of their group, but classes
+                raise
     return metrics
 
 
