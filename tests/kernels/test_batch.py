@@ -269,6 +269,20 @@ def test_rows_without_a_pair_are_minus_infinity_with_a_zero_gradient(
     assert torch.isfinite(t.grad)
 
 
+def test_a_row_without_a_pair_beside_rows_at_the_bound() -> None:
+    """All logits are 1000, so a constant is taken off that would overflow by itself."""
+    z = draw(1, 4, 0, torch.float32).repeat(5, 1).requires_grad_()
+    skip = torch.full((5, 5), -1)
+    skip[0], skip[1:, 0] = torch.arange(5), 0
+    found = self_log_sum_exp(z, temperature=1e-3, skip=skip)
+    assert found.allowed.tolist() == [0, 4, 4, 4, 4]
+    assert torch.allclose(found.log_sum_exp[1:], torch.tensor(1000 + math.log(4)), rtol=1e-6)
+    found.log_sum_exp[1:].sum().backward()
+    assert z.grad is not None
+    assert not z.grad[0].any()
+    assert torch.allclose(z.grad[1:], 2000 * z.detach()[1:], rtol=1e-3)
+
+
 @pytest.mark.parametrize("kernel", ["auto", "eager"])
 def test_nothing_to_compare_with(kernel: str) -> None:
     first, none = draw(3, 4, 0).requires_grad_(), draw(3, 4, 0)[:0].requires_grad_()
