@@ -1,8 +1,9 @@
 """Softmax over keys in blocks that stay in a core's cache, in plain PyTorch on any device.
 
 What is held beyond inputs and results is one block of logits (two in the backward pass), never
-``[b, n]`` numbers. A block and its keys fit the second-level cache, so that what is no matrix
-product (exclusion, maximum, exponential, sum) costs little beside the products.
+``[b, n]`` numbers. A block stays in the cache, so that what is no matrix product (exclusion,
+maximum, exponential, sum) costs little beside the products; smaller ones than that only mean more
+calls.
 
 Three things keep it little. Logits are taken in base 2, as ``exp2`` costs half of ``exp``. They are
 taken relative to a level that the product starts from, so there is no pass that subtracts it. And
@@ -21,7 +22,8 @@ from rhyme.kernels.common import Exclusion, Found
 from rhyme.kernels.pairs import LeftOut, allowed_rows
 
 _ROWS = 256  # queries compared at once
-_HOST_BYTES = 384 * 2**10  # of a block of logits and its keys, for each thread
+_KEYS = 2048  # keys of a block, at most
+_HOST_BYTES = 2**20  # of a block of logits and its keys, for each thread
 _DEVICE_BYTES = 64 * 2**20
 _SLACK = 32.0  # logits in base 2 may leave their level by so much
 _LOG2_E = math.log2(math.e)
@@ -32,7 +34,7 @@ def _width(height: int, queries: Tensor) -> int:
     on_host = queries.device.type == "cpu"
     size = _HOST_BYTES * torch.get_num_threads() if on_host else _DEVICE_BYTES
     numbers = size // queries.element_size()
-    return min(max(numbers // (height + queries.shape[1]) // 64 * 64, 64), 4096)
+    return min(max(numbers // (height + queries.shape[1]) // 64 * 64, 64), _KEYS)
 
 
 def _slices(length: int, size: int) -> Iterator[slice]:
