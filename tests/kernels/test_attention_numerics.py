@@ -282,7 +282,7 @@ def exclusions(b: int, n: int) -> dict[str, dict[str, Tensor]]:
 
 @pytest.mark.parametrize("kind", exclusions(4, 8))
 def test_memory_is_that_of_a_block_and_of_the_rows(kind: str) -> None:
-    b, n, d = 128, 32768, 8
+    b, n, d = 128, 131072, 8
     q = torch.randn(b, d, generator=torch.Generator().manual_seed(0)).requires_grad_()
     k = torch.randn(n, d, generator=torch.Generator().manual_seed(1))
     options = exclusions(b, n)[kind]

@@ -215,24 +215,28 @@ class CycleContrast(System):
     ) -> ObjectiveOutput:
         c = self.config
         queue = self.cycle_queue if self.cycle_queue is not None else self.queue
-        order = torch.randperm(queue.size, generator=generator).to(query.device)
-        out = order if c.support is None else order[: c.support]
-        back = order if c.support is None else order[c.support :]
+        features, owners = queue.features, queue.owners
+        support, negatives, from_support, from_negatives = features, features, owners, owners
+        if c.support is not None:
+            order = torch.randperm(queue.size, generator=generator).to(query.device)
+            out, back = order[: c.support], order[c.support :]
+            support, negatives = features[out], features[back]
+            from_support, from_negatives = owners[out], owners[back]
         values = None
         if c.neighbour_values == "shuffled":
-            shuffled = torch.randperm(len(out), generator=generator).to(query.device)
-            values = queue.features[out[shuffled]]
+            shuffled = torch.randperm(len(support), generator=generator).to(query.device)
+            values = support[shuffled]
         masked = self.mask_same_group
         return cycle(
             query,
             positive,
-            queue.features[out],
-            queue.features[back],
+            support,
+            negatives,
             temperature=c.temperature,
             neighbour_temperature=c.neighbour_temperature or c.temperature,
             anchor_groups=group if masked else None,
-            support_groups=queue.owners[out] if masked else None,
-            negative_groups=queue.owners[back] if masked else None,
+            support_groups=from_support if masked else None,
+            negative_groups=from_negatives if masked else None,
             include_self=key if c.include_self else None,
             values=values,
         )
