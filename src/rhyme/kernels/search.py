@@ -142,7 +142,12 @@ def _insert_few(best: TopK, chunk: _Chunk) -> bool:
     k = best.scores.shape[1]
     floor = best.scores[:, -1]
     hit = (chunk.highest > floor[:, None]).view(-1).nonzero()[:, 0]
-    if len(hit) * 4 > q * blocks:
+    if len(hit) * 2 > q * blocks and k < blocks and chunk.exclusion.empty:
+        # k scores reach the k-th largest maximum; whatever does is above the number before it
+        reached = chunk.highest.topk(k, dim=1)[0][:, -1]
+        floor = torch.maximum(floor, reached.nextafter(torch.full_like(reached, -torch.inf)))
+        hit = (chunk.highest > floor[:, None]).view(-1).nonzero()[:, 0]
+    if len(hit) * 2 > q * blocks:
         return False
     values = chunk.scores.view(-1, _BLOCK).index_select(0, hit)
     row = hit // blocks

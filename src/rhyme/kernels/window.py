@@ -247,35 +247,36 @@ def _tile(grid: _Grid, part: Tensor, top: int, left: int, k: int) -> tuple[Tenso
     near = places_near * len(grid.near_index)
     far = len(grid.far)
     width = near + -(-far // block) * block
-    scores = queries.new_empty(q, width)
+    # keys down, queries across: the maxima of a block are taken over whole rows
+    scores = queries.new_empty(width, q)
     at = 0
     for y, a, b in segments:
         keys = grid.near[y, a:b].reshape(-1, d)
-        torch.mm(queries, keys.T, out=scores[:, at : at + len(keys)])
+        torch.mm(keys, queries.T, out=scores[at : at + len(keys)])
         at += len(keys)
-    torch.mm(queries, grid.far.T, out=scores[:, near : near + far])
-    scores[:, near + far :] = -torch.inf
+    torch.mm(grid.far, queries.T, out=scores[near : near + far])
+    scores[near + far :] = -torch.inf
     index = queries.new_full((width,), -1, dtype=torch.int64)
     index[near : near + far] = grid.far_index
-    highest = scores.view(q, -1, block).amax(2)
+    highest = scores.view(-1, block, q).amax(1)
     bad = highest.isnan().any()
     forbidden = None
     if grid.window is not None and near:
         place = torch.tensor([(y, x) for y, a, b in segments for x in range(a, b)])
         place = place.to(queries.device)
         own = torch.arange(q, device=queries.device)
-        dy = (top + own // columns)[:, None] - place[:, 0]
-        dx = (left + own % columns)[:, None] - place[:, 1]
+        dy = place[:, :1] - (top + own // columns)
+        dx = place[:, 1:] - (left + own % columns)
         forbidden = ~grid.window.allows(dy, dx)
         key = place[:, 0] * grid.near.shape[1] + place[:, 1]
         index[:near] = (key[:, None] + grid.near_index).view(-1)
-        highest[:, :places_near].masked_fill_(forbidden, -torch.inf)
+        highest[:places_near].masked_fill_(forbidden, -torch.inf)
     # on a GPU every look at how many were found would wait for it
-    found = _choose_few(scores, highest, index, k) if queries.device.type == "cpu" else None
+    found = _choose_few(scores, highest.T, index, k) if queries.device.type == "cpu" else None
     if found is None:
         if forbidden is not None:
-            allowed = scores[:, :near].view(q, places_near, -1)
-            allowed.masked_fill_(forbidden[:, :, None], -torch.inf)
+            allowed = scores[:near].view(places_near, -1, q)
+            allowed.masked_fill_(forbidden[:, None], -torch.inf)
         found = _choose(scores, index, k)
     return *found, bad
 
@@ -286,39 +287,43 @@ def _choose_few(
     """The ``k`` best by way of the blocks that can hold one; None where these are too many.
 
     The ``k``-th largest maximum of a block is a floor: ``k`` scores reach it.
+
+    Args:
+        scores: ``[keys, q]``.
+        highest: ``[q, blocks]``.
+        index: ``[keys]``.
+        k: keys wanted.
     """
     q, blocks = highest.shape
     if 4 * k > blocks:
         return None
-    block = scores.shape[1] // blocks
+    highest = highest.contiguous()
     floor = highest.topk(k, dim=1)[0][:, -1:]
-    hit = ((highest >= floor) & (highest > -torch.inf)).view(-1).nonzero()[:, 0]
+    row, hit = ((highest >= floor) & (highest > -torch.inf)).nonzero().unbind(1)
     if len(hit) * 4 > q * blocks:
         return None
-    values = scores.view(-1, block).index_select(0, hit)
-    row = hit // blocks
+    keys = hit[:, None] * (len(scores) // blocks) + torch.arange(len(scores) // blocks)
+    values = scores.view(-1)[keys * q + row[:, None]]
     above = values >= floor[row]
-    pair, place = above.nonzero().unbind(1)
-    value, row = values[above], row[pair]
-    key = index[hit[pair] % blocks * block + place]
+    value, key, row = values[above], index[keys[above]], row[above.nonzero()[:, 0]]
     count, slot = places(row, q)
     most = max(k, int(count.max()))
     if most > 4 * (k + _BLOCK):
         return None
     table = scores.new_full((q, most), -torch.inf)
-    keys = index.new_full((q, most), torch.iinfo(torch.int64).max)
-    table[row, slot], keys[row, slot] = value, key
-    keys, order = keys.sort(1)
+    chosen = index.new_full((q, most), torch.iinfo(torch.int64).max)
+    table[row, slot], chosen[row, slot] = value, key
+    chosen, order = chosen.sort(1)
     table, order = torch.sort(table.gather(1, order), dim=1, descending=True, stable=True)
-    table, keys = table[:, :k], keys.gather(1, order[:, :k])
-    return table, keys.masked_fill_(table == -torch.inf, -1)
+    table, chosen = table[:, :k], chosen.gather(1, order[:, :k])
+    return table, chosen.masked_fill_(table == -torch.inf, -1)
 
 
 def _choose(scores: Tensor, index: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The ``k`` best of each row, by a look at all of them in the order of the context."""
+    """The ``k`` best of each column, by a look at all of them in the order of the context."""
     order = index.sort(stable=True)[1]
-    values, column = largest(scores[:, order], min(k, len(index)))
+    values, place = largest(scores[order].T.contiguous(), min(k, len(index)))
     missing = k - values.shape[1]
     values = functional.pad(values, (0, missing), value=-torch.inf)
-    keys = functional.pad(index[order][column], (0, missing), value=-1)
+    keys = functional.pad(index[order][place], (0, missing), value=-1)
     return values, keys.masked_fill_(values == -torch.inf, -1)
