@@ -13,7 +13,7 @@ from rhyme.kernels.common import Exclusion, check_rows, full_precision, no_autoc
 _QUERY_ROWS = 4096
 _BANK_ROWS = 4096  # 4096 x 4096 scores are 64 MiB in float32
 _MOST_BANK_ROWS = 65536  # for few queries; a bank in half precision is widened chunk by chunk
-_BLOCK = 64  # bank rows that are looked at together
+_BLOCK = 16  # bank rows that are looked at together
 
 
 class TopK(NamedTuple):
@@ -86,7 +86,7 @@ def top_k(
 class _Chunk(NamedTuple):
     """The scores of some queries with some bank rows, before anything is excluded."""
 
-    scores: Tensor  # [q, m], m a multiple of the block; −inf beyond the last row
+    scores: Tensor  # [q, m], m a multiple of the block; −inf beyond the last row; bank rows lead
     highest: Tensor  # [q, m / block], the largest of each block
     start: int  # index of the first row
     rows: int  # number of rows, at most m
@@ -114,13 +114,14 @@ def _search(
     for at in range(0, n, bank_rows):
         rows = bank[at : at + bank_rows].to(queries.dtype)
         width = _padded(len(rows))
-        scores = buffer[: q * width].view(q, width)
-        torch.mm(queries, rows.T, out=scores[:, : len(rows)])
-        scores[:, len(rows) :] = -torch.inf
-        highest = scores.view(q, -1, _BLOCK).amax(2)
+        # bank rows lead: the product is quicker so, and maxima are taken over whole lines
+        scores = buffer[: width * q].view(width, q)
+        torch.mm(rows, queries.T, out=scores[: len(rows)])
+        scores[len(rows) :] = -torch.inf
+        highest = scores.view(-1, _BLOCK, q).amax(1).T
         bad |= highest.isnan().any()
         groups = None if bank_groups is None else bank_groups[at : at + bank_rows]
-        chunk = _Chunk(scores, highest, at, len(rows), Exclusion(query_groups, groups))
+        chunk = _Chunk(scores.T, highest, at, len(rows), Exclusion(query_groups, groups))
         # on a GPU every look at how many were found would wait for it
         if queries.device.type != "cpu" or not _insert_few(best, chunk):
             _insert_many(best, chunk)
@@ -141,20 +142,18 @@ def _insert_few(best: TopK, chunk: _Chunk) -> bool:
     q, blocks = chunk.highest.shape
     k = best.scores.shape[1]
     floor = best.scores[:, -1]
-    hit = (chunk.highest > floor[:, None]).view(-1).nonzero()[:, 0]
-    if len(hit) * 2 > q * blocks and k < blocks and chunk.exclusion.empty:
+    row, hit = _above(chunk.highest, floor)
+    if len(hit) * 4 > q * blocks and k < blocks and chunk.exclusion.empty:
         # k scores reach the k-th largest maximum; whatever does is above the number before it
         reached = chunk.highest.topk(k, dim=1)[0][:, -1]
         floor = torch.maximum(floor, reached.nextafter(torch.full_like(reached, -torch.inf)))
-        hit = (chunk.highest > floor[:, None]).view(-1).nonzero()[:, 0]
-    if len(hit) * 2 > q * blocks:
+        row, hit = _above(chunk.highest, floor)
+    if len(hit) * 4 > q * blocks:
         return False
-    values = chunk.scores.view(-1, _BLOCK).index_select(0, hit)
-    row = hit // blocks
+    column = hit[:, None] * _BLOCK + torch.arange(_BLOCK)
+    values = chunk.scores.T.reshape(-1)[column * q + row[:, None]]
     above = values > floor[row][:, None]
-    pair, place = above.nonzero().unbind(1)
-    value, row = values[above], row[pair]
-    column = hit[pair] % blocks * _BLOCK + place
+    value, column, row = values[above], column[above], row[above.nonzero()[:, 0]]
     owner, owned = chunk.exclusion.query_groups, chunk.exclusion.key_groups
     if owner is not None and owned is not None:
         kept = (owner[row] != owned[column]) | (owner[row] < 0)
@@ -187,7 +186,7 @@ def _insert_many(best: TopK, chunk: _Chunk) -> None:
     excluded = chunk.exclusion.pairs(q, chunk.rows, scores.device)
     if excluded is not None:
         scores[:, : chunk.rows].masked_fill_(excluded, -torch.inf)
-        highest = scores.view(q, blocks, _BLOCK).amax(2)
+        highest = scores.unflatten(1, (blocks, _BLOCK)).amax(2)
     if k < blocks:
         chosen = largest(highest, k)[1].sort(1)[0]
         inside = torch.arange(_BLOCK, device=scores.device)
@@ -203,6 +202,12 @@ def _insert_many(best: TopK, chunk: _Chunk) -> None:
     best.scores.copy_(values[:, :k])
     indices = indices.gather(1, order[:, :k])
     best.indices.copy_(indices.masked_fill_(best.scores == -torch.inf, -1))
+
+
+def _above(highest: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
+    """Query and block of each maximum above the query's floor, query by query."""
+    row, block = (highest > floor[:, None]).contiguous().nonzero().unbind(1)
+    return row, block
 
 
 def places(row: Tensor, rows: int) -> tuple[Tensor, Tensor]:
