@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from benchmarks.kernels import batch, nearest, queue
+from benchmarks.kernels import batch, nearest, queue, window
 from benchmarks.ratio import Case
 
 
 def cases(room: Path, quick: bool) -> Iterator[Case]:
-    return chain.from_iterable(part.cases(room, quick) for part in (queue, batch, nearest))
+    return chain.from_iterable(part.cases(room, quick) for part in (queue, batch, nearest, window))
