@@ -68,6 +68,22 @@ def test_few_labels_from_the_command_line(run: Path) -> None:
     assert all(r["settings"]["batch_size"] == 16 for r in rows)
 
 
+def test_a_picture_of_an_archive_can_be_asked_for(
+    pictures: Path, run: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    done = rhyme("embed", run, "--data", pictures, "--store", store, "--json")
+    assert done.code == 0, done.err
+    asked = f"{pictures}/test.zip!/test/cat/0001.jpg"
+    done = rhyme("search", store, "--query", asked, "-k", "3", "--json")
+    assert done.code == 0, done.err
+    assert len(done.document["hits"]) == 3
+    assert all("!/" in hit["path"] for hit in done.document["hits"])
+    done = rhyme("search", store, "--query", f"{pictures}/test.zip!/none.jpg", "--json")
+    assert done.code == 1
+    assert "no such picture" in done.err
+
+
 def test_wrong_settings_of_protocols_are_refused(run: Path) -> None:
     done = rhyme("evaluate", run, "--protocol", "finetune", "--finetune.epoch", "3")
     assert done.code == 2

@@ -21,7 +21,7 @@ from rhyme.errors import (
     TruncatedMedia,
     UnsupportedMedia,
 )
-from rhyme.media import Limits, Member, Picture, load_picture, members
+from rhyme.media import Limits, Member, Picture, find_member, load_picture, members
 
 
 def png(shade: int = 0, size: int = 8) -> bytes:
@@ -230,3 +230,15 @@ def test_a_member_that_is_no_picture_says_what_it_is(tmp_path: Path) -> None:
         load_picture(playlist)
     with pytest.raises(MediaError):
         load_picture(cut)
+
+
+def test_a_member_is_found_by_its_path(tmp_path: Path) -> None:
+    archive = make(tmp_path / "a.zip", {"cat/1.png": png(7), "../2.png": png()})
+    found = find_member(f"{archive}!/cat/1.png")
+    assert found is not None
+    assert (load_picture(found) == 7).all()
+    assert find_member(archive) is None
+    assert find_member(tmp_path / "none.zip!/cat/1.png") is None
+    for name in ("cat/2.png", "../2.png"):
+        with pytest.raises(FileMissing):
+            find_member(f"{archive}!/{name}")

@@ -6,7 +6,7 @@ an allow-list of containers and codecs; a file never makes us read another file.
 
 from __future__ import annotations
 
-from rhyme.media.archive import ARCHIVES, MARK, PACKED, Member, members
+from rhyme.media.archive import ARCHIVES, MARK, PACKED, Member, find_member, members
 from rhyme.media.choice import Backend, backends
 from rhyme.media.container import AUDIO_CODECS, VIDEO_CODECS
 from rhyme.media.info import AudioInfo, Depth, Kind, MediaInfo
@@ -42,6 +42,7 @@ __all__ = [
     "Sound",
     "Video",
     "backends",
+    "find_member",
     "frame_times",
     "identify",
     "load_picture",

@@ -183,6 +183,29 @@ def members(archive: Path, *, limits: Limits = DEFAULT_LIMITS) -> Iterator[Membe
         )
 
 
+def find_member(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> Member | None:
+    """The member that a path such as ``train.zip!/cat/1.jpg`` names.
+
+    Args:
+        path: the path.
+        limits: bounds.
+
+    Returns:
+        The member; None where the path names none, or there is no such archive.
+
+    Raises:
+        FileMissing: the archive holds no such member, or none that may be read.
+    """
+    outer, mark, name = str(path).partition(MARK)
+    archive = Path(outer)
+    if not mark or archive.suffix.lower() not in ARCHIVES or not archive.is_file():
+        return None
+    for found in members(archive, limits=limits):
+        if isinstance(found, Member) and found.name == name:
+            return found
+    raise FileMissing("the archive holds no such picture", file=path, stage="open")
+
+
 _Found = Iterator[tuple[Member, MediaError | None]]
 
 

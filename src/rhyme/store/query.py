@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rhyme.catalog import find_prepared
 from rhyme.encoders import EncoderPackage
 from rhyme.errors import ConfigError, FileMissing, NoVideoStream
-from rhyme.media import R2V2_SPACING, FrameReader, open_reader, sniff
+from rhyme.media import R2V2_SPACING, FrameReader, Picture, find_member, open_reader, sniff
 from rhyme.tasks import encode, normalise
 from rhyme.views import EvalTransform
 
@@ -60,8 +60,8 @@ def open_query(path: Path, files: Sequence[str] = (), spacing: float = R2V2_SPAC
     """A reader for whatever a path is.
 
     Args:
-        path: a video, a picture, a folder of numbered pictures, or the name of one of them in a
-            folder of prepared shards.
+        path: a video, a picture, a folder of numbered pictures, a picture in an archive
+            (``a.zip!/b.jpg``), or the name of one of them in a folder of prepared shards.
         files: the pictures of a frame folder, where they are known.
         spacing: seconds between them.
 
@@ -76,6 +76,9 @@ def open_query(path: Path, files: Sequence[str] = (), spacing: float = R2V2_SPAC
             return prepared
     if files:
         return open_reader("frames", files, spacing=spacing)
+    member = find_member(path)
+    if member is not None:
+        return Picture(member)
     if path.is_dir():
         pictures = sorted(p for p in path.iterdir() if p.suffix.lower() in _PICTURES)
         if not pictures:
