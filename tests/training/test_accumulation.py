@@ -22,12 +22,17 @@ from rhyme.systems import StepOutput, System
 from rhyme.training import OptimizerConfig, ScheduleConfig, TrainConfig
 from rhyme.training.stepper import Stepper
 from rhyme.views import View
-from support.tiny_systems import TINY, at, build_tiny, make_batch
+from support.tiny_systems import TINY, at, batch_for, build_tiny
 
 ITEMS, STEPS = 16, 3
 HEAD = HeadConfig(layers=2, out=8, hidden_norm=True)
 CYCLE = {"cycle_weight": 1.0, "mask_same_group": True, "include_self": True}
-MOCO = {"positive": "video", "mask_same_group": True}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "cycle_contrast": CYCLE,
+    "densecl": {"mask_same_group": True},
+    "moco": {"positive": "video", "mask_same_group": True},
+    "vfs": {"frames": 4},
+}
 
 
 def without_norms(system: System) -> System:
@@ -39,9 +44,8 @@ def without_norms(system: System) -> System:
 
 
 def make(name: str, groups: int, dtype: torch.dtype) -> System:
-    options: dict[str, Any] = CYCLE if name == "cycle_contrast" else MOCO
     backbone = dataclasses.replace(TINY, norm_groups=max(groups, 1))
-    system = build_tiny(name, dtype=dtype, backbone=backbone, head=HEAD, **options)
+    system = build_tiny(name, dtype=dtype, backbone=backbone, head=HEAD, **OPTIONS[name])
     return system if groups else without_norms(system)
 
 
@@ -61,7 +65,7 @@ def steps(name: str, groups: int, dtype: torch.dtype, parts: int) -> dict[str, T
         stepper = Stepper(system, config, RunFolder.create(Path(folder) / "run", config))
         (phase,) = stepper.phases()
         for step in range(STEPS):
-            whole = make_batch(ITEMS, seed=step, dtype=dtype)
+            whole = batch_for(system, ITEMS, seed=step, dtype=dtype)
             batch = whole[distributed.rank_slice(ITEMS)]
             output, norm, _ = stepper.step(batch, phase, at(step), {"all": 0.1})
             found[f"{step}/loss"], found[f"{step}/norm"] = output.loss.detach(), norm
@@ -82,7 +86,7 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], limit: fl
 
 
 @pytest.mark.parametrize("groups", [0, 4, 8])
-@pytest.mark.parametrize("name", ["cycle_contrast", "moco"])
+@pytest.mark.parametrize("name", OPTIONS)
 def test_a_step_in_parts_is_the_step(name: str, groups: int) -> None:
     whole = steps(name, groups, torch.float64, 1)
     assert any("/gradient/" in key for key in whole)
@@ -94,7 +98,7 @@ def test_a_step_in_parts_is_the_step(name: str, groups: int) -> None:
 
 
 @pytest.mark.parametrize("groups", [0, 8])
-@pytest.mark.parametrize("name", ["cycle_contrast", "moco"])
+@pytest.mark.parametrize("name", OPTIONS)
 def test_also_on_two_ranks(name: str, groups: int) -> None:
     whole = steps(name, groups, torch.float64, 1)
     for found in run_on_ranks(steps, 2, name, groups, torch.float64, 4):
