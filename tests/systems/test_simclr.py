@@ -50,6 +50,15 @@ def test_a_step_is_the_double_loop_of_the_paper(build) -> None:
     assert output.parts["nt_xent"] == output.loss
 
 
+def test_each_row_holds_the_two_views_of_its_item(build) -> None:
+    system = build("simclr").eval()
+    batch = batch_for(system)
+    z = system.embed(batch, at(0))["z"]
+    for place, name in enumerate(("first", "second")):
+        _, alone = system.encoder(batch.views[name].frames)
+        assert torch.allclose(z[:, place], alone["z"], atol=1e-12)
+
+
 def test_the_published_code_has_twice_the_loss_and_gradient(build) -> None:
     found = {}
     for balance in ("paper", "official"):
