@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from rhyme import api
 from rhyme.catalog import scan
 from rhyme.encoders import BackboneConfig, InferencePlan, build_backbone, save_package
 from rhyme.errors import DataError, EvaluationError
@@ -230,8 +231,12 @@ def test_without_a_split_all_items_are_judged(still, tmp_path) -> None:
     done = evaluate(tmp_path / "encoder", catalog, protocols=("propagation",), untrained_seeds=())
     assert len(done.splits.test) == 1
     assert any("all items judged" in note for note in done.notes)
-    figures = {row.metric: row.value for row in done.results}
-    assert set(figures) == {"j_and_f", "j", "f"}
+    assert {row.metric for row in done.results} == {"j_and_f", "j", "f"}
+    told = api.evaluate(tmp_path / "encoder", catalog.root, protocols=("propagation",))
+    assert len(told.splits.test) == 1, "a folder is not split either"
+    assert [row.value for row in told.results if row.encoder == "trained"] == [
+        row.value for row in done.results
+    ]
 
 
 def test_videos_without_masks_are_skipped_with_a_reason(masked, tmp_path, world) -> None:

@@ -113,7 +113,11 @@ def quarantined(catalog: Catalog) -> list[dict[str, Any]]:
 
 
 def read_data(
-    data: str | Path | Catalog, options: DataOptions | None = None, *, seed: int = 0
+    data: str | Path | Catalog,
+    options: DataOptions | None = None,
+    *,
+    seed: int = 0,
+    must_split: bool = True,
 ) -> Catalog:
     """A collection with a split: the one it brings, a fold, or 60/20/20 by group.
 
@@ -121,6 +125,7 @@ def read_data(
         data: a folder, a file, a catalog file, or a catalog.
         options: how to read a folder.
         seed: of the split, where none is given.
+        must_split: False leaves a collection that brings no split as it is.
 
     Returns:
         A catalog whose items say ``train``, ``val`` or ``test``.
@@ -147,7 +152,7 @@ def read_data(
             value=sorted(names)[:8],
             remedy="if these are folds, choose the one to test on: --fold VALUE",
         )
-    return catalog if names else assign_splits(catalog, seed=seed)
+    return catalog if names or not must_split else assign_splits(catalog, seed=seed)
 
 
 def read_source(data: str | Path | Catalog, options: DataOptions | None = None) -> Catalog:

@@ -16,7 +16,14 @@ from rhyme.api.train import CATALOG
 from rhyme.catalog import Catalog
 from rhyme.encoders import EncoderPackage, load_package
 from rhyme.errors import ConfigError, PackageError, RunError
-from rhyme.evaluation import PROTOCOLS, Comparison, Evaluation, append_results, read_results
+from rhyme.evaluation import (
+    PROTOCOLS,
+    Comparison,
+    Evaluation,
+    append_results,
+    load_protocol,
+    read_results,
+)
 from rhyme.evaluation import compare as compare_results
 from rhyme.evaluation import evaluate as run_protocols
 from rhyme.evaluation.evaluate import STANDARD
@@ -99,7 +106,9 @@ def evaluate(
         if options is not None and options.label_column is not None:
             catalog.labels(options.label_column)
     else:
-        catalog = read_data(data, options, seed=seed)
+        # Where nothing is fitted, a collection without a split is judged whole.
+        fitted = any(load_protocol(name).reads == "features" for name in protocols)
+        catalog = read_data(data, options, seed=seed, must_split=fitted)
     check_root(catalog)
     label_column = options.label_column if options is not None else None
     recorded = record and (folder / "config.yaml").is_file()
@@ -121,7 +130,7 @@ def evaluate(
             progress=progress,
             pictures=pictures,
         )
-    if pictures is not None and pictures.is_dir():
+    if pictures is not None and any(row.protocol == "propagation" for row in done.results):
         done = replace(done, notes=(*done.notes, f"pictures: {pictures}"))
     shards = prepared_note(catalog)
     if shards:
