@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 from statistics import median
 from typing import Any
@@ -28,22 +29,24 @@ from rhyme.kernels.triton.blocks import Blocks, blocks, exactly, using
 
 F32, BF16 = torch.float32, torch.bfloat16
 QUEUE_HALF = [  # rows, keys, warps, stages, programs of a multiprocessor
-    (64, 64, 4, 2, 2), (64, 64, 4, 3, 2), (64, 64, 4, 3, 3), (64, 32, 4, 3, 3), (64, 128, 4, 2, 1),
-    (128, 64, 8, 2, 1), (128, 64, 8, 3, 2), (128, 128, 8, 2, 1), (128, 64, 4, 2, 1),
+    (64, 64, 4, 2, 2), (64, 128, 4, 2, 2),
 ]  # fmt: skip
 QUEUE_FULL = [
-    (64, 32, 4, 1, 1), (64, 32, 4, 2, 1), (64, 32, 8, 2, 1), (128, 32, 8, 2, 1), (64, 64, 8, 1, 1),
-    (32, 32, 4, 2, 2), (32, 64, 4, 2, 1), (64, 16, 4, 2, 2),
+    (128, 32, 8, 2, 1), (128, 32, 8, 1, 1), (128, 16, 8, 2, 1), (64, 32, 8, 2, 1),
+    (64, 32, 4, 2, 1),
 ]  # fmt: skip
 BATCH = [  # rows, columns, dimensions, warps, stages, programs of a multiprocessor
-    (128, 128, 0, 8, 2, 1), (128, 64, 0, 8, 3, 1), (128, 64, 0, 4, 2, 1), (128, 64, 0, 8, 2, 1),
-    (256, 64, 0, 8, 2, 1), (128, 128, 64, 4, 3, 2), (128, 128, 64, 8, 4, 1),
-    (128, 128, 64, 8, 3, 2), (128, 256, 64, 8, 3, 1), (64, 256, 64, 4, 3, 1),
-    (64, 128, 64, 4, 4, 2), (128, 128, 128, 8, 2, 1),
+    (64, 64, 0, 4, 2, 2), (64, 64, 0, 4, 1, 3), (128, 64, 0, 4, 2, 1), (64, 128, 0, 4, 2, 1),
+    (256, 64, 0, 8, 2, 1), (128, 128, 64, 8, 3, 1), (128, 64, 64, 4, 3, 2), (64, 128, 64, 4, 3, 2),
+    (256, 128, 64, 8, 3, 1),
+]  # fmt: skip
+WEIGHTS = [
+    (64, 256, 64, 4, 3, 1), (128, 64, 0, 8, 2, 1), (64, 128, 64, 4, 4, 2), (64, 64, 0, 4, 2, 2),
+    (256, 64, 0, 8, 2, 1), (128, 128, 64, 8, 4, 1), (128, 256, 64, 8, 3, 1),
 ]  # fmt: skip
 WIDE = [
-    (128, 256, 64, 8, 3, 1), (128, 128, 64, 8, 4, 1), (128, 128, 64, 4, 3, 2),
-    (128, 128, 64, 8, 3, 2), (256, 128, 64, 8, 3, 1),
+    (128, 128, 64, 8, 4, 1), (128, 64, 64, 4, 4, 2), (64, 128, 64, 4, 4, 2),
+    (256, 128, 64, 8, 3, 1),
 ]  # fmt: skip
 
 Work = tuple[Callable[[], Any], float]
@@ -56,13 +59,22 @@ def variants(name: str) -> Iterator[tuple[Blocks, str | None]]:
     if kernel.startswith("queue"):
         for rows, keys, warps, stages, resident in QUEUE_HALF if kind == "half" else QUEUE_FULL:
             sizes = Blocks(rows=rows, keys=keys, warps=warps, stages=stages, resident=resident)
-            for how in (None,) if kind == "half" else ("tf32x3", "bf16x3"):
+            for how in (None,) if kind == "half" else ("tf32x3", "bf16x6"):
                 yield sizes, how
         return
-    for rows, keys, depth, warps, stages, resident in WIDE if kind == "wide" else BATCH:
+    if kernel == "batch_backward":
+        return
+    half = WEIGHTS if kernel == "batch_weights" else BATCH
+    for rows, keys, depth, warps, stages, resident in WIDE if kind == "wide" else half:
         yield (
             Blocks(
-                rows=rows, keys=keys, depth=depth, warps=warps, stages=stages, resident=resident
+                rows=rows,
+                keys=keys,
+                depth=depth,
+                warps=warps,
+                stages=stages,
+                resident=resident,
+                chunk=2**28 if kind == "wide" else 2**29,
             ),
             None,
         )
@@ -75,8 +87,7 @@ def work(name: str, small: bool) -> Work:
         b, n, d = (256, 4096, 128) if small else (256, 65536, 128)
         dtype = BF16 if kind == "half" else F32
         q, k, back = unit(b, d, dtype, 0), unit(n, d, dtype, 1), unit(b, d, F32, 2)
-        groups = torch.arange(b, device="cuda"), torch.arange(n, device="cuda") // 32
-        pairs = Exclusion(*groups) if kernel.endswith("masked") else Exclusion()
+        pairs = Exclusion()
         found = queue.forward_pass(q, k, None, 1 / TAU, pairs, True)
         if "forward" in kernel:
             return lambda: queue.forward_pass(q, k, None, 1 / TAU, pairs, True)[:2], 4 * b * n * d
@@ -98,12 +109,39 @@ def work(name: str, small: bool) -> Work:
 
         return forward, 2 * n * n * d
     totals, g = batch.forward(*given), torch.full((n,), 1 / n, device="cuda")
-    return lambda: list(batch.backward(*given, totals, g, g, (True, True))), 3 * 2 * n * n * d
+    if kernel == "batch_backward":
+        return lambda: list(batch.backward(*given, totals, g, g, (True, True))), 3 * 2 * n * n * d
+
+    def alone() -> list[Tensor]:
+        return [part[:64, :64].clone() for _, _, part in batch.chunks(*given, totals, g, g)]
+
+    return alone, 2 * n * n * d
+
+
+def library() -> None:
+    """The products of the backward pass alone, and what else they could be."""
+    for b, n in ((8192, 8192), (16384, 8192), (16384, 16384), (32768, 16384), (4096, 32768)):
+        weights = torch.randn(b, n, device="cuda").to(BF16)
+        x, y = unit(b, 256, BF16, 0), unit(n, 256, BF16, 1)
+        on_x, on_y = torch.zeros(b, 256, device="cuda"), torch.zeros(n, 256, device="cuda")
+        turned = weights.T
+        for name, way in (
+            ("rows", partial(torch.mm, weights, y, out_dtype=F32, out=on_x)),
+            ("rows, added", partial(torch.addmm, on_x, weights, y, out_dtype=F32, out=on_x)),
+            ("columns", partial(torch.mm, turned, x, out_dtype=F32, out=on_y)),
+            ("columns, added", partial(torch.addmm, on_y, turned, x, out_dtype=F32, out=on_y)),
+            ("rows in bfloat16", partial(torch.mm, weights, y)),
+            ("columns in bfloat16", partial(torch.mm, turned, x)),
+        ):
+            way()
+            taken = median(cuda_seconds(way)[0] for _ in range(3))
+            rate = 2 * b * n * 256 / taken / 1e12
+            print(f"  {b} x {n} {name}: {taken * 1e6:.1f} us {rate:.0f} TFLOP/s", flush=True)
 
 
 NAMES = (
     "queue_forward/half", "queue_backward/half", "queue_forward/full", "queue_backward/full",
-    "queue_forward_masked/half", "batch_sums/all", "batch_sums/sums", "batch_weights/all",
+    "batch_sums/all", "batch_sums/sums", "batch_weights/all", "batch_backward/all",
     "batch_sums/wide", "batch_weights/wide",
 )  # fmt: skip
 
@@ -121,12 +159,12 @@ def once(name: str, sizes: Blocks, how: str | None) -> str:
 
 def table(name: str) -> Any:
     """The name of the kernel in the table."""
-    return name.split("/")[0].removesuffix("_masked")
+    return name.split("/")[0].replace("backward", "weights" if "batch" in name else "backward")
 
 
 def label(sizes: Blocks, how: str | None) -> str:
     depth = f"x{sizes.depth}" if sizes.depth else ""
-    chunk = "" if sizes.chunk == Blocks.chunk else f" chunk {sizes.chunk >> 20} MiB"
+    chunk = f" chunk {sizes.chunk >> 20} MiB" if sizes.chunk != Blocks.chunk else ""
     return (
         f"{sizes.rows}x{sizes.keys}{depth} warps {sizes.warps} stages {sizes.stages} "
         f"resident {sizes.resident}{chunk} {how or ''}"
@@ -149,8 +187,8 @@ def measure(name: str, tried: list[tuple[Blocks, str | None]]) -> None:
     dtype = F32 if kind == "full" else BF16
     mine = blocks(table(name), dtype, 512 if kind == "wide" else 256 if "batch" in name else 128)
     more: list[tuple[Blocks, str | None]] = [(mine, None)]
-    if name == "batch_weights/all":
-        more += [(replace(mine, chunk=size << 20), None) for size in (64, 128, 512, 1024)]
+    if name == "batch_backward/all":
+        more += [(replace(mine, chunk=size << 20), None) for size in (128, 256, 1024)]
     for sizes, how in [*more, *tried]:
         try:
             with using(table(name), sizes), exactly(how) if how else nullcontext():  # type: ignore[arg-type]
@@ -199,6 +237,8 @@ def main() -> int:
             else:
                 left[name].append(variant)
     print(f"[{time.monotonic() - began:.0f} s] compiled", flush=True)
+    if not options.names or "library" in options.names:
+        library()
     for name in names:
         if time.monotonic() - began > options.seconds:
             print(f"{name}: no time left")

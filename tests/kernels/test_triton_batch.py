@@ -116,6 +116,7 @@ def test_columns_in_many_launches_and_gradients_in_chunks(triton_kernels, monkey
     blocks = triton_kernels.blocks
     few = blocks.Blocks(rows=32, keys=32, depth=16, warps=4, stages=2, chunk=32 * 90 * 4)
     with blocks.using("batch_sums", few), blocks.using("batch_weights", few):
+        assert triton_kernels.batch._spans(few, 70, 90, 4) == (64, 32)  # six chunks
         check(triton_kernels, 70, 90, 20, F32, 1 / 0.07, "both", "s")
         check(triton_kernels, 70, 90, 20, F32, 1 / 0.01, "both", "s")
 
@@ -142,6 +143,7 @@ KINDS = [
     (512, BF16, "both", ""),
     (100, BF16, "rows", "g"),
     (1000, BF16, "self", "s"),
+    (256, BF16, "both", "gm"),
 ]
 
 
@@ -172,6 +174,6 @@ def test_empty_sides(triton_kernels) -> None:
 
 
 def test_what_the_kernels_refuse(triton_kernels) -> None:
-    x = torch.zeros(2, 16)
+    x = torch.zeros(2, 16, device=triton_kernels.device)
     assert triton_kernels.batch.refusal(x, x) is None
     assert "float64" in triton_kernels.batch.refusal(x, x.double())

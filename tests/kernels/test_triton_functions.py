@@ -98,7 +98,7 @@ def test_second_derivatives_take_the_plain_way(triton_kernels) -> None:
 
 
 def test_asked_for_and_refused(triton_kernels) -> None:
-    x = torch.zeros(2, 4, dtype=torch.float64)
+    x = torch.zeros(2, 4, dtype=torch.float64, device=triton_kernels.device)
     for function in (
         partial(kernels.in_batch_log_sum_exp, temperature=1.0),
         partial(kernels.queue_log_sum_exp, temperature=1.0),

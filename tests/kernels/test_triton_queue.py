@@ -125,6 +125,9 @@ KINDS = [
     (128, 0, BF16, ""),
     (200, 0, BF16, "gms"),
     (100, 24, BF16, "m"),
+    (20, 24, F32, "gms"),
+    (64, 100, F32, "m"),
+    (30, 0, F16, "gs"),
 ]
 
 
@@ -134,6 +137,7 @@ def test_many_shapes(triton_kernels, kind) -> None:
     d, e, dtype, pairs = kind
     draw = torch.Generator().manual_seed(1)
     check(triton_kernels, 256, 20_001, d, e, dtype, 1 / 0.07, pairs)
+    check(triton_kernels, 200, 5_001, d, e, dtype, 1 / 0.01, pairs)
     check(triton_kernels, 1, 1, d, e, dtype, 1e4, "")
     for seed in range(25):
         b, n, which = (1 + int(torch.randint(m, (1,), generator=draw)) for m in (300, 3000, 4))
@@ -190,12 +194,12 @@ def test_other_block_sizes_agree(triton_kernels) -> None:
 
 
 def test_what_the_kernels_refuse(triton_kernels) -> None:
-    q = torch.zeros(2, 16)
+    q = torch.zeros(2, 16, device=triton_kernels.device)
     refusal = triton_kernels.queue.refusal
     assert refusal(q, q, None) is None
     assert "float64" in refusal(q.double(), q, None)
-    assert "256" in refusal(q, q, torch.zeros(2, 300))
-    wide = torch.zeros(2, 200)
+    assert "256" in refusal(q, q, torch.zeros(2, 300, device=q.device))
+    wide = torch.zeros(2, 200, device=q.device)
     assert "128" in refusal(wide, wide, None)
     assert refusal(wide.half(), wide.half(), None) is None
     assert "128" in refusal(wide.half(), wide, None)  # computed in float32

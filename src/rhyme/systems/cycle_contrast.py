@@ -218,13 +218,13 @@ class CycleContrast(System):
         features, owners = queue.features, queue.owners
         support, negatives, from_support, from_negatives = features, features, owners, owners
         if c.support is not None:
-            order = torch.randperm(queue.size, generator=generator).to(query.device)
+            order = _sent(torch.randperm(queue.size, generator=generator), query.device)
             out, back = order[: c.support], order[c.support :]
             support, negatives = features[out], features[back]
             from_support, from_negatives = owners[out], owners[back]
         values = None
         if c.neighbour_values == "shuffled":
-            shuffled = torch.randperm(len(support), generator=generator).to(query.device)
+            shuffled = _sent(torch.randperm(len(support), generator=generator), query.device)
             values = support[shuffled]
         masked = self.mask_same_group
         return cycle(
@@ -262,6 +262,11 @@ class CycleContrast(System):
     def exports(self) -> dict[str, Export]:
         """The online backbone, its heads beside it."""
         return {"encoder": encoder_export(self.encoders, self.config.transform)}
+
+
+def _sent(order: Tensor, device: torch.device) -> Tensor:
+    """The order on the device; from pageable memory, the copy would wait for all work before it."""
+    return order.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else order
 
 
 def _check(c: CycleContrastConfig) -> None:

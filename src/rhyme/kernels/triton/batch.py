@@ -2,9 +2,9 @@
 
 Forward, one kernel computes a tile of logits and leaves the sums of its exponentials, by row and by
 column; logits are not written. Backward, a kernel computes the tiles again and writes the gradient
-of the inner products for some rows at a time, in the inputs' type, and two plain matrix products
-make of that the gradients of both sides, summed in float32: two of the four products run at the
-rate of the library, and what is held is one chunk of rows. Sums are made in a fixed order.
+of the inner products for one square chunk at a time, in the inputs' type, and two plain matrix
+products make of that the gradients of both sides, summed in float32: two of the four products run
+at the rate of the library, and what is held is one chunk. Sums are made in a fixed order.
 
 bfloat16 is multiplied as it is; float32 as three TF32 products in the kernels, and in the library
 as PyTorch is told to (TF32 only where ``torch.backends.cuda.matmul.allow_tf32`` says so).
@@ -12,6 +12,7 @@ as PyTorch is told to (TF32 only where ``torch.backends.cuda.matmul.allow_tf32``
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -153,35 +154,62 @@ def backward(
     on_second = first.new_zeros(n, d, dtype=torch.float32) if need_second else None
     if b == 0 or n == 0 or not (need_first or need_second):
         return on_first, on_second
+    given = (first, second, scale, exclusion, form, totals, on_rows, on_columns)
+    for high, wide, weights in chunks(*given):
+        with no_autocast(first.device):
+            if on_first is not None:
+                _add(on_first[high], weights, second[wide], whole=wide.start == 0)
+            if on_second is not None:
+                _add(on_second[wide], weights.T, first[high], whole=high.start == 0)
+    return on_first, on_second
+
+
+def chunks(
+    first: Tensor,
+    second: Tensor,
+    scale: Tensor | float,
+    exclusion: Exclusion,
+    form: Form,
+    totals: Totals,
+    on_rows: Tensor,
+    on_columns: Tensor | None,
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """The gradient of the inner products, chunk by chunk: rows, columns, and what lies there.
+
+    Each is overwritten by the next one. Arguments as in :func:`backward`, of one type.
+    """
+    b, n = len(first), len(second)
     rows, columns = totals.rows[0], None
     if form == "self":
         columns, on_columns = rows, on_rows  # its logits are their own transpose
     elif totals.columns is not None and on_columns is not None:
         columns = totals.columns[0]
-    sizes = blocks("batch_weights", first.dtype, d)
-    span = _span(sizes, b, n, first.element_size())
-    buffer = first.new_empty(span, n)
-    given = _inputs(first, second, totals.limit, scale, exclusion, sizes)
-    for start in range(0, b, span):
-        stop = min(start + span, b)
-        tall = triton.cdiv(stop - start, sizes.rows)
-        parts, tiles = _parts(sizes, tall, n, first.device)
-        for bounded in (True, False):
-            kernels.weights[(tall, parts)](
-                **given,
-                row_lse=rows, row_grad=on_rows.contiguous(),
-                col_lse=rows if columns is None else columns,
-                col_grad=on_rows if on_columns is None else on_columns.contiguous(),
-                out=buffer, out_stride=n, first_row=start, b=stop, tiles=tiles,
-                EVEN=n % sizes.keys == 0, BOUNDED=bounded, COLUMNS=columns is not None,
-            )  # fmt: skip
-        weights = buffer[: stop - start]
-        with no_autocast(first.device):
-            if on_first is not None:
-                _add(on_first[start:stop], weights, second, whole=True)
-            if on_second is not None:
-                _add(on_second, weights.T, first[start:stop], whole=start == 0)
-    return on_first, on_second
+    sizes = blocks("batch_weights", first.dtype, first.shape[1])
+    span = _spans(sizes, b, n, first.element_size())
+    buffer = first.new_empty(span)
+    given = {
+        **_inputs(first, second, totals.limit, scale, exclusion, sizes),
+        "row_lse": rows,
+        "row_grad": on_rows.contiguous(),
+        "col_lse": rows if columns is None else columns,
+        "col_grad": on_rows if on_columns is None else on_columns.contiguous(),
+        "out": buffer,
+        "out_stride": span[1],
+        "COLUMNS": columns is not None,
+    }
+    for top in range(0, b, span[0]):
+        for left in range(0, n, span[1]):
+            high, wide = slice(top, min(top + span[0], b)), slice(left, min(left + span[1], n))
+            width = wide.stop - left
+            tall = triton.cdiv(high.stop - top, sizes.rows)
+            parts, tiles = _parts(sizes, tall, width, first.device)
+            place = {"first_row": top, "first_col": left, "b": high.stop, "n": wide.stop}
+            for bounded in (True, False):
+                kernels.weights[(tall, parts)](
+                    **{**given, **place}, tiles=tiles,
+                    EVEN=width % sizes.keys == 0, BOUNDED=bounded,
+                )  # fmt: skip
+            yield high, wide, buffer[: high.stop - top, :width]
 
 
 def _add(total: Tensor, left: Tensor, right: Tensor, whole: bool) -> None:
@@ -225,11 +253,22 @@ def _parts(sizes: Blocks, tall: int, n: int, device: torch.device) -> tuple[int,
     return triton.cdiv(wide, tiles), tiles
 
 
-def _span(sizes: Blocks, b: int, n: int, size: int) -> int:
-    """Rows of a chunk: all chunks alike, and none larger than allowed."""
-    most = max(sizes.rows, sizes.chunk // (n * size) // sizes.rows * sizes.rows)
-    each = triton.cdiv(b, triton.cdiv(b, most))
-    return triton.cdiv(each, sizes.rows) * sizes.rows
+def _spans(sizes: Blocks, b: int, n: int, size: int) -> tuple[int, int]:
+    """Rows and columns of a chunk: about as many, all chunks alike, and none larger than allowed.
+
+    Both products of a chunk then have tiles for all multiprocessors, over a long sum.
+    """
+    most = sizes.chunk // size
+    side = int(most**0.5)
+    wide = _share(n, max(side, most // max(b, 1)), sizes.keys)
+    return _share(b, most // wide, sizes.rows), wide
+
+
+def _share(n: int, most: int, tile: int) -> int:
+    """``n`` in as few equal parts of whole tiles as are not larger than allowed."""
+    most = max(tile, most // tile * tile)
+    each = triton.cdiv(n, triton.cdiv(n, most))
+    return triton.cdiv(each, tile) * tile
 
 
 def _merge(
@@ -275,7 +314,7 @@ def _inputs(
         "COLS": sizes.keys,
         "DEPTH": sizes.depth or power(d),
         "WHOLE": sizes.depth == 0,
-        "PRECISION": precision(first.dtype),
+        "PRECISION": precision(first.dtype, sizes.exact),
         "num_warps": sizes.warps,
         "num_stages": sizes.stages,
     }

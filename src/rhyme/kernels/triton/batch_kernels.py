@@ -30,23 +30,36 @@ def rows_of(x, at, inside, start, d, stride, DEPTH: tl.constexpr):
 def products(
     x, y, held, rows, cols, inside, known, d, x_stride, y_stride,
     ROWS: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr, WHOLE: tl.constexpr,
-    PRECISION: tl.constexpr,
+    TURNED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The inner products of a tile; ``held`` are the rows where they were loaded before."""
+    """The inner products of a tile; ``held`` are the rows where they were loaded before.
+
+    ``TURNED`` gives columns by rows.
+    """
     if WHOLE:
         other = rows_of(y, cols.to(tl.int64), known, 0, d, y_stride, DEPTH)
-        return tl.dot(held, tl.trans(other), input_precision=PRECISION)
-    acc = tl.zeros([ROWS, COLS], tl.float32)
-    depth = tl.arange(0, DEPTH)
-    left_at = x + rows.to(tl.int64)[:, None] * x_stride + depth[None, :]
-    right_at = y + cols.to(tl.int64)[:, None] * y_stride + depth[None, :]
-    for start in range(0, d, DEPTH):
-        there = (start + depth < d)[None, :]
-        left = tl.load(left_at, mask=inside[:, None] & there, other=0.0)
-        right = tl.load(right_at, mask=known[:, None] & there, other=0.0)
-        acc = tl.dot(left, tl.trans(right), acc, input_precision=PRECISION)
-        left_at += DEPTH
-        right_at += DEPTH
+        if TURNED:
+            acc = tl.dot(other, tl.trans(held), input_precision=PRECISION)
+        else:
+            acc = tl.dot(held, tl.trans(other), input_precision=PRECISION)
+    else:
+        if TURNED:  # noqa: SIM108
+            acc = tl.zeros([COLS, ROWS], tl.float32)
+        else:
+            acc = tl.zeros([ROWS, COLS], tl.float32)
+        depth = tl.arange(0, DEPTH)
+        left_at = x + rows.to(tl.int64)[:, None] * x_stride + depth[None, :]
+        right_at = y + cols.to(tl.int64)[:, None] * y_stride + depth[None, :]
+        for start in range(0, d, DEPTH):
+            there = (start + depth < d)[None, :]
+            left = tl.load(left_at, mask=inside[:, None] & there, other=0.0)
+            right = tl.load(right_at, mask=known[:, None] & there, other=0.0)
+            if TURNED:
+                acc = tl.dot(right, tl.trans(left), acc, input_precision=PRECISION)
+            else:
+                acc = tl.dot(left, tl.trans(right), acc, input_precision=PRECISION)
+            left_at += DEPTH
+            right_at += DEPTH
     return acc
 
 
@@ -78,13 +91,17 @@ def sums(
     last = tl.minimum(first + tiles * COLS, n)
     total = tl.zeros([ROWS], tl.float32)
     top = tl.full([ROWS], float("-inf"), tl.float32)
+    # Columns by rows: what is summed anew in each tile lies within a thread and its neighbours, and
+    # what goes on over the tiles is gathered elementwise, in pairs of a thread, and summed once.
+    gathered = tl.zeros([COLS // 16, 8, ROWS], tl.float32)
+    high = tl.full([COLS // 16, 8, ROWS], float("-inf"), tl.float32)
     out = height.to(tl.int64) * n
     for start in range(first, last, COLS):
         cols = start + tl.arange(0, COLS)
         known = cols < n
         s = products(
             x, y, held, rows, cols, inside, known, d, x_stride, y_stride,
-            ROWS, COLS, DEPTH, WHOLE, PRECISION,
+            ROWS, COLS, DEPTH, WHOLE, True, PRECISION,
         )  # fmt: skip
         s = s * factor
         if GROUPS or SKIPS > 0 or MASK or not EVEN:
@@ -92,25 +109,25 @@ def sums(
                 owner, rows, cols, inside, n, key_owner, skip, skip_stride, mask, mask_stride,
                 GROUPS, SKIPS, MASK,
             )  # fmt: skip
-            s = tl.where(ok & inside[:, None], s, float("-inf"))
+            s = tl.where(tl.trans(ok & inside[:, None]), s, float("-inf"))
         if BOUNDED:
             p = tl.exp2(s - bound)
-            total += tl.sum(p, 1)
+            gathered += tl.sum(tl.reshape(p, [COLS // 16, 2, 8, ROWS]), 1)
             if LARGEST:
-                top = tl.maximum(top, tl.max(s, 1))
+                high = tl.maximum(high, tl.max(tl.reshape(s, [COLS // 16, 2, 8, ROWS]), 1))
             if COLUMNS:
-                tl.store(col_sum + out + cols, tl.sum(p, 0), mask=known)
+                tl.store(col_sum + out + cols, tl.sum(p, 1), mask=known)
                 if LARGEST:
-                    tl.store(col_top + out + cols, tl.max(s, 0), mask=known)
+                    tl.store(col_top + out + cols, tl.max(s, 1), mask=known)
         else:
-            new = tl.maximum(top, tl.max(s, 1))
+            new = tl.maximum(top, tl.max(s, 0))
             base = tl.where(new == float("-inf"), 0.0, new)
-            total = total * tl.exp2(top - base) + tl.sum(tl.exp2(s - base[:, None]), 1)
+            total = total * tl.exp2(top - base) + tl.sum(tl.exp2(s - base[None, :]), 0)
             top = new
             if COLUMNS:
-                highest = tl.max(s, 0)
+                highest = tl.max(s, 1)
                 level = tl.where(highest == float("-inf"), 0.0, highest)
-                amount = tl.sum(tl.exp2(s - level[None, :]), 0)
+                amount = tl.sum(tl.exp2(s - level[:, None]), 1)
                 tl.store(
                     col_sum + out + cols,
                     tl.where(amount > 0, level + tl.log2(amount), float("-inf")), mask=known,
@@ -118,7 +135,11 @@ def sums(
                 if LARGEST:
                     tl.store(col_top + out + cols, highest, mask=known)
     at = part.to(tl.int64) * b + rows
-    if not BOUNDED:
+    if BOUNDED:
+        total = tl.sum(tl.sum(gathered, 1), 0)
+        if LARGEST:
+            top = tl.max(tl.max(high, 1), 0)
+    else:
         level = tl.where(top == float("-inf"), 0.0, top)
         total = tl.where(total > 0, level + tl.log2(total), float("-inf"))
     tl.store(row_sum + at, total, mask=inside)
@@ -181,17 +202,17 @@ def slopes(bound, lse, grad, at, inside, slope, BOUNDED: tl.constexpr):
     return tl.where(some, by, 0.0), level
 
 
-@triton.jit(do_not_specialize=["first_row", "b", "n", "tiles"])
+@triton.jit(do_not_specialize=["first_row", "first_col", "b", "n", "tiles"])
 def weights(
     x, y, limit, scale, row_owner, key_owner, skip, mask,
     row_lse, col_lse, row_grad, col_grad, out,
-    first_row, b, n, d, x_stride, y_stride, skip_stride, mask_stride, out_stride, tiles,
+    first_row, first_col, b, n, d, x_stride, y_stride, skip_stride, mask_stride, out_stride, tiles,
     BOUNDED: tl.constexpr, COLUMNS: tl.constexpr, LEARNED: tl.constexpr, EVEN: tl.constexpr,
     GROUPS: tl.constexpr, SKIPS: tl.constexpr, MASK: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr, WHOLE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of the inner products, from row ``first_row`` to before ``b``."""
+    """The gradient of the inner products, of ``first_row`` to ``b`` and ``first_col`` to ``n``."""
     bound = tl.load(limit)
     if (bound <= SAFE) != BOUNDED:
         return
@@ -205,14 +226,15 @@ def weights(
     owner = owners_of(row_owner, rows, inside, GROUPS)
     by_row, row_level = slopes(bound, row_lse, row_grad, rows, inside, slope, BOUNDED)
     first = part * tiles * COLS
-    last = tl.minimum(first + tiles * COLS, n)
+    last = tl.minimum(first + tiles * COLS, n - first_col)
     line = (rows - first_row).to(tl.int64)[:, None] * out_stride
     for start in range(first, last, COLS):
-        cols = start + tl.arange(0, COLS)
+        place = start + tl.arange(0, COLS)
+        cols = first_col + place
         known = cols < n
         s = products(
             x, y, held, rows, cols, inside, known, d, x_stride, y_stride,
-            ROWS, COLS, DEPTH, WHOLE, PRECISION,
+            ROWS, COLS, DEPTH, WHOLE, False, PRECISION,
         )  # fmt: skip
         s = s * factor
         if GROUPS or SKIPS > 0 or MASK or not EVEN:
@@ -233,6 +255,6 @@ def weights(
             if COLUMNS:
                 w += tl.exp2(s - col_level[None, :]) * by_col[None, :]
         tl.store(
-            out + line + cols[None, :], w.to(out.dtype.element_ty),
+            out + line + place[None, :], w.to(out.dtype.element_ty),
             mask=inside[:, None] & known[None, :],
         )  # fmt: skip

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 
 Name = Literal["queue_forward", "queue_backward", "queue_keys", "batch_sums", "batch_weights"]
-Precision = Literal["ieee", "tf32", "tf32x3", "bf16x3"]
+Precision = Literal["ieee", "tf32", "tf32x3", "bf16x3", "bf16x6"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,8 @@ class Blocks:
         stages: tiles that are loaded ahead, and the one in use.
         resident: programs that share a multiprocessor, by which the keys are split.
         chunk: bytes of the gradient of inner products that are held at once.
+        exact: how float32 is multiplied: ``"tf32x3"`` and ``"bf16x6"`` are as exact as float32,
+            ``"bf16x3"`` leaves 16 bits.
     """
 
     rows: int
@@ -39,21 +41,28 @@ class Blocks:
     stages: int = 2
     resident: int = 1
     chunk: int = 2**28
+    exact: Precision = "tf32x3"
 
 
 def _table(name: Name, half: bool, width: int) -> Blocks:
     if name.startswith("batch"):
         if not half:
             return Blocks(rows=64, keys=64, depth=32, warps=4, stages=3)
+        if name == "batch_sums":
+            if width <= 256:
+                return Blocks(rows=128, keys=128, warps=8, stages=2)
+            return Blocks(rows=128, keys=128, depth=64, warps=8, stages=3)
         if width <= 256:
-            return Blocks(rows=128, keys=128, warps=8, stages=2)
+            return Blocks(rows=128, keys=64, warps=8, stages=3, chunk=2**29)
         return Blocks(rows=128, keys=256, depth=64, warps=8, stages=3)
     if name == "queue_keys":
         return Blocks(rows=32, keys=64 if half else 32, warps=8 if half else 4, stages=1)
     if half:
         if width <= 128:
-            return Blocks(rows=64, keys=64, warps=4, stages=2, resident=2)
+            return Blocks(rows=64, keys=64, warps=4, stages=3, resident=2)
         return Blocks(rows=64, keys=64, warps=8, stages=2)
+    if name == "queue_forward" and width <= 128:
+        return Blocks(rows=128, keys=32, warps=8, stages=2)
     return Blocks(rows=64, keys=32, warps=8, stages=2 if width <= 128 else 1)
 
 
@@ -78,14 +87,19 @@ def using(name: Name, sizes: Blocks) -> Generator[None]:
             _instead[name] = before
 
 
-_exact: list[Precision] = ["tf32x3"]
+_exact: list[Precision | None] = [None]
 
 
-def precision(dtype: torch.dtype) -> Precision:
-    """How float32 is multiplied: as three TF32 products, or as one where PyTorch may do so too."""
+def precision(dtype: torch.dtype, best: Precision = "tf32x3") -> Precision:
+    """How float32 is multiplied: in parts, or as TF32 where PyTorch may do so too.
+
+    Args:
+        dtype: of the vectors; others than float32 are multiplied as they are.
+        best: the way to take where nothing else is said.
+    """
     if dtype is torch.float32 and torch.backends.cuda.matmul.allow_tf32:
         return "tf32"
-    return _exact[0]
+    return _exact[0] or ("tf32x3" if interpreted() else best)
 
 
 @contextmanager

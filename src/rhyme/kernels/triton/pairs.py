@@ -18,9 +18,11 @@ NOBODY = tl.constexpr(-(2**62))  # matches no key, nobody's either
 @triton.jit
 def factor_of(scale, LEARNED: tl.constexpr):
     """What inner products are multiplied by, a number or a scalar on the GPU."""
-    if LEARNED:
-        return tl.load(scale).to(tl.float32)
-    return scale
+    if LEARNED:  # noqa: SIM108
+        factor = tl.load(scale).to(tl.float32)
+    else:  # one return: both branches are of one type to the compiler
+        factor = scale
+    return factor
 
 
 @triton.jit

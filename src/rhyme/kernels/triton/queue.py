@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
+from torch.nn import functional
 
 from rhyme.kernels.common import Exclusion
 from rhyme.kernels.triton import queue_kernels
@@ -78,6 +79,7 @@ def forward_pass(
         Log-sum-exp ``[b]``, mean ``[b, e]`` or None, largest logit ``[b]``, in float32, and the
         int64 ``[b]`` number of allowed keys; −inf and 0 where there are none.
     """
+    width = (keys if values is None else values).shape[1]
     queries, keys, values = _alike(queries, keys, values)
     b, n = len(queries), len(keys)
     e = (keys if values is None else values).shape[1]
@@ -85,6 +87,7 @@ def forward_pass(
     mean = queries.new_zeros(b, e, dtype=torch.float32) if want_mean else None
     counted = not exclusion.empty
     if b == 0 or n == 0:
+        mean = None if mean is None else mean[:, :width]
         return lse, mean, lse.clone(), lse.new_zeros(b, dtype=torch.int64)
     maximum = torch.empty_like(lse)
     allowed = torch.full_like(lse, n, dtype=torch.int64)
@@ -101,8 +104,10 @@ def forward_pass(
     kernels.merge[(b,)](
         top, total, sums, count, lse, maximum, allowed, lse if mean is None else mean, b, e, parts,
         MEAN=want_mean, COUNTED=counted, PARTS=triton.next_power_of_2(parts), STEP=16,
-        WIDTH=power(e), num_warps=4,
+        WIDTH=_tile(e), num_warps=4,
     )  # fmt: skip
+    if mean is not None and width < e:
+        mean = mean[:, :width].contiguous()
     return lse, mean, maximum, allowed
 
 
@@ -141,6 +146,7 @@ def backward_pass(
     """
     b, d = queries.shape
     n, e = len(keys), (keys if values is None else values).shape[1]
+    width = e
     dq = queries.new_zeros(b, d, dtype=torch.float32) if need_queries else None
     dk = keys.new_zeros(n, d, dtype=torch.float32) if need_keys else None
     dv = keys.new_zeros(n, e, dtype=torch.float32) if need_values and values is not None else None
@@ -151,6 +157,11 @@ def backward_pass(
         dq = mean * (grad_lse * scale)[:, None]  # the gradient of the log-sum-exp is the mean
         need_queries = False
     queries, keys, values = _alike(queries, keys, values)
+    if values is not None:
+        e = values.shape[1]
+        mean = None if mean is None else _whole(mean)
+        grad_mean = None if grad_mean is None else _whole(grad_mean)
+        dv = None if dv is None else dv.new_zeros(n, e)
     if grad_mean is not None:
         grad_mean = grad_mean.contiguous()
     stand_in = log_sum_exp
@@ -183,7 +194,7 @@ def backward_pass(
             NEED_KEYS=dk is not None,
             NEED_VALUES=grad_mean is not None and (dv is not None or values is None),
         )
-    return dq, dk, dv
+    return dq, dk, None if dv is None else dv[:, :width]
 
 
 def _common(given: Sequence[Tensor]) -> torch.dtype:
@@ -199,7 +210,21 @@ def _alike(
     given = [t for t in (queries, keys, values) if t is not None]
     dtype = _common(given)
     given = [t.to(dtype) if t.stride(1) == 1 else t.to(dtype).contiguous() for t in given]
-    return given[0], given[1], given[2] if values is not None else None
+    return given[0], given[1], _whole(given[2]) if values is not None else None
+
+
+def _tile(width: int) -> int:
+    """Dimensions of a tile: narrower ones would be laid out in memory in ways of their own."""
+    return max(64, power(width))
+
+
+def _whole(values: Tensor) -> Tensor:
+    """Values as wide as their tile, with zeros.
+
+    On an H100, Triton 3.6 gave wrong sums for tiles of values that were partly masked.
+    """
+    e = values.shape[1]
+    return values if _tile(e) == e else functional.pad(values, (0, _tile(e) - e))
 
 
 def _split(sizes: Blocks, b: int, n: int, device: torch.device) -> tuple[tuple[int, int], int]:
@@ -237,9 +262,9 @@ def _inputs(
         "VALUES": values is not None,
         "ROWS": sizes.rows,
         "KEYS": sizes.keys,
-        "DEPTH": power(queries.shape[1]),
-        "WIDTH": power(payload.shape[1]),
-        "PRECISION": precision(queries.dtype),
+        "DEPTH": _tile(queries.shape[1]),
+        "WIDTH": _tile(payload.shape[1]),
+        "PRECISION": precision(queries.dtype, sizes.exact),
         "num_warps": sizes.warps,
         "num_stages": sizes.stages,
     }
