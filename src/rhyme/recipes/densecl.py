@@ -86,7 +86,7 @@ def densecl_world_demo() -> Recipe:
     return Recipe(
         name="densecl_world_demo",
         system="densecl",
-        about="the generated world at 30 px, 700 steps of 128 videos; two minutes on two cores",
+        about="the generated world at 30 px, 700 steps of 128 videos; minutes on two cores",
         model=DenseCLConfig(
             backbone=replace(shared.WORLD_BACKBONE, strides=(1, 2, 2, 1)),
             head=shared.WORLD_HEAD,

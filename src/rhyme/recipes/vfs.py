@@ -113,11 +113,11 @@ def vfs_folder_cpu() -> Recipe:
 
 
 def vfs_world_demo() -> Recipe:
-    """The generated world at 30 pixels, a minute on two cores."""
+    """The generated world at 30 pixels, minutes on two cores."""
     return Recipe(
         name="vfs_world_demo",
         system="vfs",
-        about="the generated world at 30 px, 700 steps of 128 videos; a minute on two cores",
+        about="the generated world at 30 px, 700 steps of 128 videos; minutes on two cores",
         model=VFSConfig(
             backbone=shared.WORLD_BACKBONE,
             predictor=replace(HEAD_PRESETS["vfs_predictor"], hidden=32),
