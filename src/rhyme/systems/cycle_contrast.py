@@ -157,6 +157,8 @@ class CycleContrast(System):
         keys = self.encoders.keys(frames, context.generator("shuffle"), context.parts)
 
         def candidate(head: str, name: str) -> Tensor:
+            if c.candidates == 1:
+                return keys[head][:, 1]  # a draw would wait for the ids, and for all work before
             pick = context.per_sample(name, batch.ids).integers("candidate", c.candidates)
             rows = torch.arange(len(batch), device=frames.device)
             return keys[head][rows, 1 + torch.from_numpy(pick).to(frames.device)]
