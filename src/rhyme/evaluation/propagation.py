@@ -127,10 +127,10 @@ def run(data: FrameData, settings: Settings) -> list[Metric]:
             _draw(data.pictures, item.path, frames, predicted, truth)
         data.told(row + 1)
     if not scores:
+        told = "; ".join(f"{name}: {why}" for name, why in list(skipped.items())[:2])
         raise EvaluationError(
-            "no item has masks to carry",
+            f"no item has masks to carry ({told})",
             stage="propagation",
-            value=dict(list(skipped.items())[:3]),
             remedy="give a folder with JPEGImages and Annotations as DAVIS has them, or a "
             "generated world",
         )
