@@ -23,7 +23,7 @@ from rhyme.kernels.pairs import LeftOut, allowed_rows
 
 _ROWS = 256  # queries compared at once
 _KEYS = 2048  # keys of a block, at most
-_HOST_BYTES = 2**20  # of a block of logits and its keys, for each thread
+_HOST_BYTES = 2**19  # of a block of logits and its keys, for each thread
 _DEVICE_BYTES = 64 * 2**20
 _SLACK = 32.0  # logits in base 2 may leave their level by so much
 _LOG2_E = math.log2(math.e)
