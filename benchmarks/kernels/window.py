@@ -9,7 +9,8 @@ same place, as those of a video do. Memory is compared with the same form on all
 4 frames and the first, which leaves room on a small machine; it grows with the number of frames on
 both sides.
 
-Checked: the same 10 keys in the same order for every position, and their weights.
+Checked: the same 10 keys in the same order for every position (two whose scores differ by rounding
+alone may be exchanged, below 1 in 1,000), and their weights.
 
 Expected: 5 times faster, since a window holds a seventh of the keys and a tile of 8 x 8 windows
 little more; a seventh of the memory.
@@ -26,35 +27,44 @@ from benchmarks.ratio import Case, WrongResult, peak_mib
 from rhyme.kernels import Window, windowed_affinity
 
 K, RADIUS, TAU = 10, 12, 0.05
-Found = tuple[Tensor, Tensor]
+Found = tuple[Tensor, Tensor, Tensor]
+ROUNDING = 2e-6  # of a product of unit vectors
 
 
 def dense(query: Tensor, context: Tensor, rows: int) -> Found:
-    """Indices and weights, ``rows`` queries at a time against every position."""
+    """Scores, indices and weights, ``rows`` queries at a time against every position."""
     t, h, w, d = context.shape
     place = torch.cartesian_prod(torch.arange(h), torch.arange(w)).float()
     queries, keys = query.view(-1, d), context.view(-1, d)
-    indices, weights = [], []
+    kept, indices, weights = [], [], []
     for at in range(0, len(queries), rows):
         affinity = (queries[at : at + rows] @ keys.T).view(-1, t, h * w)
         outside = torch.cdist(place[at : at + rows], place) >= RADIUS
         affinity[:, 1:] += outside.float()[:, None] * -1e10
         scores, found = affinity.view(-1, t * h * w).topk(K, dim=1)
+        kept.append(scores)
         indices.append(found)
         weights.append(torch.softmax(scores / TAU, dim=1))
-    return torch.cat(indices), torch.cat(weights)
+    return torch.cat(kept), torch.cat(indices), torch.cat(weights)
 
 
 def ours(query: Tensor, context: Tensor) -> Found:
     found = windowed_affinity(query, context, K, temperature=TAU, window=Window(RADIUS), whole=[0])
-    return found.indices.view(-1, K), found.weights.view(-1, K)
+    return found.scores.view(-1, K), found.indices.view(-1, K), found.weights.view(-1, K)
 
 
 def agree(ours: Found, peer: Found) -> None:
-    if not torch.equal(ours[0], peer[0]):
-        share = float((ours[0] != peer[0]).float().mean())
-        raise WrongResult(f"{share:.1e} of the keys differ")
-    if not torch.allclose(ours[1], peer[1], atol=1e-4):
+    if not torch.allclose(ours[0], peer[0], rtol=0, atol=ROUNDING):
+        raise WrongResult("scores differ")
+    close = (ours[0][:, :-1] - ours[0][:, 1:]) < ROUNDING
+    tied = torch.zeros_like(ours[1], dtype=torch.bool)
+    tied[:, :-1] |= close
+    tied[:, 1:] |= close
+    differ = ours[1] != peer[1]
+    # the last key's rival may be the first one left out
+    if bool((differ & ~tied)[:, :-1].any()) or float(differ.float().mean()) > 1e-3:
+        raise WrongResult("keys differ where scores do not tie")
+    if not torch.allclose(ours[2], peer[2], atol=1e-4):
         raise WrongResult("weights differ")
 
 
