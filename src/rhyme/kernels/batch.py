@@ -105,8 +105,10 @@ class _LogSumExp(torch.autograd.Function):
             # logits are scale · a·k, so scale ∂/∂scale = a·∂/∂a; half of it where k is a too
             on_scale = (first * cast(Tensor, on_first)).sum() / scale
             on_scale = on_scale / 2 if form == "self" else on_scale
-        found = (None if x is None else x.to(first.dtype) for x in (on_first, on_second))
-        return (*found, on_scale, None, None, None)
+        # one after the other, so that not all of both is held in both types
+        on_first = None if on_first is None else on_first.to(first.dtype)
+        on_second = None if on_second is None else on_second.to(first.dtype)
+        return on_first, on_second, on_scale, None, None, None
 
 
 def _again(

@@ -24,7 +24,8 @@ from rhyme.kernels import (
     self_log_sum_exp,
     symmetric_log_sum_exp,
 )
-from rhyme.kernels.common import Temperature, full_precision, no_autocast
+from rhyme.kernels.common import Temperature, no_autocast
+from rhyme.kernels.rows import row_products
 from rhyme.objectives.output import ObjectiveOutput, masked_mean
 
 
@@ -319,8 +320,7 @@ def _against(
     anchors: Tensor, positives: Tensor, summary: QueueSummary, temperature: Temperature, n: int
 ) -> ObjectiveOutput:
     with no_autocast(anchors.device):
-        anchors, positives = full_precision(anchors, positives)
-        cosine = (anchors * positives).sum(1)
+        cosine = row_products(anchors, positives)
         valid = summary.allowed > 0
         lse = torch.where(valid, summary.log_sum_exp, 0)
         gap = lse - cosine / temperature

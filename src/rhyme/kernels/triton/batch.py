@@ -34,7 +34,7 @@ from rhyme.kernels.triton.pairs import arguments
 
 kernels: Any = batch_kernels  # the annotations of a kernel are not those of its call
 LOG2E = 1.4426950408889634
-HELD = 2**27
+HELD = 2**26
 """Bytes of partial sums of the columns that are held at once."""
 
 

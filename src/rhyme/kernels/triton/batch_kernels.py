@@ -254,7 +254,9 @@ def weights(
             w = tl.exp2(s - row_level[:, None]) * by_row[:, None]
             if COLUMNS:
                 w += tl.exp2(s - col_level[None, :]) * by_col[None, :]
-        tl.store(
-            out + line + place[None, :], w.to(out.dtype.element_ty),
-            mask=inside[:, None] & known[None, :],
-        )  # fmt: skip
+        at = out + line + tl.max_contiguous(tl.multiple_of(place, COLS), COLS)[None, :]
+        w = w.to(out.dtype.element_ty)
+        if EVEN:  # without a mask rows are written in whole words
+            tl.store(at, w, mask=inside[:, None])
+        else:
+            tl.store(at, w, mask=inside[:, None] & known[None, :])

@@ -61,9 +61,9 @@ def _table(name: Name, half: bool, width: int) -> Blocks:
         if width <= 128:
             return Blocks(rows=64, keys=64, warps=4, stages=3, resident=2)
         return Blocks(rows=64, keys=64, warps=8, stages=2)
-    if name == "queue_forward" and width <= 128:
-        return Blocks(rows=128, keys=32, warps=8, stages=2)
-    return Blocks(rows=64, keys=32, warps=8, stages=2 if width <= 128 else 1)
+    if width <= 128:
+        return Blocks(rows=128, keys=32, warps=8, stages=1, exact="bf16x6")
+    return Blocks(rows=64, keys=32, warps=8, stages=1)
 
 
 _instead: dict[Name, Blocks] = {}
