@@ -111,7 +111,7 @@ def windowed_affinity(
     h, w, _ = query.shape
     frames = range(len(context))
     free = list(frames) if window is None else [f for f in frames if f in set(whole)]
-    tile = tile or (8 if query.device.type == "cpu" else 16)
+    tile = tile or (8 if query.device.type == "cpu" else 32)
     with no_autocast(query.device):
         like, _ = full_precision(query[:1, :1, :1], context[:1, :1, :1, :1])
         grid = _Grid.of(context, [f for f in frames if f not in free], free, window, like.dtype)

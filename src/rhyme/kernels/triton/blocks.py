@@ -52,9 +52,8 @@ def _table(name: Name, half: bool, width: int) -> Blocks:
             if width <= 256:
                 return Blocks(rows=128, keys=128, warps=8, stages=2)
             return Blocks(rows=128, keys=128, depth=64, warps=8, stages=3)
-        if width <= 256:
-            return Blocks(rows=128, keys=64, warps=8, stages=3, chunk=2**29)
-        return Blocks(rows=128, keys=256, depth=64, warps=8, stages=3)
+        chunk = 2**29 if width <= 256 else 2**28
+        return Blocks(rows=128, keys=256, depth=64, warps=8, stages=3, chunk=chunk)
     if name == "queue_keys":
         return Blocks(rows=32, keys=64 if half else 32, warps=8 if half else 4, stages=1)
     if half:
