@@ -15,7 +15,8 @@ Ours orders equal scores by index and keeps memory bounded; the peers do not pro
 that is not installed is left out, and the run says so.
 
 Checked: the same rows in the same order for all queries (places whose scores differ by rounding
-alone may be exchanged); the same inertia, and for scikit-learn the same assignment.
+alone may be exchanged); the same inertia to 1e-4, and 95 % of the assignments (among points without
+clusters rounding moves one, which moves its centre, which moves others).
 
 Expected: 0.95 of FAISS, whose product is the same and whose choice is a heap in C++; 2 times
 usearch, which takes a dot product at a time; no slower than ``torch.topk`` (0.95 allows for noise),
@@ -198,10 +199,11 @@ def clusters(rows: Callable[[int, int], Tensor], quick: bool) -> Iterator[Case]:
         return torch.from_numpy(found.labels_).long(), float(found.inertia_)
 
     def same(ours: Clusters, peer: Clusters) -> None:
-        if abs(ours[1] - peer[1]) > 1e-3 * peer[1]:
+        if abs(ours[1] - peer[1]) > 1e-4 * peer[1]:
             raise WrongResult(f"the inertia differs: {ours[1]:.6g} and {peer[1]:.6g}")
-        if float((ours[0] == peer[0]).float().mean()) < 0.999:
-            raise WrongResult("assignments differ")
+        alike = float((ours[0] == peer[0]).float().mean())
+        if alike < 0.95:
+            raise WrongResult(f"only {alike:.1%} of the assignments are the same")
 
     common: dict[str, Any] = {"ours": mine, "same": same, "at_least": 0.9, "cause": CHOICE}
     yield Case(

@@ -1,4 +1,4 @@
-"""Softmax over a queue on a GPU: the passes of :mod:`rhyme.kernels.attention`, in Triton.
+"""Softmax over a queue on a GPU: the passes of :mod:`rhyme.kernels.attend`, in Triton.
 
 The keys are split over programs, as flash decoding does it: 256 queries make four tiles only, and a
 GPU has 132 multiprocessors. Each program leaves a largest logit, a sum and a weighted sum; a second
