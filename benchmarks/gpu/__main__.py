@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import gpu, rows
+from benchmarks.gpu.causes import CAUSES
 from benchmarks.gpu.stand_in import without_video
 from benchmarks.machine import machine
 from benchmarks.ratio import Case, compare
@@ -40,6 +41,7 @@ def measured(case: Case, quick: bool, commit: str) -> dict[str, object]:
     row = compare(case, rounds=1 if quick else None)
     return {
         **row.as_dict(),
+        "note": "" if row.met else row.note or CAUSES.get(case.name, ""),
         "command": f"python -m benchmarks.gpu {case.name}",
         "commit": commit,
         "machine": {**machine(), "load": round(load, 2)},
