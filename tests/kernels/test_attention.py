@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from rhyme.errors import DataError, UnknownName
 from rhyme.kernels import neighbour_weights, queue_log_sum_exp, soft_neighbour
+from rhyme.kernels.common import Exclusion
 
 F64 = torch.float64
 
@@ -84,3 +85,13 @@ def test_names_and_shapes_are_checked() -> None:
         queue_log_sum_exp(q[0], k, temperature=1.0)
     with pytest.raises(DataError, match="values"):
         soft_neighbour(q, k, temperature=1.0, values=k[:3])
+
+
+def test_an_exclusion_of_nobody_is_empty() -> None:
+    assert Exclusion().empty
+    assert Exclusion(skip=torch.zeros(3, 0, dtype=torch.int64)).empty
+    assert not Exclusion(skip=torch.full((3, 1), -1)).empty
+    found = queue_log_sum_exp(
+        unit(3, 4), unit(5, 4, 1), temperature=0.1, skip=torch.zeros(3, 0, dtype=torch.int64)
+    )
+    assert found.allowed.tolist() == [5, 5, 5]

@@ -127,7 +127,8 @@ class Exclusion:
     @property
     def empty(self) -> bool:
         """Whether every pair may meet."""
-        return self.query_groups is None and self.mask is None and self.skip is None
+        skips = self.skip is not None and self.skip.shape[1] > 0
+        return self.query_groups is None and self.mask is None and not skips
 
     def check(self, b: int, n: int) -> None:
         """Refuse parts that do not fit ``b`` queries and ``n`` keys.

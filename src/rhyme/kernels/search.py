@@ -64,7 +64,8 @@ def top_k(
     check_rows(queries, bank)
     b, n = len(queries), len(bank)
     if query_rows is None:
-        query_rows = -(-b // -(-b // _QUERY_ROWS)) if b else 1
+        # whole chunks first: with odd widths a product takes up to a third longer
+        query_rows = min(max(b, 1), _QUERY_ROWS)
     if bank_rows is None:
         bank_rows = max(1, _QUERY_ROWS // max(query_rows, 1)) * _BANK_ROWS
         bank_rows = min(_MOST_BANK_ROWS, bank_rows * (_ON_A_GPU if queries.is_cuda else 1))
