@@ -50,7 +50,7 @@ def amount(value: float, unit: str) -> str:
     """A measured value, short: seconds below one as milliseconds."""
     if unit == "s" and value < 1:
         return f"{value * 1000:.3g} ms"
-    return f"{value:.3g} {unit}"
+    return f"{value:,.0f} {unit}" if value >= 1000 else f"{value:.3g} {unit}"
 
 
 def text(rows: Iterable[Record]) -> str:

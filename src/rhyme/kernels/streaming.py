@@ -50,7 +50,7 @@ def forward_pass(
     exclusion: Exclusion,
     want_mean: bool,
 ) -> Found:
-    """See :meth:`rhyme.kernels.attention.Passes.forward_pass`."""
+    """See :meth:`rhyme.kernels.attend.Passes.forward_pass`."""
     b = len(queries)
     payload = keys if values is None else values
     lse, maximum = queries.new_empty(b), queries.new_empty(b)
@@ -159,7 +159,7 @@ def backward_pass(
     need_keys: bool,
     need_values: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """See :meth:`rhyme.kernels.attention.Passes.backward_pass`."""
+    """See :meth:`rhyme.kernels.attend.Passes.backward_pass`."""
     on_queries = torch.zeros_like(queries) if need_queries else None
     on_keys = torch.zeros_like(keys) if need_keys else None
     on_values = torch.zeros_like(values) if values is not None and need_values else None
