@@ -4,8 +4,8 @@ The keys are split over programs, as flash decoding does it: 256 queries make fo
 GPU has 132 multiprocessors. Each program leaves a largest logit, a sum and a weighted sum; a second
 kernel merges them. The backward pass for the queries is split likewise. No logits are written.
 
-float16 and bfloat16 are multiplied as they are and summed in float32; float32 is multiplied as
-three TF32 products, which is as exact as float32.
+float16 and bfloat16 are multiplied as they are and summed in float32; float32 is multiplied in
+parts that matrix units take, six products of bfloat16 or three of TF32, as exact as float32.
 """
 
 from __future__ import annotations
