@@ -8,30 +8,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rhyme.evaluation.pixels import tuned
+from rhyme.evaluation.grid import Grid, top1_of_grid
 from rhyme.evaluation.protocol import Metric, Protocol, SplitData
-from rhyme.tasks import Tuning
 
 __all__ = ["PROTOCOL", "Settings", "run"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Settings of the protocol.
-
-    Attributes:
-        epochs: passes over the labelled training items.
-        batch_size: items of a batch.
-        lr: learning rates for a batch of 256 to choose from, on the validation items.
-        weight_decay: L2 terms to choose from.
-        scale: bounds of a crop's share of the frame's area.
-    """
+class Settings(Grid):
+    """Settings of the protocol."""
 
     epochs: int = 90
     batch_size: int = 256
     lr: tuple[float, ...] = (0.1,)
-    weight_decay: tuple[float, ...] = (0.0,)
-    scale: tuple[float, float] = (0.08, 1.0)
 
 
 def run(split: SplitData, settings: Settings) -> list[Metric]:
@@ -44,29 +33,7 @@ def run(split: SplitData, settings: Settings) -> list[Metric]:
     Returns:
         ``top1``. An encoder that changed meanwhile, batch norm included, is an error.
     """
-    pixels = split.needs_pixels()
-    choices = [
-        Tuning(
-            epochs=settings.epochs,
-            batch_size=settings.batch_size,
-            lr=lr,
-            weight_decay=decay,
-            frozen=True,
-            scale=settings.scale,
-        )
-        for lr in settings.lr
-        for decay in settings.weight_decay
-    ]
-    found = tuned(pixels, pixels.rows["train"], choices, split.seed)
-    return [
-        Metric(
-            name="top1",
-            value=found.accuracy,
-            items=found.items,
-            chance=found.chance,
-            details=found.details,
-        )
-    ]
+    return top1_of_grid(split, settings, frozen=True)
 
 
 PROTOCOL = Protocol(
