@@ -14,6 +14,7 @@ from rhyme.encoders import (
     HeadConfig,
     build_backbone,
     build_head,
+    unit,
 )
 from rhyme.errors import ConfigError, DataError, UnknownName
 
@@ -96,9 +97,29 @@ def test_half_precision_embeddings_come_back_in_float32() -> None:
     assert head(x, normalise=False).dtype == torch.bfloat16
 
 
+def test_blocks_have_length_one_each() -> None:
+    config = HeadConfig(layers=2, out=12, blocks=3)
+    head = build_head(config, 8)
+    z = head(torch.randn(4, 8))
+    torch.testing.assert_close(z.unflatten(1, (3, 4)).norm(dim=-1), torch.ones(4, 3))
+    raw = head(torch.ones(1, 8), normalise=False).unflatten(1, (3, 4))
+    assert torch.equal(head(torch.ones(1, 8)).unflatten(1, (3, 4)), unit(raw))
+    assert from_dict(HeadConfig, to_dict(config)) == config
+    with pytest.raises(ConfigError, match="blocks"):
+        build_head(HeadConfig(layers=0, out=0, blocks=3), 8)
+
+
 @pytest.mark.parametrize(
     "options",
-    [{"layers": -1}, {"layers": 99}, {"out": -1}, {"hidden": 0}, {"layers": 0, "last_norm": True}],
+    [
+        {"layers": -1},
+        {"layers": 99},
+        {"out": -1},
+        {"hidden": 0},
+        {"layers": 0, "last_norm": True},
+        {"blocks": 0},
+        {"out": 128, "blocks": 3},
+    ],
 )
 def test_impossible_heads_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(ConfigError):

@@ -30,6 +30,8 @@ class HeadConfig:
         bias: biases in the linear layers that no norm follows.
         activation: between the layers.
         normalise: bring the output to length 1.
+        blocks: equal parts of the output that are brought to length 1 each by itself, e.g. one for
+            each segment of a clip (DUAL's series head).
     """
 
     layers: int = 2
@@ -41,6 +43,7 @@ class HeadConfig:
     bias: bool = True
     activation: Literal["relu", "gelu"] = "relu"
     normalise: bool = True
+    blocks: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.layers <= 16:
@@ -52,6 +55,11 @@ class HeadConfig:
         if self.layers == 0 and self.last_norm:
             raise ConfigError(
                 "a head of 0 layers has no last norm", remedy="set head.layers to 1 or more"
+            )
+        if self.blocks < 1 or self.out % self.blocks:
+            raise ConfigError(
+                "head.out must divide into head.blocks equal parts",
+                value={"out": self.out, "blocks": self.blocks},
             )
 
 
@@ -96,6 +104,11 @@ class Head(nn.Module):
                 value=config.out,
                 remedy="set head.out to 0, or head.layers to 1",
             )
+        if self.out_dim % config.blocks:
+            raise ConfigError(
+                f"a head of {self.out_dim} values does not divide into {config.blocks} blocks",
+                value=config.blocks,
+            )
         widths = [in_dim, *[config.hidden or in_dim] * (config.layers - 1), self.out_dim]
         self.layers = nn.Sequential()
         for index in range(config.layers):
@@ -137,7 +150,8 @@ class Head(nn.Module):
             )
         z: Tensor = self.layers(x)
         if self.config.normalise if normalise is None else normalise:
-            z = unit(z)
+            blocks = self.config.blocks
+            z = unit(z) if blocks == 1 else unit(z.unflatten(1, (blocks, -1))).flatten(1)
         return z
 
 

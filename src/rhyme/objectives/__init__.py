@@ -14,10 +14,18 @@ from rhyme.objectives.dense import dense_info_nce, nearest_cells
 from rhyme.objectives.neighbour import SoftNeighbour, cycle, soft_nearest_neighbour
 from rhyme.objectives.output import ObjectiveOutput, masked_mean
 from rhyme.objectives.pairs import multi_positive_info_nce, pair_distance
+from rhyme.objectives.segments import (
+    coherent_info_nce,
+    coherent_nt_xent,
+    segment_accuracy,
+    segment_ranking,
+)
 
 __all__ = [
     "ObjectiveOutput",
     "SoftNeighbour",
+    "coherent_info_nce",
+    "coherent_nt_xent",
     "cycle",
     "dense_info_nce",
     "info_nce",
@@ -29,5 +37,7 @@ __all__ = [
     "neighbour_weights",
     "nt_xent",
     "pair_distance",
+    "segment_accuracy",
+    "segment_ranking",
     "soft_nearest_neighbour",
 ]
