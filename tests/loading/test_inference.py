@@ -9,6 +9,7 @@ import torch
 from rhyme.catalog import scan
 from rhyme.errors import ConfigError
 from rhyme.loading import FrameCache, inference_batches
+from rhyme.views import clip_sampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,16 @@ def test_clips_are_centred_and_stay_inside_the_item(catalog, read_labels):
     assert times[:3].tolist() == [0.0, 1.0, 15 / 8]
 
 
+def test_clips_of_a_published_rule(catalog, read_labels):
+    clips = clip_sampling("tiled+last", frames=3, stride=4).of(catalog.facts())
+    pixels, rows, _ = joined(inference_batches(catalog, Plan(), clips=clips, batch_size=5))
+    frames, items = read_labels(pixels)
+    assert rows.tolist() == clips.rows.tolist()
+    assert frames.tolist() == clips.index.tolist()
+    assert frames[:2].tolist() == [[0, 4, 8], [7, 11, 15]]
+    assert (items == rows.numpy()[:, None]).all()
+
+
 @pytest.mark.slow
 def test_workers_give_the_same_pixels(catalog):
     here = joined(inference_batches(catalog, Plan(), batch_size=10))
@@ -80,6 +91,11 @@ def test_a_cache_gives_the_same_pixels(catalog):
         assert torch.equal(one, two)
     with pytest.raises(ConfigError, match="cache"):
         inference_batches(catalog, Plan(frames=2), cache=cache)
+    clips = clip_sampling("linspace10", frames=1, stride=1).of(catalog.facts())
+    with pytest.raises(ConfigError, match="cache"):
+        inference_batches(catalog, Plan(), clips=clips, cache=cache)
+    with pytest.raises(ConfigError, match="not two"):
+        inference_batches(catalog, Plan(), clips=clips, every=1.0)
 
 
 def test_damaged_items_are_left_out_and_named(own_folder):

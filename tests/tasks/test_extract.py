@@ -14,6 +14,7 @@ from rhyme.encoders import Features, InferencePlan
 from rhyme.errors import DataError, EvaluationError, UnknownName
 from rhyme.synthetic import WorldConfig, write_world
 from rhyme.tasks import encode, extract_features, extract_many
+from rhyme.views import clip_sampling
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
@@ -83,6 +84,33 @@ def test_one_pass_serves_several_encoders(catalog):
     assert seen[-1] == (12, 12)
 
 
+@pytest.mark.parametrize("rule", ["linspace3", "half-overlap", "tiled+last"])
+def test_whole_videos_are_the_mean_of_their_clips(catalog, rule):
+    """Whatever the number of clips, and however they fall into batches."""
+    sampling = clip_sampling(rule, frames=3, stride=1)
+    clips = sampling.of(catalog.facts())
+    seen = []
+    table = extract_features(
+        Clips(), PLAN, catalog, sampling=sampling, batch_size=7,
+        progress=lambda done, total: seen.append((done, total)),
+    )  # fmt: skip
+    assert table.features.shape == (6, 1, 3)
+    assert seen[-1] == (len(clips), len(clips))
+    reader = catalog.reader(4)
+    mine = clips.index[clips.rows == 4]
+    frames, _ = reader.read((mine[:, 0] + 0.5) / catalog.item(4).fps)
+    reader.close()
+    first = (frames.float().mean(dim=(-1, -2)) / 255 - 0.5) / 0.5
+    assert len(mine) > 1
+    assert table.features[4, 0] == pytest.approx(first.mean(dim=0).numpy(), abs=1e-4)
+    of_frames = extract_features(Means(), PLAN, catalog, sampling=sampling)
+    reader = catalog.reader(4)
+    frames, _ = reader.read((mine.reshape(-1) + 0.5) / catalog.item(4).fps)
+    reader.close()
+    every = (frames.float().mean(dim=(-1, -2)) / 255 - 0.5) / 0.5
+    assert of_frames.features[4, 0] == pytest.approx(every.mean(dim=0).numpy(), abs=1e-4)
+
+
 def test_items_that_cannot_be_read_are_left_out(data, tmp_path):
     import shutil
 
@@ -92,6 +120,10 @@ def test_items_that_cannot_be_read_are_left_out(data, tmp_path):
     table = extract_features(Means(), PLAN, catalog, frames_per_item=2)
     assert table.left_out == (3,)
     assert table.index.tolist() == [0, 1, 2, 4, 5]
+    ten = extract_features(Means(), PLAN, catalog, sampling=clip_sampling("linspace10", frames=1,
+                           stride=1))  # fmt: skip
+    assert ten.left_out == (3,)
+    assert ten.index.tolist() == [0, 1, 2, 4, 5]
     for i in range(6):
         (catalog.root / catalog.item(i).path).unlink(missing_ok=True)
     with pytest.raises(DataError, match="no item"):

@@ -17,6 +17,7 @@ from rhyme.errors import CatalogError, ConfigError, MediaError, WorkerError
 from rhyme.loading.cache import FrameCache
 from rhyme.loading.decode import Readers
 from rhyme.views.facts import equally_spaced, frame_counts, frame_times
+from rhyme.views.sampling import WholeClips
 from rhyme.views.transforms import EvalTransform, Triple
 from rhyme.workers import Pool
 
@@ -92,6 +93,7 @@ def inference_batches(
     frames_per_item: int = 4,
     every: float | None = None,
     moments: Iterable[tuple[int, float]] | None = None,
+    clips: WholeClips | None = None,
     batch_size: int = 64,
     workers: int = 0,
     prefetch: int = 2,
@@ -111,6 +113,8 @@ def inference_batches(
         frames_per_item: moments of each item, equally spaced from its first frame to its last.
         every: seconds between moments instead, the first after half of that; at least one an item.
         moments: explicit (row, seconds in the file) pairs instead.
+        clips: explicit frames of each clip instead, whatever the plan's clip rule says
+            (``rhyme.views.ClipSampling`` makes them); ``batch_size`` then counts clips.
         batch_size: moments of a batch.
         workers: decoding processes; 0 decodes here.
         prefetch: batches ahead for each worker.
@@ -131,18 +135,21 @@ def inference_batches(
             "batch_size, frames_per_item and every must be above 0",
             value=(batch_size, frames_per_item, every),
         )
-    if every is not None and moments is not None:
-        raise ConfigError("give 'every' or 'moments', not both", remedy="drop one")
+    if sum(given is not None for given in (every, moments, clips)) > 1:
+        raise ConfigError("give 'every', 'moments' or 'clips', not two of them", remedy="drop one")
     transform = EvalTransform(size=plan.size, resize=plan.resize, mean=plan.mean, std=plan.std)
     if cache is not None:
-        if plan.frames != 1 or every is not None or moments is not None:
+        if plan.frames != 1 or not (every is moments is clips is None):
             raise ConfigError(
                 "a frame cache serves single, equally spaced frames only",
                 remedy="leave the cache out: the files are decoded then",
             )
         return _from_cache(catalog, cache, transform, frames_per_item, batch_size, failed)
-    rows, centres = _moments(catalog, frames_per_item, every, moments)
-    times = _clip_times(catalog, plan, rows, centres)
+    if clips is not None:
+        rows, times = clips.rows, frame_times(catalog.facts(clips.rows), clips.index)
+    else:
+        rows, centres = _moments(catalog, frames_per_item, every, moments)
+        times = _clip_times(catalog, plan, rows, centres)
     units = [
         _Unit(rows[first : first + batch_size], times[first : first + batch_size])
         for first in range(0, len(rows), batch_size)

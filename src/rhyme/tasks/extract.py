@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rhyme.catalog import Catalog
@@ -13,11 +14,12 @@ from rhyme.encoders import Features, InferencePlan
 from rhyme.errors import DataError, EvaluationError, UnknownName, nearest
 from rhyme.loading import FrameCache, inference_batches
 from rhyme.tasks.table import FeatureTable, Float
+from rhyme.views import ClipSampling
 
 __all__ = ["Progress", "encode", "extract_features", "extract_many"]
 
 Progress = Callable[[int, int], None]
-"""Called with (done, total) frames."""
+"""Called with (done, total) moments."""
 
 
 def encode(module: nn.Module, pixels: Tensor, part: str | None = None) -> Tensor:
@@ -62,6 +64,7 @@ def extract_many(
     catalog: Catalog,
     *,
     frames_per_item: int = 4,
+    sampling: ClipSampling | None = None,
     batch_size: int = 128,
     workers: int = 0,
     device: str | torch.device = "cpu",
@@ -78,29 +81,34 @@ def extract_many(
         plan: how they want their input.
         catalog: the items.
         frames_per_item: equally spaced frames (or clips) an item.
-        batch_size: moments a forward pass.
+        sampling: clips by a rule of a published protocol instead; each item then has one row, the
+            mean over its clips. Of an encoder of frames a clip is the mean of its frames.
+        batch_size: frames a forward pass; a clip counts as its frames.
         workers: decoding processes; 0 decodes here.
         device: where the encoders run.
         part: a named part of the features instead of the pooled ones.
         cache: decoded frames to use instead of the files.
-        progress: called with (done, total) frames.
+        progress: called with (done, total) moments.
 
     Returns:
-        A table an encoder. Items that gave fewer than ``frames_per_item`` frames are in
-        ``left_out`` instead.
+        A table an encoder. Items of which not all moments could be decoded are in ``left_out``
+        instead.
 
     Raises:
         DataError: when no item could be read.
     """
-    total = len(catalog) * frames_per_item
+    clips = None if sampling is None else sampling.of(catalog.facts())
+    length = plan.frames if clips is None else clips.index.shape[1]
     batches = inference_batches(
         catalog,
         plan,
         frames_per_item=frames_per_item,
-        batch_size=batch_size,
+        clips=clips,
+        batch_size=max(1, batch_size // length),
         workers=workers,
         cache=cache,
     )
+    total = len(catalog) * frames_per_item if clips is None else len(clips)
     for module in modules.values():
         module.eval().to(device)
     found: dict[str, list[Float]] = {name: [] for name in modules}
@@ -120,23 +128,37 @@ def extract_many(
     if not rows:
         raise DataError("no item could be read", stage="extract", remedy="scan the data again")
     row, time = np.concatenate(rows), np.concatenate(times)
-    # frames of one item in the order of time, items in the order of the catalog
+    # moments of one item in the order of time, items in the order of the catalog
     order = np.lexsort((time, row))
     row, time = row[order], time[order]
     items, first, counts = np.unique(row, return_index=True, return_counts=True)
-    whole = counts == frames_per_item
+    wanted = np.full(len(catalog), frames_per_item)
+    if clips is not None:
+        wanted = np.bincount(clips.rows, minlength=len(catalog))
+    whole = counts == wanted[items]
     if not whole.any():
         raise DataError(
-            f"no item gave {frames_per_item} frames", stage="extract", value=int(counts.max())
+            f"no item gave all its {'frames' if clips is None else 'clips'}",
+            stage="extract",
+            value=f"{int(counts.max())} of {int(wanted[items[counts.argmax()]])}",
         )
-    taken = first[whole][:, None] + np.arange(frames_per_item)
     kept = items[whole]
     facts = catalog.facts(kept)
     missing = np.setdiff1d(np.arange(len(catalog)), kept)
+    taken = first[whole][:, None] + np.arange(frames_per_item)
+
+    def rows_of(values: NDArray[np.floating]) -> NDArray[np.floating]:
+        """``[m, ...]`` as ``[n, f, ...]``: an item's moments, or their mean."""
+        if clips is None:
+            return values[taken]
+        sums = np.add.reduceat(values.astype(np.float64), first, axis=0)[whole]
+        shape = (-1, *[1] * (values.ndim - 1))
+        return (sums / counts[whole].reshape(shape))[:, None].astype(values.dtype)
+
     return {
         name: FeatureTable(
-            features=np.concatenate(parts)[order][taken],
-            times=time[taken],
+            features=rows_of(np.concatenate(parts)[order]).astype(np.float32),
+            times=rows_of(time).astype(np.float64),
             index=kept,
             ids=np.asarray(facts.id),
             group=np.asarray(facts.group, dtype=np.int64),
@@ -152,6 +174,7 @@ def extract_features(
     catalog: Catalog,
     *,
     frames_per_item: int = 4,
+    sampling: ClipSampling | None = None,
     batch_size: int = 128,
     workers: int = 0,
     device: str | torch.device = "cpu",
@@ -166,12 +189,13 @@ def extract_features(
         plan: how it wants its input.
         catalog: the items.
         frames_per_item: equally spaced frames (or clips) an item.
-        batch_size: moments a forward pass.
+        sampling: clips by a rule of a published protocol instead, one row an item.
+        batch_size: frames a forward pass.
         workers: decoding processes; 0 decodes here.
         device: where the encoder runs.
         part: a named part of the features instead of the pooled ones.
         cache: decoded frames to use instead of the files.
-        progress: called with (done, total) frames.
+        progress: called with (done, total) moments.
 
     Returns:
         The table.
@@ -181,6 +205,7 @@ def extract_features(
         plan,
         catalog,
         frames_per_item=frames_per_item,
+        sampling=sampling,
         batch_size=batch_size,
         workers=workers,
         device=device,

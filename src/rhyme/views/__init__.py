@@ -22,15 +22,24 @@ from rhyme.views.plan import (
     ViewSpec,
     apply_view,
 )
+from rhyme.views.sampling import (
+    CLIP_RULES,
+    ClipSampling,
+    ShortVideo,
+    WholeClips,
+    clip_sampling,
+)
 from rhyme.views.shift_crop import ShiftCropTransform
 from rhyme.views.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform
 from rhyme.views.view import Kind, View
 
 __all__ = [
+    "CLIP_RULES",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "Clip",
     "ClipPixels",
+    "ClipSampling",
     "ContrastTransform",
     "Draws",
     "EvalTransform",
@@ -39,15 +48,18 @@ __all__ = [
     "Keys",
     "Kind",
     "ShiftCropTransform",
+    "ShortVideo",
     "Transform",
     "View",
     "ViewDraw",
     "ViewPlan",
     "ViewSpec",
+    "WholeClips",
     "apply_points",
     "apply_view",
     "cell_centres",
     "cells_apart",
+    "clip_sampling",
     "compose",
     "crop_resize_map",
     "equally_spaced",
