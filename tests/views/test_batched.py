@@ -40,6 +40,8 @@ TRANSFORMS = {
     "simclr_v1": ContrastTransform.simclr(size=32, impl="v1", strength=0.5),
     "byol": ContrastTransform(size=70, interpolation="bicubic", solarize=0.5),
     "vfs_nc": ContrastTransform.vfs_nc(size=48),
+    "dual": ContrastTransform.dual(size=28),
+    "dual_flipped": ContrastTransform.dual(size=24, weak=True, flip=0.5),
     "shift": ShiftCropTransform(),
     "shift_as_kept": ShiftCropTransform(size=32, resize=40),
     "eval": EvalTransform(size=32, resize=40, interpolation="bicubic"),

@@ -5,8 +5,8 @@ import pytest
 
 from rhyme.errors import ConfigError
 from rhyme.views import Clip, Keys
-from rhyme.views.clips import draw_clip, feasible
 from rhyme.views.facts import equally_spaced, frame_counts
+from rhyme.views.placing import draw_clip, feasible
 
 
 def keys_of(facts, epoch=0) -> Keys:
@@ -131,6 +131,82 @@ def test_drop_leaves_out_exactly_the_short_items(make_facts, rule, needed):
     assert (np.diff(drawn.index, axis=1) > 0).all()
 
 
+def dual_frames(centre: int, count: int, frames: int = 16, stride: int = 4) -> list[int]:
+    """The rule as it is written: the middle frame, and what lies outside clamped to the ends."""
+    wanted = [centre + (k - frames // 2) * stride for k in range(frames)]
+    return [min(max(frame, 0), count - 1) for frame in wanted]
+
+
+def test_edges_draw_the_middle_frame_from_all_and_clamp_to_the_ends(make_facts):
+    counts = [1, 7, 16, 64, 200]
+    facts = make_facts(b=5 * 4000, frames=np.repeat(counts, 4000))
+    drawn = draw_clip(Clip(frames=16, stride=4, place="edges"), facts, keys_of(facts))
+    for count, index in zip(counts, drawn.index.reshape(5, 4000, 16), strict=True):
+        middle = index[:, 8]
+        seen = np.bincount(middle, minlength=count)
+        assert len(seen) == count
+        assert np.all(np.abs(seen - 4000 / count) < 6 * np.sqrt(4000 / count) + 1)
+        for row in range(0, 4000, 97):
+            assert index[row].tolist() == dual_frames(middle[row], count)
+    assert drawn.valid.all()
+
+
+@pytest.mark.parametrize("short", ["repeat", "loop", "pad", "drop"])
+def test_edges_follow_the_policy_on_both_sides(make_facts, short):
+    facts = make_facts(b=300, frames=6)
+    rule = Clip(frames=5, stride=2, place="edges", short=short)
+    drawn = draw_clip(rule, facts, keys_of(facts))
+    starts = set()
+    for index, valid in zip(drawn.index, drawn.valid, strict=True):
+        first = index[2] - 4
+        wanted = np.array([first + 2 * k for k in range(5)])
+        inside = (wanted >= 0) & (wanted < 6)
+        assert np.array_equal(index[inside], wanted[inside])
+        outside = wanted % 6 if short == "loop" else np.clip(wanted, 0, 5)
+        assert np.array_equal(index, np.where(inside, wanted, outside))
+        assert np.array_equal(valid, inside if short == "pad" else np.ones(5, dtype=bool))
+        starts.add(first)
+    assert starts == set(range(-4, 2))
+    assert feasible(rule, make_facts(b=2, frames=[8, 9])).tolist() == [short != "drop", True]
+
+
+def test_strides_are_drawn_among_those_that_fit_and_at_least_the_first(make_facts):
+    counts = [5, 16, 30, 31, 60, 61, 121, 500]
+    facts = make_facts(b=8 * 2000, frames=np.repeat(counts, 2000))
+    drawn = draw_clip(Clip(frames=16, strides=(1, 2, 4, 8)), facts, keys_of(facts))
+    stride = drawn.targets["stride"].reshape(8, 2000)
+    index = drawn.index.reshape(8, 2000, 16)
+    for row, count in enumerate(counts):
+        fitting = [s for s in (1, 2, 4, 8) if 15 * s + 1 <= count] or [1]
+        values, seen = np.unique(stride[row], return_counts=True)
+        assert values.tolist() == fitting
+        assert np.all(np.abs(seen - 2000 / len(fitting)) < 150)
+        if count >= 16:
+            assert np.array_equal(
+                np.diff(index[row], axis=1), np.repeat(stride[row], 15).reshape(-1, 15)
+            )
+    assert index[0].max() == 4  # too short for any: the last frame is held
+    assert feasible(
+        Clip(frames=16, strides=(2, 4), short="drop"), make_facts(2, [30, 31])
+    ).tolist() == [
+        False,
+        True,
+    ]
+
+
+def test_a_clip_that_runs_backwards_has_its_frames_times_and_gaps_in_that_order(make_facts):
+    facts = make_facts(b=6, frames=[3, 9, 9, 3, 9, 9])
+    rule = Clip(frames=4, stride=2, short="pad")
+    forth = draw_clip(rule, facts, keys_of(facts))
+    backwards = np.array([True, True, False, False, True, False])
+    drawn = draw_clip(rule, facts, keys_of(facts), backwards=backwards)
+    for name in ("index", "times", "valid"):
+        whole = getattr(forth, name)
+        expected = np.where(backwards[:, None], whole[:, ::-1], whole)
+        assert np.array_equal(getattr(drawn, name), expected)
+    assert drawn.valid[0].tolist() == [False, False, True, True]
+
+
 def test_pictures_and_uncounted_items(make_facts):
     facts = make_facts(b=2, frames=[0, 0], fps=[0.0, 10.0])
     facts.stop[:] = [0.0, 2.5]
@@ -150,6 +226,18 @@ def test_pictures_and_uncounted_items(make_facts):
         {"stride": 2, "place": "grid"},
         {"frames": 2, "exclude": "a"},
         {"same_as": "a", "frames": 2},
+        {"same_as": "a", "reverse": 0.5},
+        {"reverse": 1.5},
+        {"stride": 2, "strides": (1, 2)},
+        {"strides": ()},
+        {"strides": (0, 2)},
+        {"strides": (2, 1)},
+        {"strides": (1, 2), "place": "uniform"},
+        {"part": (0, 2)},
+        {"of": "a"},
+        {"part": (2, 2), "of": "a"},
+        {"part": (0, 2), "of": "a", "frames": 4},
+        {"part": (0, 2), "of": "a", "reverse": 0.5},
     ],
 )
 def test_impossible_rules_are_refused(options):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -22,7 +24,13 @@ SMALL = ContrastTransform.moco_v2(size=16)
 
 def cycle_plan() -> ViewPlan:
     return ViewPlan(
-        clips={"a": Clip(), "b": Clip(exclude="a"), "c": Clip(frames=3, place="uniform")},
+        clips={
+            "a": Clip(),
+            "b": Clip(exclude="a"),
+            "c": Clip(frames=3, place="uniform"),
+            "d": Clip(frames=4, strides=(2, 4), place="edges", reverse=0.5),
+            "e": Clip(part=(1, 2), of="d"),
+        },
         views={
             "query": ViewSpec(clip="a", transform=SMALL),
             "key": ViewSpec(clip="a", transform=SMALL),
@@ -136,9 +144,134 @@ def test_same_as_takes_the_same_frames_and_targets_tell_of_coincidence(make_fact
     assert plan.feasible(facts).all()
 
 
+def clip_draws(facts, clips, epoch=0):
+    views = {"x": ViewSpec(clip=next(iter(clips)), transform=SMALL)}
+    return ViewPlan(clips=clips, views=views).draw(facts, Keys.of(4, epoch, facts.id))
+
+
+def test_all_clips_that_may_run_backwards_share_one_coin_an_item(make_facts):
+    facts = make_facts(b=4000, frames=100)
+    rule = Clip(frames=4, stride=3, place="edges", reverse=0.25)
+    draws = clip_draws(facts, {"a": rule, "b": rule, "c": Clip(frames=4), "d": Clip(same_as="a")})
+    back = draws.targets["reversed"]
+    assert back.dtype == bool
+    assert back.shape == (4000,)
+    assert abs(back.mean() - 0.25) < 0.03
+    forth = clip_draws(facts, {"a": replace(rule, reverse=0.0), "b": replace(rule, reverse=0.0)})
+    assert "reversed" not in forth.targets
+    for name in ("a", "b"):
+        whole = forth.clips[name].times
+        assert np.array_equal(
+            draws.clips[name].times, np.where(back[:, None], whole[:, ::-1], whole)
+        )
+    assert (np.diff(draws.clips["c"].index) == 1).all()
+    assert draws.clips["d"] is draws.clips["a"]
+    later = clip_draws(facts, {"a": rule}, epoch=1).targets["reversed"]
+    assert (later != back).any()
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+@pytest.mark.parametrize("place", ["random", "centre", "edges"])
+@pytest.mark.parametrize("reverse", [0.0, 0.5])
+def test_parts_follow_one_another_through_the_span_of_the_long_clip(
+    make_facts, parts, place, reverse
+):
+    facts = make_facts(b=200, frames=np.repeat([3, 40, 8 * 2 * parts, 300], 50))
+    clips = {"long": Clip(frames=8, stride=2 * parts, place=place, reverse=reverse)}
+    clips |= {f"s{i}": Clip(part=(i, parts), of="long") for i in range(parts)}
+    draws = clip_draws(facts, clips)
+    whole = np.concatenate([draws.clips[f"s{i}"].index for i in range(parts)], axis=1)
+    assert np.array_equal(whole[:, ::parts], draws.clips["long"].index)
+    back = draws.targets.get("reversed", np.zeros(200, dtype=bool))
+    for row in range(200):
+        span = whole[row][::-1] if back[row] else whole[row]
+        count = facts.frames[row]
+        if place == "edges":
+            middle = span[4 * parts]
+            wanted = np.clip(middle + 2 * (np.arange(8 * parts) - 4 * parts), 0, count - 1)
+        else:
+            room = max(count - 2 * (8 * parts - 1), 1)  # the last part too lies inside the item
+            assert 0 <= span[0] < room
+            if place == "centre":
+                assert span[0] == (room - 1) // 2
+            wanted = np.minimum(span[0] + 2 * np.arange(8 * parts), count - 1)
+        assert span.tolist() == wanted.tolist()
+
+
+def test_parts_in_seconds_and_with_a_drawn_stride(make_facts):
+    facts = make_facts(b=300, frames=400, fps=29.97)
+    clips = {
+        "long": Clip(frames=4, spacing=0.5),
+        "end": Clip(part=(1, 2), of="long"),
+        "pace": Clip(frames=4, strides=(2, 4, 40, 80)),
+        "first": Clip(part=(0, 2), of="pace"),
+    }
+    draws = clip_draws(facts, clips)
+    offsets = np.floor(np.arange(8) * 0.25 * 29.97 + 0.5)
+    start = draws.clips["long"].index[:, :1]
+    assert np.array_equal(draws.clips["long"].index - start, np.tile(offsets[::2], (300, 1)))
+    assert np.array_equal(draws.clips["end"].index - start, np.tile(offsets[4:], (300, 1)))
+    stride = draws.targets["pace/stride"]
+    assert set(stride) == {2, 4, 40, 80}
+    assert np.array_equal(np.diff(draws.clips["first"].index)[:, 0], stride // 2)
+    assert draws.clips["first"].targets == {}
+
+
+def test_a_short_item_is_judged_by_the_span_of_all_parts(make_facts):
+    facts = make_facts(b=2, frames=[60, 61])
+    clips = {
+        "long": Clip(frames=8, stride=8, short="drop"),
+        "one": Clip(part=(1, 2), of="long"),
+    }
+    plan = ViewPlan(clips=clips, views={"x": ViewSpec(clip="one", transform=SMALL)})
+    assert plan.frames("one") == 8
+    assert plan.parts("long") == 2
+    assert plan.feasible(facts).tolist() == [False, True]
+
+
 @pytest.mark.parametrize(
     ("clips", "clip", "error", "words"),
     [
+        ({"a": Clip(part=(0, 2), of="b"), "b": Clip()}, "a", UnknownName, "no earlier clip"),
+        (
+            {"a": Clip(frames=4, stride=3), "b": Clip(part=(0, 2), of="a")},
+            "b",
+            ConfigError,
+            "does not divide",
+        ),
+        (
+            {"a": Clip(frames=4, strides=(2, 3)), "b": Clip(part=(0, 2), of="a")},
+            "b",
+            ConfigError,
+            "does not divide",
+        ),
+        (
+            {"a": Clip(frames=4, place="grid"), "b": Clip(part=(0, 2), of="a")},
+            "b",
+            ConfigError,
+            "no even spacing",
+        ),
+        (
+            {
+                "a": Clip(stride=6),
+                "b": Clip(part=(0, 2), of="a"),
+                "c": Clip(part=(0, 3), of="a"),
+            },
+            "b",
+            ConfigError,
+            "different numbers",
+        ),
+        (
+            {
+                "a": Clip(stride=4),
+                "b": Clip(part=(0, 2), of="a"),
+                "c": Clip(part=(0, 2), of="b"),
+            },
+            "b",
+            ConfigError,
+            "no even spacing",
+        ),
+        ({"a": Clip(reverse=0.5), "b": Clip(reverse=0.2)}, "b", ConfigError, "share one coin"),
         ({"anchor": Clip()}, "ancor", UnknownName, "anchor"),
         ({"a": Clip(exclude="b"), "b": Clip()}, "a", UnknownName, "no earlier clip"),
         ({"a": Clip(frames=2), "b": Clip(exclude="a")}, "b", ConfigError, "several frames"),

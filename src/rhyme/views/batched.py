@@ -82,11 +82,18 @@ def _contrast(
 ) -> Made:
     b, t = frames.shape[:2]
     boxes, maps = transform.place(draw, drawn_for, actual, t)
-    top, left, tall, wide = np.moveaxis(per_row(boxes, b, t), -1, 0)
     part = {name: per_row(value, b, t) for name, value in draw.items()}
-    side = np.full(b * t, transform.size)
-    rows = _axis(top, tall, side, np.zeros_like(side), np.zeros(b * t, dtype=bool))
-    columns = _axis(left, wide, side, np.zeros_like(side), part["flip"])
+    places = per_row(boxes, b, t)
+    nothing, upright = np.zeros(b * t, dtype=np.int64), np.zeros(b * t, dtype=bool)
+    if transform.resize is None:
+        side = np.full(b * t, transform.size)
+        rows = _axis(places[:, 0], places[:, 2], side, nothing, upright)
+        columns = _axis(places[:, 1], places[:, 3], side, nothing, part["flip"])
+    else:
+        whole = np.repeat(actual, t, axis=0)
+        full = np.broadcast_to(transform.resize, whole.shape)
+        rows = _axis(nothing, whole[:, 0], full[:, 0], places[:, 0], upright)
+        columns = _axis(nothing, whole[:, 1], full[:, 1], places[:, 1], part["flip"])
 
     def finish(levels: Tensor, piece: slice) -> Tensor:
         own = {name: value[piece] for name, value in part.items()}

@@ -10,18 +10,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rhyme.errors import ConfigError
 from rhyme.views.colour import recolour
 from rhyme.views.crops import (
     ATTEMPTS,
     Frames,
     Interpolation,
     box_map,
+    cut_boxes,
     draw_boxes,
     fit_boxes,
     frame_sizes,
     resize_boxes,
+    resized,
 )
-from rhyme.views.geometry import compose, flip_map
+from rhyme.views.geometry import compose, crop_resize_map, flip_map
 from rhyme.views.keys import Keys
 from rhyme.views.transforms import (
     IMAGENET_MEAN,
@@ -44,14 +47,17 @@ __all__ = ["ContrastTransform"]
 class ContrastTransform:
     """The augmentations of MoCo, SimCLR and their relatives, every parameter exposed.
 
-    Order: random resized crop, flip, colour jitter (its four parts in random order), grayscale,
-    blur, solarise, normalise. The defaults are MoCo v2's (arXiv 2003.04297); see the class methods
+    Order: random crop, flip, colour jitter (its four parts in random order), grayscale, blur,
+    solarise, normalise. The defaults are MoCo v2's (arXiv 2003.04297); see the class methods
     for the others.
 
     Attributes:
         size: side of the view in pixels.
         scale: bounds of the crop's share of the frame's area.
         ratio: bounds of the crop's width / height.
+        resize: rows and columns that every frame is scaled to, whatever its aspect; the crop then
+            is a square of ``size`` at a random place in it, and ``scale`` and ``ratio`` play no
+            part. None crops a random box and scales that.
         interpolation: of the resize, which is antialiased.
         flip: probability of a horizontal flip.
         jitter: probability of colour jitter.
@@ -68,6 +74,7 @@ class ContrastTransform:
         blur_kernel: width of the kernel as a share of ``size``; None takes all that matters.
         solarize: probability of solarisation (BYOL's second view).
         solarize_threshold: 8-bit level from which on levels are inverted.
+        skip: probability that jitter, grayscale, blur and solarisation are left out together.
         mean: mean a channel, on the [0, 1] scale.
         std: standard deviation a channel, on the [0, 1] scale.
     """
@@ -75,6 +82,7 @@ class ContrastTransform:
     size: int = 224
     scale: tuple[float, float] = (0.2, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    resize: tuple[int, int] | None = None
     interpolation: Interpolation = "bilinear"
     flip: float = 0.5
     jitter: float = 0.8
@@ -91,12 +99,13 @@ class ContrastTransform:
     blur_kernel: float | None = None
     solarize: float = 0.0
     solarize_threshold: float = 128.0
+    skip: float = 0.0
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
 
     def __post_init__(self) -> None:
         check_size(self.size)
-        for name in ("flip", "jitter", "gray", "blur", "solarize"):
+        for name in ("flip", "jitter", "gray", "blur", "solarize", "skip"):
             check_range(name, getattr(self, name), 0.0, 1.0)
         for name in ("strength", "brightness", "contrast", "saturation"):
             check_range(name, getattr(self, name), 0.0, float("inf"))
@@ -106,6 +115,12 @@ class ContrastTransform:
         check_bounds("ratio", self.ratio)
         check_bounds("blur_sigma", self.blur_sigma)
         check_std(self.std)
+        if self.resize is not None and min(self.resize) < self.size:
+            raise ConfigError(
+                "the resized frame is smaller than the crop",
+                value=self.resize,
+                remedy=f"give both sides of resize at least {self.size}",
+            )
 
     @classmethod
     def moco_v1(cls, size: int = 224, **changes: Any) -> ContrastTransform:
@@ -156,6 +171,33 @@ class ContrastTransform:
         preset: dict[str, Any] = {"jitter": 0.0, "gray": 0.0, "blur": 0.0}
         return cls(size=size, **(preset | changes))
 
+    @classmethod
+    def dual(cls, size: int = 112, weak: bool = False, **changes: Any) -> ContrastTransform:
+        """DUAL (arXiv 2107.01194): no flip, no grayscale; to be drawn once a clip.
+
+        Frames are scaled to 128 rows and 171 columns for a crop of 112, and in proportion for
+        others. The published code hands (128, 171) to a function that wants columns first, so its
+        frames are 171 high; we take what its relatives do. It draws the jitter by two coins of 0.8,
+        which is one of 0.64.
+
+        Args:
+            size: side of the view.
+            weak: leave jitter and blur out of every fifth clip (DUAL's first view).
+            changes: any other field.
+        """
+        preset: dict[str, Any] = {
+            "resize": (round(size * 128 / 112), round(size * 171 / 112)),
+            "flip": 0.0,
+            "jitter": 0.8 * 0.8,
+            "brightness": 0.8,
+            "contrast": 0.8,
+            "saturation": 0.8,
+            "hue": 0.2,
+            "gray": 0.0,
+            "skip": 0.2 if weak else 0.0,
+        }
+        return cls(size=size, **(preset | changes))
+
     def draw(
         self, keys: Keys, frames: int, width: NDArray[np.int64], height: NDArray[np.int64]
     ) -> dict[str, NDArray[Any]]:
@@ -173,25 +215,22 @@ class ContrastTransform:
             reach *= self.strength
             return keys.uniform(name, frames, low=-reach, high=reach).astype(np.float32)
 
-        area = keys.uniform("area", frames, ATTEMPTS, low=self.scale[0], high=self.scale[1])
-        low, high = np.log(self.ratio[0]), np.log(self.ratio[1])
-        aspect = keys.uniform("aspect", frames, ATTEMPTS, low=float(low), high=float(high))
-        place = keys.uniform("place", frames, 2)
+        kept = ~chance("skip", self.skip)
         additive = self.brightness_mode == "add"
         sigma = keys.uniform("sigma", frames, low=self.blur_sigma[0], high=self.blur_sigma[1])
         order = keys.words("order", frames * 4).reshape(len(keys), frames, 4)
         return {
-            "box": draw_boxes(area, aspect, place, width, height, self.ratio),
+            "box": self._draw_boxes(keys, frames, width, height),
             "flip": chance("flip", self.flip),
-            "jitter": chance("jitter", self.jitter),
+            "jitter": chance("jitter", self.jitter) & kept,
             "order": np.argsort(order, axis=-1, kind="stable"),
             "brightness": (within if additive else factor)("brightness", self.brightness),
             "contrast": factor("contrast", self.contrast),
             "saturation": factor("saturation", self.saturation),
             "hue": within("hue", self.hue),
-            "gray": chance("gray", self.gray),
-            "sigma": np.where(chance("blur", self.blur), sigma, 0.0),
-            "solarize": chance("solarize", self.solarize),
+            "gray": chance("gray", self.gray) & kept,
+            "sigma": np.where(chance("blur", self.blur) & kept, sigma, 0.0),
+            "solarize": chance("solarize", self.solarize) & kept,
         }
 
     def apply(
@@ -210,9 +249,15 @@ class ContrastTransform:
         flips = per_row(draw["flip"], b, t).reshape(b, t)
         levels = torch.empty(b, t, 3, self.size, self.size)
         for i, clip in enumerate(frames):
-            crop = resize_boxes(clip, boxes[i], self.size, self.interpolation)
-            for k in range(t):
-                levels[i, k] = crop[k].flip(-1) if flips[i, k] else crop[k]
+            if self.resize is None:
+                crop = resize_boxes(clip, boxes[i], self.size, self.interpolation)
+            else:
+                small = resized(clip, *self.resize, self.interpolation)
+                crop = cut_boxes(small, boxes[i], self.size)
+            levels[i] = crop
+            if flips[i].any():
+                mirrored = torch.from_numpy(flips[i])
+                levels[i, mirrored] = levels[i, mirrored].flip(-1)
         rows_of = {name: per_row(value, b, t) for name, value in draw.items()}
         flat = levels.flatten(0, 1)
         for rows in chunks(len(flat), flat[0].numel()):
@@ -225,8 +270,29 @@ class ContrastTransform:
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Boxes ``[b, 1 or t, 4]`` in frames of the ``actual`` sizes, and maps ``[b, t, 2, 3]``.
 
-        Maps lead to pixels of the sizes that were drawn for, also where frames are smaller copies.
+        With ``resize`` boxes are corners ``[b, 1 or t, 2]`` in the scaled frame. Maps lead to
+        pixels of the sizes that were drawn for, also where frames are smaller copies.
         """
-        boxes = fit_boxes(draw["box"], sizes, actual)
-        maps = compose(box_map(draw["box"], self.size), flip_map(draw["flip"], self.size))
+        boxes = draw["box"]
+        if self.resize is None:
+            maps = box_map(boxes, self.size)
+            boxes = fit_boxes(boxes, sizes, actual)
+        else:
+            step = (sizes if len(sizes) else actual) / np.array(self.resize)
+            y, x = (step[:, None, k] for k in range(2))
+            top, left, side = boxes[..., 0] * y, boxes[..., 1] * x, self.size
+            maps = crop_resize_map(top, left, side * y, side * x, side, side)
+        maps = compose(maps, flip_map(draw["flip"], self.size))
         return boxes, np.repeat(maps, t, axis=1) if maps.shape[1] != t else maps
+
+    def _draw_boxes(
+        self, keys: Keys, frames: int, width: NDArray[np.int64], height: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        place = keys.uniform("place", frames, 2)
+        if self.resize is not None:
+            room = np.array(self.resize) - self.size + 1
+            return np.floor(place * room).astype(np.int64)
+        area = keys.uniform("area", frames, ATTEMPTS, low=self.scale[0], high=self.scale[1])
+        low, high = np.log(self.ratio[0]), np.log(self.ratio[1])
+        aspect = keys.uniform("aspect", frames, ATTEMPTS, low=float(low), high=float(high))
+        return draw_boxes(area, aspect, place, width, height, self.ratio)

@@ -19,6 +19,7 @@ __all__ = [
     "Interpolation",
     "box_map",
     "centre_square",
+    "cut_boxes",
     "draw_boxes",
     "fit_boxes",
     "frame_sizes",
@@ -124,6 +125,25 @@ def resize_boxes(
         for k in range(len(boxes))
     ]
     return torch.cat(single)
+
+
+def cut_boxes(frames: Tensor, corners: NDArray[np.int64], side: int) -> Tensor:
+    """Cut squares out of one item's frames as they are.
+
+    Args:
+        frames: ``uint8 [t, 3, h, w]``.
+        corners: ``int64 [1 or t, 2]`` top and left; one serves all frames.
+        side: side of the squares.
+
+    Returns:
+        ``uint8 [t, 3, side, side]``.
+    """
+    if len(corners) == 1:
+        top, left = corners[0].tolist()
+        return frames[..., top : top + side, left : left + side]
+    return torch.cat(
+        [cut_boxes(frames[k : k + 1], corners[k : k + 1], side) for k in range(len(corners))]
+    )
 
 
 def resized(frames: Tensor, rows: int, columns: int, interpolation: Interpolation) -> Tensor:

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from rhyme.errors import ConfigError, UnknownName, nearest
 from rhyme.views.batched import apply_batched, to_device
-from rhyme.views.clips import Clip, FrameDraws, draw_clip, feasible
+from rhyme.views.clips import SPACED, Clip, FrameDraws
 from rhyme.views.contrast import ContrastTransform
 from rhyme.views.crops import Frames, frame_sizes
 from rhyme.views.facts import Facts
 from rhyme.views.geometry import compose
 from rhyme.views.keys import Keys
+from rhyme.views.placing import draw_clip, feasible
 from rhyme.views.resample import upload
 from rhyme.views.shift_crop import ShiftCropTransform
 from rhyme.views.transforms import EvalTransform
@@ -68,8 +69,9 @@ class Draws:
     Attributes:
         clips: frames of each clip, by name.
         views: draws of each view, by name.
-        targets: what a system may want to know beside the pixels: ``<clip>/coincides``, ``bool
-            [b]``, for every clip that excludes another.
+        targets: what a system may want to know beside the pixels: ``reversed``, ``bool [b]``, where
+            clips may run backwards; ``<clip>/stride``, ``int64 [b]``, for every clip with several;
+            ``<clip>/coincides``, ``bool [b]``, for every clip that excludes another.
     """
 
     clips: Mapping[str, FrameDraws]
@@ -123,7 +125,7 @@ class ViewPlan:
             _known(spec.clip, self.clips, f"view '{name}' takes unknown clip '{spec.clip}'")
         earlier: list[str] = []
         for name, clip in self.clips.items():
-            for other in (clip.same_as, clip.exclude):
+            for other in (clip.takes, clip.exclude):
                 if other is not None:
                     _known(other, earlier, f"clip '{name}' refers to '{other}', no earlier clip")
             if clip.exclude is not None and self.frames(clip.exclude) != 1:
@@ -132,17 +134,31 @@ class ViewPlan:
                     remedy="exclude a clip of one frame",
                 )
             earlier.append(name)
+        chances = {clip.reverse for clip in self.clips.values() if clip.reverse > 0}
+        if len(chances) > 1:
+            raise ConfigError(
+                "clips that may run backwards share one coin, so one probability",
+                stage="views",
+                value=sorted(chances),
+                remedy="give all of them the same reverse, or 0",
+            )
+        for name in self.clips:
+            self._check_parts(name)
 
     def frames(self, clip: str) -> int:
         """Number of frames of a clip."""
         rule = self.clips[clip]
-        return rule.frames if rule.same_as is None else self.frames(rule.same_as)
+        return rule.frames if rule.takes is None else self.frames(rule.takes)
+
+    def parts(self, clip: str) -> int:
+        """Number of parts that other clips cut a clip into; 1 if none does."""
+        return max([c.part[1] for c in self.clips.values() if c.part and c.of == clip], default=1)
 
     def feasible(self, facts: Facts) -> NDArray[np.bool_]:
         """``bool [b]``: items that no clip with ``short="drop"`` finds too short."""
         fits = np.ones(len(facts.id), dtype=bool)
-        for clip in self.clips.values():
-            fits &= feasible(clip, facts)
+        for name, clip in self.clips.items():
+            fits &= feasible(clip, facts, self.parts(name))
         return fits
 
     def draw(self, facts: Facts, keys: Keys) -> Draws:
@@ -154,16 +170,11 @@ class ViewPlan:
         """
         if len(keys) != len(facts.id):
             raise ConfigError(f"{len(keys)} keys for {len(facts.id)} items", stage="views")
-        clips: dict[str, FrameDraws] = {}
         targets: dict[str, NDArray[Any]] = {}
-        for name, clip in self.clips.items():
-            if clip.same_as is not None:
-                clips[name] = clips[clip.same_as]
-                continue
-            excluded = None if clip.exclude is None else clips[clip.exclude].index[:, 0]
-            clips[name] = draw_clip(clip, facts, keys.within(f"clip/{name}"), excluded)
-            if excluded is not None:
-                targets[f"{name}/coincides"] = clips[name].coincides
+        chance = max(clip.reverse for clip in self.clips.values())
+        if chance > 0:
+            targets["reversed"] = keys.uniform("reverse") < chance
+        clips = self._draw_clips(facts, keys, targets)
         width = np.asarray(facts.width, dtype=np.int64)
         height = np.asarray(facts.height, dtype=np.int64)
         sizes = np.stack([height, width], axis=1)
@@ -177,6 +188,63 @@ class ViewPlan:
                 sizes=sizes,
             )
         return Draws(clips=clips, views=views, targets=targets)
+
+    def _draw_clips(
+        self, facts: Facts, keys: Keys, targets: dict[str, NDArray[Any]]
+    ) -> dict[str, FrameDraws]:
+        """All clips; what else was drawn goes into ``targets``."""
+        whole: dict[str, FrameDraws] = {}  # with the frames of all parts
+        clips: dict[str, FrameDraws] = {}
+        for name, clip in self.clips.items():
+            if clip.same_as is not None:
+                clips[name] = clips[clip.same_as]
+                continue
+            if clip.part is not None and clip.of is not None:
+                first = clip.part[0] * self.frames(name)
+                clips[name] = whole[clip.of].take(slice(first, first + self.frames(name)))
+                continue
+            parts = self.parts(name)
+            whole[name] = draw_clip(
+                clip,
+                facts,
+                keys.within(f"clip/{name}"),
+                None if clip.exclude is None else clips[clip.exclude].index[:, 0],
+                backwards=targets["reversed"] if clip.reverse > 0 else None,
+                parts=parts,
+            )
+            clips[name] = whole[name].take(slice(None, None, parts))
+            if clip.exclude is not None:
+                targets[f"{name}/coincides"] = clips[name].coincides
+            targets |= {f"{name}/{key}": value for key, value in whole[name].targets.items()}
+        return clips
+
+    def _check_parts(self, name: str) -> None:
+        """Refuse a clip whose parts do not come out even."""
+        clip, parts = self.clips[name], self.parts(name)
+        own = [c.part[1] for c in self.clips.values() if c.part and c.of == name]
+        if not own:
+            return
+        if any(number != parts for number in own):
+            raise ConfigError(
+                f"clip '{name}' is cut into different numbers of parts",
+                stage="views",
+                value=sorted(set(own)),
+                remedy="cut it into equally many everywhere",
+            )
+        if clip.takes is not None or clip.exclude is not None or clip.place not in SPACED:
+            raise ConfigError(
+                f"clip '{name}' has no even spacing of its own, so no parts",
+                stage="views",
+                remedy='give it a stride, and place "random", "centre" or "edges"',
+            )
+        uneven = [s for s in clip.strides or (clip.stride or 1,) if s % parts]
+        if clip.spacing is None and uneven:
+            raise ConfigError(
+                f"clip '{name}' has a stride that does not divide by its {parts} parts",
+                stage="views",
+                value=uneven[0],
+                remedy=f"for parts at stride s give it stride {parts} * s",
+            )
 
     def apply(
         self,
