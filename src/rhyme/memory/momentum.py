@@ -46,6 +46,7 @@ class MomentumEncoder(nn.Module):
         self.buffers_from = buffers
         self.module = copy.deepcopy(online).requires_grad_(False)
         self._online = [online]  # in a list, so that it is no submodule of this one
+        self._places = [*zip(_places(self.module), _places(online), strict=True)]
 
     @property
     def online(self) -> nn.Module:
@@ -91,8 +92,9 @@ class MomentumEncoder(nn.Module):
         return apart / nn.utils.get_total_norm(theirs).clamp(min=1e-12)
 
     def _parameters_of_both(self) -> tuple[list[Tensor], list[Tensor]]:
-        mine = [p.detach() for p in self.module.parameters()]
-        return mine, [p.detach() for p in self.online.parameters()]
+        # To walk two module trees in every step would take longer than to move the copy.
+        mine = [getattr(part, name) for (part, name), _ in self._places]
+        return mine, [getattr(part, name) for _, (part, name) in self._places]
 
     def _copy_buffers(self) -> None:
         for mine, theirs in zip(self.module.buffers(), self.online.buffers(), strict=True):
@@ -101,6 +103,15 @@ class MomentumEncoder(nn.Module):
     def extra_repr(self) -> str:
         """Settings, for ``print(model)``."""
         return f"momentum={self.momentum}, buffers={self.buffers_from!r}"
+
+
+def _places(module: nn.Module) -> list[tuple[nn.Module, str]]:
+    """Where a module's parameters stand; they may be replaced there, by slices of FSDP."""
+    found: dict[int, tuple[nn.Module, str]] = {}
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            found.setdefault(id(parameter), (part, name))
+    return list(found.values())
 
 
 def _checked(momentum: float) -> float:
