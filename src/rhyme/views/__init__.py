@@ -13,6 +13,7 @@ from rhyme.views.contrast import ContrastTransform
 from rhyme.views.facts import Facts, equally_spaced, frame_counts, frame_times
 from rhyme.views.geometry import apply_points, compose, crop_resize_map, flip_map, identity, invert
 from rhyme.views.keys import Keys, fork_seed, hash_name, step_generator
+from rhyme.views.overlap import Overlap, OverlapPlan, PairDraws
 from rhyme.views.plan import (
     ClipPixels,
     Draws,
@@ -31,6 +32,7 @@ from rhyme.views.sampling import (
 )
 from rhyme.views.shift_crop import ShiftCropTransform
 from rhyme.views.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform
+from rhyme.views.turn import TurnTransform
 from rhyme.views.view import Kind, View
 
 __all__ = [
@@ -47,9 +49,13 @@ __all__ = [
     "FrameDraws",
     "Keys",
     "Kind",
+    "Overlap",
+    "OverlapPlan",
+    "PairDraws",
     "ShiftCropTransform",
     "ShortVideo",
     "Transform",
+    "TurnTransform",
     "View",
     "ViewDraw",
     "ViewPlan",

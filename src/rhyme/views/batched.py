@@ -22,12 +22,13 @@ from rhyme.views.geometry import compose
 from rhyme.views.resample import Axis, resample
 from rhyme.views.shift_crop import ShiftCropTransform
 from rhyme.views.transforms import EvalTransform, Parameters, chunks, normalise, per_row
+from rhyme.views.turn import TurnTransform, rearrange
 
 __all__ = ["apply_batched", "to_device"]
 
 _LIMIT = 2**26  # elements worked on at a time
 
-Transform = ContrastTransform | ShiftCropTransform | EvalTransform
+Transform = ContrastTransform | ShiftCropTransform | EvalTransform | TurnTransform
 Made = tuple[Tensor, NDArray[np.float64]]
 
 
@@ -68,6 +69,8 @@ def apply_batched(
     """
     if isinstance(transform, ContrastTransform):
         return _contrast(transform, frames, draw, drawn_for, actual)
+    if isinstance(transform, TurnTransform):
+        return _turned(transform, frames, draw, drawn_for, actual)
     if isinstance(transform, ShiftCropTransform):
         return _shift_crop(transform, frames, draw, drawn_for, actual)
     return _evaluate(transform, frames, drawn_for, actual)
@@ -99,6 +102,32 @@ def _contrast(
         own = {name: value[piece] for name, value in part.items()}
         coloured = recolour(transform, levels, own, blur_batch)
         return normalise(coloured, transform.mean, transform.std)
+
+    return _pieces(transform, frames, rows, columns, finish), maps
+
+
+def _turned(
+    transform: TurnTransform,
+    frames: Tensor,
+    draw: Parameters,
+    drawn_for: NDArray[np.int64],
+    actual: NDArray[np.int64],
+) -> Made:
+    b, t = frames.shape[:2]
+    boxes, inner, maps = transform.place(draw, drawn_for, actual, t)
+    top, left, tall, wide = np.moveaxis(per_row(boxes, b, t), -1, 0)
+    part = {name: per_row(value, b, t) for name, value in draw.items()}
+    inner, side = per_row(inner, b, t), np.full(b * t, transform.size)
+    upright = np.zeros(b * t, dtype=bool)
+    rows, columns = (
+        _axis(first, extent, side, np.zeros_like(side), upright)
+        for first, extent in ((top, tall), (left, wide))
+    )
+
+    def finish(levels: Tensor, piece: slice) -> Tensor:
+        own = {name: value[piece] for name, value in part.items()}
+        coloured = recolour(transform.base, rearrange(levels, inner[piece]), own, blur_batch)
+        return normalise(coloured, transform.base.mean, transform.base.std)
 
     return _pieces(transform, frames, rows, columns, finish), maps
 

@@ -32,7 +32,13 @@ def recolour(
         draw: parameters of each row, ``[m, ...]``.
         blurred: the blur to use.
     """
-    gray = partial(on_rows, rows=draw["gray"], operation=lambda x, _: ops.grayscale(x))
+
+    def colourless(x: Tensor, rows: Tensor) -> Tensor:
+        if transform.gray_mode == "luma":
+            return ops.grayscale(x)
+        return ops.one_channel(x, upload(draw["channel"], x.device)[rows])
+
+    gray = partial(on_rows, rows=draw["gray"], operation=colourless)
     levels = gray(levels) if transform.gray_first else levels
     parts = {
         "brightness": ops.add_brightness if transform.brightness_mode == "add" else ops.brightness,

@@ -69,6 +69,8 @@ class ContrastTransform:
         hue: shift within ± this, in turns; at most 0.5.
         gray: probability of grayscale.
         gray_first: grayscale before the jitter (MoCo v1) instead of after it.
+        gray_mode: what becomes of a gray view: its ``"luma"``, or one of its three channels, drawn
+            anew, in place of all (``"channel"``).
         blur: probability of Gaussian blur.
         blur_sigma: bounds of its standard deviation in pixels.
         blur_kernel: width of the kernel as a share of ``size``; None takes all that matters.
@@ -94,6 +96,7 @@ class ContrastTransform:
     hue: float = 0.1
     gray: float = 0.2
     gray_first: bool = False
+    gray_mode: Literal["luma", "channel"] = "luma"
     blur: float = 0.5
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     blur_kernel: float | None = None
@@ -109,6 +112,10 @@ class ContrastTransform:
             check_range(name, getattr(self, name), 0.0, 1.0)
         for name in ("strength", "brightness", "contrast", "saturation"):
             check_range(name, getattr(self, name), 0.0, float("inf"))
+        if self.gray_mode not in ("luma", "channel"):
+            raise ConfigError(
+                "unknown gray_mode", value=self.gray_mode, remedy="choose luma or channel"
+            )
         check_range("hue", self.hue, 0.0, 0.5)
         check_range("hue * strength", self.hue * self.strength, 0.0, 0.5)
         check_bounds("scale", self.scale, 1.0)
@@ -198,6 +205,17 @@ class ContrastTransform:
         }
         return cls(size=size, **(preset | changes))
 
+    @classmethod
+    def cstp(cls, size: int = 112, **changes: Any) -> ContrastTransform:
+        """CSTP (arXiv 2112.08913): colours changed in 30 % of all draws; levels in [-1, 1]."""
+        preset: dict[str, Any] = {
+            "gray_mode": "channel",
+            "skip": 0.7,
+            "mean": (0.5, 0.5, 0.5),
+            "std": (0.5, 0.5, 0.5),
+        }
+        return cls(size=size, **(preset | changes))
+
     def draw(
         self, keys: Keys, frames: int, width: NDArray[np.int64], height: NDArray[np.int64]
     ) -> dict[str, NDArray[Any]]:
@@ -218,6 +236,9 @@ class ContrastTransform:
         kept = ~chance("skip", self.skip)
         additive = self.brightness_mode == "add"
         sigma = keys.uniform("sigma", frames, low=self.blur_sigma[0], high=self.blur_sigma[1])
+        channel = {}
+        if self.gray_mode == "channel":
+            channel["channel"] = keys.integers("channel", 3, frames)
         order = keys.words("order", frames * 4).reshape(len(keys), frames, 4)
         return {
             "box": self._draw_boxes(keys, frames, width, height),
@@ -229,6 +250,7 @@ class ContrastTransform:
             "saturation": factor("saturation", self.saturation),
             "hue": within("hue", self.hue),
             "gray": chance("gray", self.gray) & kept,
+            **channel,
             "sigma": np.where(chance("blur", self.blur) & kept, sigma, 0.0),
             "solarize": chance("solarize", self.solarize) & kept,
         }

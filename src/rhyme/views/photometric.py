@@ -21,6 +21,7 @@ __all__ = [
     "grayscale",
     "hue",
     "luma",
+    "one_channel",
     "saturation",
     "solarize",
 ]
@@ -91,6 +92,12 @@ def hue(levels: Tensor, shift: Tensor) -> Tensor:
 def grayscale(levels: Tensor) -> Tensor:
     """The luma in all three channels."""
     return luma(levels).expand(-1, 3, -1, -1).contiguous()
+
+
+def one_channel(levels: Tensor, channel: Tensor) -> Tensor:
+    """The row's ``channel`` (int64, 0 .. 2) in place of all three."""
+    index = channel.reshape(-1, 1, 1, 1).expand(-1, 1, *levels.shape[-2:])
+    return levels.gather(1, index).expand(-1, 3, -1, -1).contiguous()
 
 
 def solarize(levels: Tensor, threshold: float) -> Tensor:

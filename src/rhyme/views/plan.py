@@ -23,11 +23,12 @@ from rhyme.views.placing import draw_clip, feasible
 from rhyme.views.resample import upload
 from rhyme.views.shift_crop import ShiftCropTransform
 from rhyme.views.transforms import EvalTransform
+from rhyme.views.turn import TurnTransform
 from rhyme.views.view import View
 
 __all__ = ["ClipPixels", "Draws", "Transform", "ViewDraw", "ViewPlan", "ViewSpec", "apply_view"]
 
-Transform = ContrastTransform | ShiftCropTransform | EvalTransform
+Transform = ContrastTransform | ShiftCropTransform | EvalTransform | TurnTransform
 """Any transform of pixels."""
 
 
