@@ -20,7 +20,8 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -206,6 +207,35 @@ class RunFolder:
                 remedy="give the folder that `rhyme train --out` made",
             )
         return folder
+
+    @contextmanager
+    def held(self) -> Generator[None]:
+        """Keep the run for this process: two that train in one folder would mix their states.
+
+        The lock goes with the process, however that ends. File systems that know no locks, and
+        systems other than POSIX, do not stop a second one.
+
+        Raises:
+            RunError: another process has it.
+        """
+        try:
+            import fcntl
+        except ImportError:
+            yield
+            return
+        with self.events.open("ab") as file:  # the log is always there, and never replaced
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(
+                    "another process trains in this run folder",
+                    file=self.path,
+                    remedy="wait for it, or stop it first; what it does and where: "
+                    f"rhyme runs {self.path}",
+                ) from error
+            except OSError:
+                pass  # no locks here
+            yield
 
     def event(self, kind: str, **facts: Any) -> None:
         """Append an event with the time of day."""

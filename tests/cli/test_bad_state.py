@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import rhyme as toolkit
-from rhyme.run import read_jsonl
+from rhyme.run import RunFolder, read_jsonl
 from support.tiny_runs import (
     ALONE,
     catalog,
@@ -52,6 +52,15 @@ def test_resume_keeps_the_recipe(tmp_path: Path) -> None:
     refused(rhyme("train", "--resume", tmp_path / "nope"), 1, "no such run", tmp_path / "nope")
     (tmp_path / "other").mkdir()
     refused(rhyme("train", "--resume", tmp_path / "other"), 1, "config.yaml")
+    assert contents(run) == before
+
+
+def test_a_run_that_trains_elsewhere_is_not_resumed(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained("moco"), run)
+    before = contents(run)
+    with RunFolder.open(run).held():
+        refused(rhyme("train", "--resume", run), 1, "another process trains", run, "rhyme runs")
     assert contents(run) == before
 
 

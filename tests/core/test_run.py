@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,3 +52,34 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
         run.RunFolder.open(tmp_path / "missing")
     with pytest.raises(RunError, match=r"config\.yaml"):
         run.RunFolder.open(tmp_path)
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(tmp_path: Path) -> None:
+    folder = run.RunFolder.create(tmp_path / "r", {"seed": 1})
+    again = run.RunFolder.open(tmp_path / "r")
+    with folder.held():
+        with pytest.raises(RunError, match="another process") as caught, again.held():
+            pass
+        assert "rhyme runs" in str(caught.value)
+        folder.event("step")
+    with again.held():
+        again.event("step")
+    assert len(run.read_jsonl(folder.events)) == 2
+
+
+def test_a_killed_process_holds_no_run(tmp_path: Path) -> None:
+    folder = run.RunFolder.create(tmp_path / "r", {"seed": 1})
+    code = (
+        "import sys, time\nfrom rhyme.run import RunFolder\n"
+        "with RunFolder.open(sys.argv[1]).held():\n    print('held', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", code, str(folder.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(RunError), folder.held():
+            pass
+        other.kill()
+    with folder.held():
+        pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,11 @@ def fit_run(
         RhymeError: with cause and remedy; what was saved stays.
     """
     run = RunFolder.open(path)
+    with run.held() if distributed.rank() == 0 else nullcontext():
+        return _fit(run, device, resume, progress)
+
+
+def _fit(run: RunFolder, device: str, resume: bool, progress: bool | None) -> Trained:
     recipe = override(load_recipe(run.config), {"train.device": device})
     catalog = Catalog.open(run.path / CATALOG)
     check_root(catalog)
