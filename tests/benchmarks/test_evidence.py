@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import evidence
+from benchmarks import studies
+from benchmarks.evidence import watched
 from benchmarks.pictures import cut_pictures
 from rhyme.api import resolve_recipe
 from rhyme.recipes import recipe
 
 
-@pytest.mark.parametrize("arms", [evidence.WORLD_ARMS, evidence.SIMCLR_ARMS, evidence.MOCO_ARMS])
+@pytest.mark.parametrize("arms", [studies.WORLD_ARMS, studies.SIMCLR_ARMS, studies.MOCO_ARMS])
 def test_arms_differ_from_their_recipe_in_what_they_name(arms) -> None:
     assert len({arm.name for arm in arms}) == len(arms)
     for arm in arms:
@@ -29,17 +30,31 @@ def test_jobs_of_pictures(tmp_path: Path) -> None:
             for name in ("cat", "dog"):
                 for k in (0, 999, 1000):
                     file.writestr(f"{split}/{name}/{k:04d}.jpg", bytes([k % 256]))
-    jobs = evidence.picture_jobs(tmp_path, tmp_path, "simclr", [0, 1])
-    assert len({job.key for job in jobs}) == len(jobs) == 2 * len(evidence.SIMCLR_ARMS)
-    assert {(job.system, job.heads) for job in jobs} == {("simclr", ("z",))}
+    jobs = studies.picture_jobs(tmp_path, tmp_path, "simclr")
+    runs = [job for job in jobs if job.trained_as is None]
+    assert len({job.key for job in jobs}) == len(jobs)
+    assert len(runs) == sum(len(arm.seeds) for arm in studies.SIMCLR_ARMS)
+    assert {job.trained_as for job in jobs[len(runs) :]} <= {job.key for job in runs}
+    assert {(job.system, job.heads) for job in runs} == {("simclr", ("z",))}
+    untrained = [seed for job in runs for seed in job.untrained]
+    assert untrained == [0, 1, 2, 3, 4], "once a seed, of that seed"
     cut = jobs[0].data
     with zipfile.ZipFile(cut / "train.zip") as file:
-        assert file.namelist() == [
-            f"train/{c}/{k:04d}.jpg" for c in ("cat", "dog") for k in (0, 999)
-        ]
+        assert file.namelist() == [f"train/{c}/0000.jpg" for c in ("cat", "dog")]
     with zipfile.ZipFile(cut / "test.zip") as file:
         assert file.namelist() == ["test/cat/0000.jpg", "test/dog/0000.jpg"]
     assert cut_pictures(tmp_path / "gone", cut) == cut, "what is there is kept"
-    assert {job.system for job in evidence.picture_jobs(tmp_path, tmp_path, "moco", [0])} == {
-        "moco"
-    }
+    assert {job.system for job in studies.picture_jobs(tmp_path, tmp_path, "moco")} == {"moco"}
+
+
+def test_what_a_training_tells() -> None:
+    def row(epoch: int, loss: float, accuracy: float) -> dict[str, object]:
+        told = {"diagnostics": {"accuracy": accuracy}, "monitors": {"std/z": 1.0}}
+        return {"epoch": epoch, "loss": loss, **told}
+
+    log = [row(0, 5.0, 0.0), row(0, 7.0, 0.1), row(1, 9.0, 0.2), row(1, 3.0, 0.6)]
+    assert watched(log, "rise") == 2.0, "of the first epoch alone"
+    assert watched(log[2:], "rise") == 0.0
+    assert watched(log, "loss") == 3.0
+    assert watched([*log, row(2, 1.0, 0.0)] * 10, "accuracy") == pytest.approx(0.18)
+    assert watched(log, "std/z") == 1.0

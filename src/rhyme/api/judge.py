@@ -65,6 +65,7 @@ def evaluate(
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     heads: Sequence[str] = (),
     frames_per_item: int = 4,
+    untrained_seeds: Sequence[int] = (0, 1, 2),
     seed: int = 0,
     device: str = "auto",
     workers: int = 0,
@@ -80,6 +81,7 @@ def evaluate(
         settings: changed settings by protocol, e.g. ``{"finetune": {"epochs": 10}}``.
         heads: heads of the encoder behind which to measure too, e.g. ``("z",)`` of SimCLR.
         frames_per_item: equally spaced frames of each item.
+        untrained_seeds: seeds of the fresh weights to stand beside the encoder; none for none.
         seed: of splits and queries.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         workers: decoding processes.
@@ -123,6 +125,7 @@ def evaluate(
             label_column=label_column,
             seed=seed,
             frames_per_item=frames_per_item,
+            untrained_seeds=untrained_seeds,
             workers=workers,
             device=resolve_device(device),
             command=command_line(),

@@ -1,0 +1,179 @@
+"""The studies behind the evidence: data, arms, budgets and what is expected of them.
+
+Every choice stands here before the runs. An arm is a recipe with what is changed in it; the arms of
+one study share their budget, their data and their seeds, so that they differ in one thing.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.pictures import cut_pictures
+from rhyme.api import DataOptions
+
+FIVE, THREE = (0, 1, 2, 3, 4), (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of training: a recipe and what is changed in it.
+
+    Attributes:
+        name: its name in rows and tables.
+        recipe: name of the recipe.
+        changes: dotted options.
+        seeds: seeds it is run with.
+    """
+
+    name: str
+    recipe: str
+    changes: dict[str, Any] = field(default_factory=dict[str, Any])
+    seeds: tuple[int, ...] = THREE
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: an arm on a collection with a seed.
+
+    Attributes:
+        study: name of the table, after the system's.
+        arm: what is trained.
+        seed: of weights, order, draws, and of the world where there is one a seed.
+        data: folder of the collection.
+        options: how it is read.
+        protocols: how the encoder is judged.
+        heads: heads behind which it is judged too.
+        system: whose evidence it is.
+        budget: changes that all arms of the study share.
+        settings: changed settings by protocol.
+        untrained: fresh weights to stand beside it.
+        world: arguments of the generated world that has to be there; None for real data.
+        watched: what is taken from the log of the training, by name of the figure.
+        trained_as: key of the job whose encoder is judged; None trains one.
+    """
+
+    study: str
+    arm: Arm
+    seed: int
+    data: Path
+    options: DataOptions
+    protocols: tuple[str, ...] = ("knn", "linear", "retrieval", "cycle")
+    heads: tuple[str, ...] = ()
+    system: str = "cycle_contrast"
+    budget: dict[str, Any] = field(default_factory=dict[str, Any])
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    untrained: tuple[int, ...] = (0, 1, 2)
+    world: dict[str, Any] | None = None
+    watched: dict[str, str] = field(default_factory=dict[str, str])
+    trained_as: str | None = None
+
+    @property
+    def key(self) -> str:
+        """A name of the run, which its folder has too."""
+        fold = f"-fold{self.options.fold}" if self.options.fold is not None else ""
+        return f"{self.study}-{self.arm.name.replace(' ', '')}{fold}-seed{self.seed}"
+
+
+# CycleContrast
+
+WORLD_ARMS = (
+    Arm("image MoCo", "moco_world_demo"),
+    Arm("intra", "cycle_contrast_world_demo", {"model.cycle_weight": 0.0}),
+    Arm("intra + cycle", "cycle_contrast_world_demo"),
+)
+FOLDER_ARMS = (Arm("intra + cycle", "cycle_contrast_folder_cpu"),)
+
+
+def world_jobs(runs: Path, seeds: list[int]) -> list[Job]:
+    """Fresh worlds, data and training seed varying together; 1,000 held-out videos."""
+    return [
+        Job(
+            "world", arm, s, runs / f"world-{s}", DataOptions(label_column="appearance"),
+            world={"counts": (1500, 250, 1000), "seed": 1000 + s, "size": 30, "truth": "labels"},
+        )
+        for s in seeds
+        for arm in WORLD_ARMS
+    ]  # fmt: skip
+
+
+def real_jobs(data: Path, seeds: list[int]) -> list[Job]:
+    """The surveillance clips by group folds, and all real clips together without labels."""
+    clips = data / "action" / "surveillance_fight"
+    folds = [
+        DataOptions(label_column="label", group_column="scene_group", split_column="fold", fold=f)
+        for f in ("0", "1", "2", "3")
+    ]
+    jobs = [
+        Job("surveillance", arm, s, clips, o) for s in seeds for o in folds for arm in FOLDER_ARMS
+    ]
+    mixed = DataOptions(labels="none")
+    protocols = ("retrieval", "cycle")
+    jobs += [
+        Job("mixed", arm, s, data / "action", mixed, protocols)
+        for s in seeds
+        for arm in FOLDER_ARMS
+    ]
+    return jobs
+
+
+# SimCLR and MoCo: real pictures of 32 pixels
+
+PICTURES = {"train": 500, "test": 200}
+"""Pictures of each of the ten classes: 4,000 to train on, 1,000 to choose on, 2,000 to test on."""
+PICTURE_BUDGET = {"train.epochs": 8, "train.batch_size": 128, "train.log_every": 5}
+"""248 steps, a minute of one core: a fiftieth of what the published runs see of a picture, so the
+figures are small and only their order is asked for."""
+SUPERVISED = {"finetune": {"epochs": 12, "batch_size": 128, "lr": (0.2,)}}
+"""The same network trained on the labels: from fresh weights (the ceiling) and from the encoder."""
+
+SIMCLR_ARMS = (
+    Arm("crop + colour", "simclr_cifar10_cpu", seeds=FIVE),
+    Arm("crop only", "simclr_cifar10_cpu", {"model.transform.jitter": 0.0,
+                                            "model.transform.gray": 0.0}, FIVE),
+    Arm("no head", "simclr_cifar10_cpu", {"model.head.layers": 0, "model.head.out": 0,
+                                          "model.head.last_norm": False}),
+    Arm("temperature 1", "simclr_cifar10_cpu", {"model.temperature": 1.0}),
+)  # fmt: skip
+"""Expected of k-NN and linear: the first arm above each of the others; its backbone's feature above
+its head's (``top1`` above ``top1@z``); all arms above the untrained encoder; the supervised network
+above all. Five seeds have the claims on colour and on backbone against head. Seen before, of the
+first arm on seed 7 with twice the pictures: backbone and head level, so the second may not show."""
+
+MOCO_ARMS = (
+    Arm("momentum .99", "moco_cifar10_cpu", seeds=FIVE),
+    Arm("momentum 0", "moco_cifar10_cpu", {"model.momentum": 0.0}, FIVE),
+    Arm("queue 256", "moco_cifar10_cpu", {"model.queue": 256}, FIVE),
+    Arm("not shuffled", "moco_cifar10_cpu", {"model.shuffle": False}),
+)
+"""Expected of k-NN: momentum .99 above momentum 0; a queue of 4,096 not below one of 256; shuffled
+not below not shuffled. Expected of the training: the arm that is not shuffled finds its keys more
+often (``accuracy``) without a better k-NN, since batch norm over 16 rows of the query's own group
+gives the key away; the loss of the first epoch rises (``loss rise``) before it falls."""
+PRETEXT = {"accuracy": "accuracy", "loss": "loss", "loss rise": "rise"}
+
+
+def picture_jobs(runs: Path, data: Path, system: str) -> list[Job]:
+    """Real pictures of 32 pixels, the same for all seeds; the supervised network last."""
+    arms, head = (SIMCLR_ARMS, "z") if system == "simclr" else (MOCO_ARMS, "m")
+    cut = cut_pictures(data / "images" / "cifar10", runs / "cifar10-5k", **PICTURES)
+    jobs = [
+        Job(
+            "pictures", arm, s, cut, DataOptions(), ("knn", "linear"), (head,), system,
+            budget=PICTURE_BUDGET, settings={"knn": {"levels": ("video",)}},
+            untrained=(s,) if arm is arms[0] else (), watched=PRETEXT,
+        )
+        for s in FIVE
+        for arm in arms
+        if s in arm.seeds
+    ]  # fmt: skip
+    firsts = [job for job in jobs if job.arm is arms[0] and job.seed in THREE]
+    if system == "simclr":
+        jobs += [
+            Job(
+                "pictures", Arm("finetuned", job.arm.recipe), job.seed, cut, DataOptions(),
+                ("finetune",), (), system, budget=PICTURE_BUDGET, settings=SUPERVISED,
+                untrained=(job.seed,), trained_as=job.key,
+            )
+            for job in firsts
+        ]  # fmt: skip
+    return jobs
