@@ -74,6 +74,8 @@ def test_optimizer_config_refuses(options):
         {"per": "batch"},
         {"warmup_steps": -1},
         {"warmup_steps": 3, "warmup_epochs": 1.0},
+        {"warmup_steps": 3, "warmup_share": 0.5},
+        {"warmup_share": 1.0},
         {"name": "step"},
         {"milestones": (3,)},
         {"name": "step", "milestones": (5, 3)},

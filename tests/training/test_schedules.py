@@ -38,6 +38,17 @@ def test_warmup_in_epochs():
     assert rate(20, warmup_epochs=2.0) == pytest.approx(0.06)
 
 
+def test_warmup_over_a_share_of_the_run():
+    """CSTP: linear from 1e-5 over the first half, a cosine back to 1e-5 over the second."""
+    shape = {"warmup_share": 0.5, "warmup_lr": 1e-5, "final_lr": 1e-5, "base": 0.09}
+    assert rate(0, **shape) == pytest.approx(1e-5)
+    assert rate(50, **shape) == pytest.approx((0.09 + 1e-5) / 2)
+    assert rate(100, **shape) == pytest.approx(0.09)
+    assert rate(150, **shape) == pytest.approx((0.09 + 1e-5) / 2)
+    assert rate(200, **shape) == pytest.approx(1e-5)
+    assert rate(50, steps=100, **shape) == pytest.approx(0.09), "of whatever length"
+
+
 def test_final_rate():
     assert rate(200, final_lr=0.01) == pytest.approx(0.01)
     assert rate(100, final_lr=0.01) == pytest.approx(0.035)

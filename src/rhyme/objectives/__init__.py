@@ -11,6 +11,7 @@ from __future__ import annotations
 from rhyme.kernels import neighbour_weights
 from rhyme.objectives.contrast import info_nce, info_nce_in_batch, info_nce_symmetric, nt_xent
 from rhyme.objectives.dense import dense_info_nce, nearest_cells
+from rhyme.objectives.labels import balanced_accuracy, label_cross_entropy
 from rhyme.objectives.neighbour import SoftNeighbour, cycle, soft_nearest_neighbour
 from rhyme.objectives.output import ObjectiveOutput, masked_mean
 from rhyme.objectives.pairs import multi_positive_info_nce, pair_distance
@@ -24,6 +25,7 @@ from rhyme.objectives.segments import (
 __all__ = [
     "ObjectiveOutput",
     "SoftNeighbour",
+    "balanced_accuracy",
     "coherent_info_nce",
     "coherent_nt_xent",
     "cycle",
@@ -31,6 +33,7 @@ __all__ = [
     "info_nce",
     "info_nce_in_batch",
     "info_nce_symmetric",
+    "label_cross_entropy",
     "masked_mean",
     "multi_positive_info_nce",
     "nearest_cells",

@@ -113,8 +113,9 @@ class ScheduleConfig:
 
     Attributes:
         name: ``"cosine"``, ``"step"`` or ``"constant"``.
-        warmup_steps: steps of linear warm-up; give this or ``warmup_epochs``.
+        warmup_steps: steps of linear warm-up; give this or one of the next two.
         warmup_epochs: the same in epochs.
+        warmup_share: the same as a share of the whole run, below 1.
         warmup_lr: learning rate at which the warm-up starts.
         milestones: for ``"step"``: where the rate is multiplied by ``gamma``, in units of ``per``.
         gamma: that factor.
@@ -125,6 +126,7 @@ class ScheduleConfig:
     name: ScheduleName = "cosine"
     warmup_steps: int = 0
     warmup_epochs: float = 0.0
+    warmup_share: float = 0.0
     warmup_lr: float = 0.0
     milestones: tuple[int, ...] = ()
     gamma: float = 0.1
@@ -153,10 +155,17 @@ class ScheduleConfig:
             "try 10",
         )
         _check(
-            not (self.warmup_steps and self.warmup_epochs),
+            _number(self.warmup_share) and 0 <= self.warmup_share < 1,
+            "warmup_share must lie in [0, 1)",
+            self.warmup_share,
+            "try 0.1",
+        )
+        given = (self.warmup_steps, self.warmup_epochs, self.warmup_share)
+        _check(
+            sum(value > 0 for value in given) <= 1,
             "the warm-up is given twice",
-            (self.warmup_steps, self.warmup_epochs),
-            "give warmup_steps or warmup_epochs",
+            given,
+            "give one of warmup_steps, warmup_epochs and warmup_share",
         )
         ordered = all(a < b for a, b in zip(self.milestones, self.milestones[1:], strict=False))
         _check(

@@ -33,6 +33,7 @@ def learning_rate(
         # The small term keeps a quotient such as 6 / 0.6 from falling into the epoch before.
         position = math.floor(step / steps_per_epoch + 1e-9) * steps_per_epoch
     warmup = schedule.warmup_epochs * steps_per_epoch or float(schedule.warmup_steps)
+    warmup = warmup or schedule.warmup_share * steps
     if position < warmup:
         return schedule.warmup_lr + (base - schedule.warmup_lr) * position / warmup
     if schedule.name == "constant":
