@@ -109,7 +109,7 @@ def evaluate(
             catalog.labels(options.label_column)
     else:
         # Where nothing is fitted, a collection without a split is judged whole.
-        fitted = any(load_protocol(name).reads == "features" for name in protocols)
+        fitted = any(load_protocol(name).reads != "frames" for name in protocols)
         catalog = read_data(data, options, seed=seed, must_split=fitted)
     check_root(catalog)
     label_column = options.label_column if options is not None else None

@@ -33,6 +33,7 @@ from rhyme.evaluation.splits import (
     make_splits,
     usable_classes,
 )
+from rhyme.evaluation.videos import whole_videos
 from rhyme.loading import FrameCache
 from rhyme.tasks import FeatureTable, extract_many
 from rhyme.tasks.extract import Progress
@@ -176,7 +177,7 @@ def evaluate(
     part = catalog.select(indices=splits.rows)
     tables = (
         {}
-        if placed
+        if all(p.reads != "features" for p in chosen)
         else extract_many(
             modules,
             package.plan,
@@ -257,6 +258,8 @@ def evaluate(
         for place, (name, module) in enumerate(modules.items())
     }
     framed["trained"] = replace(framed["trained"], pictures=pictures)
+    known = [] if seen == "allow" else _known_groups(package) or []
+    filmed = {name: whole_videos(d, catalog, splits, known) for name, d in framed.items()}
     own = cycle_head(package)
     wanted = {*heads} if own is None else {*heads, own}
     behind = {h: behind_head(package, h, ready) for h in sorted(wanted)} if ready else {}
@@ -265,9 +268,9 @@ def evaluate(
             skipped[protocol.id] = "no labels: give a label column (scan with --labels)"
             continue
         try:
-            inputs = framed if protocol.reads == "frames" else ready
+            inputs = {"frames": framed, "videos": filmed, "features": ready}[protocol.reads]
             measured = {name: protocol.run(d, parsed[protocol.id]) for name, d in inputs.items()}
-            apart = protocol.trains or protocol.reads == "frames"
+            apart = protocol.trains or protocol.reads != "features"
             for head, tables_behind in behind.items():
                 if apart or (protocol.id != "cycle" and head not in heads):
                     continue
@@ -301,18 +304,24 @@ def _pixels(catalog: Catalog) -> dict[str, Any]:
     return {"prepared": {name: kept.get(name) for name in ("size", "format", "quality", "fps")}}
 
 
+def _known_groups(package: EncoderPackage) -> Sequence[str] | None:
+    """Hashes of the groups that the package says it was trained on, if it says so."""
+    known = package.extra.get("train_groups", package.card.get("train_groups"))
+    return cast(Sequence[str], known) if isinstance(known, list | tuple) else None
+
+
 def _unseen(
     package: EncoderPackage, catalog: Catalog, splits: Splits, seen: Seen, notes: list[str]
 ) -> Splits:
     """Hold the test groups against the groups that the package says it was trained on."""
-    known = package.extra.get("train_groups", package.card.get("train_groups"))
-    if not isinstance(known, list | tuple):
+    known = _known_groups(package)
+    if known is None:
         notes.append(
             "the package does not say which groups it was trained on: that the test groups were "
             "unseen has to be taken on trust"
         )
         return splits
-    trained_on = set(cast(Sequence[str], known))
+    trained_on = set(known)
     groups = cast("list[str]", catalog.table.column("group").to_pylist())
     names = {int(row): groups[row] for row in splits.test}
     hit = {name for name in set(names.values()) if group_hashes([name])[0] in trained_on}

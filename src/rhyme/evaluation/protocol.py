@@ -28,6 +28,7 @@ PROTOCOLS: dict[str, str] = {
     "semi_supervised": "rhyme.evaluation.semi_supervised:PROTOCOL",
     "correspondence": "rhyme.evaluation.correspondence:PROTOCOL",
     "propagation": "rhyme.evaluation.propagation:PROTOCOL",
+    "segmentation": "rhyme.evaluation.segmentation:PROTOCOL",
 }
 """Protocols by id, each as ``"module:attribute"``; imported when one is run."""
 
@@ -125,7 +126,8 @@ class Protocol:
         needs_labels: whether it is skipped without labels.
         trains: whether it trains on the pictures themselves, not on features.
         reads: ``"features"`` runs on a :class:`SplitData`, ``"frames"`` on a
-            :class:`~rhyme.evaluation.frames.FrameData` of the test items.
+            :class:`~rhyme.evaluation.frames.FrameData` of the test items, ``"videos"`` on a
+            :class:`~rhyme.evaluation.videos.VideoData` of the training and test items.
     """
 
     id: str
@@ -134,7 +136,7 @@ class Protocol:
     run: Callable[[Any, Any], list[Metric]]
     needs_labels: bool
     trains: bool = False
-    reads: Literal["features", "frames"] = "features"
+    reads: Literal["features", "frames", "videos"] = "features"
 
 
 def load_protocol(name: str) -> Protocol:

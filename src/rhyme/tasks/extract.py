@@ -16,7 +16,7 @@ from rhyme.loading import FrameCache, inference_batches
 from rhyme.tasks.table import FeatureTable, Float
 from rhyme.views import ClipSampling
 
-__all__ = ["Progress", "encode", "extract_features", "extract_many"]
+__all__ = ["Progress", "encode", "encode_parts", "extract_features", "extract_many"]
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) moments."""
@@ -38,6 +38,31 @@ def encode(module: nn.Module, pixels: Tensor, part: str | None = None) -> Tensor
         UnknownName: for a part that the encoder does not name.
         EvaluationError: when the module returns no ``Features``.
     """
+    found = encode_parts(module, pixels)
+    wanted = "pooled" if part is None else part
+    if wanted not in found:
+        named = [name for name in found if name != "pooled"]
+        raise UnknownName(
+            f"the encoder names no part '{part}'",
+            stage="encode",
+            remedy=nearest(wanted, named) if named else "it names none at all",
+        )
+    return found[wanted]
+
+
+def encode_parts(module: nn.Module, pixels: Tensor) -> dict[str, Tensor]:
+    """The pooled feature of moments and all named parts of it, in one pass.
+
+    Args:
+        module: an encoder, as for :func:`encode`.
+        pixels: normalised pixels ``[m, t, c, h, w]`` on the module's device.
+
+    Returns:
+        ``[m, d]`` by name, ``"pooled"`` first.
+
+    Raises:
+        EvaluationError: when the module returns no ``Features``.
+    """
     clips = bool(getattr(module, "reads_clips", False))
     count, frames = pixels.shape[:2]
     output = module(pixels if clips else pixels.flatten(0, 1))
@@ -45,17 +70,10 @@ def encode(module: nn.Module, pixels: Tensor, part: str | None = None) -> Tensor
         raise EvaluationError(
             "the encoder returns no Features", stage="encode", value=type(output).__name__
         )
-    if part is None:
-        found = output.pooled
-    elif part in output.parts:
-        found = output.parts[part]
-    else:
-        raise UnknownName(
-            f"the encoder names no part '{part}'",
-            stage="encode",
-            remedy=nearest(part, output.parts) if output.parts else "it names none at all",
-        )
-    return found if clips else found.unflatten(0, (count, frames)).mean(dim=1)
+    named = {"pooled": output.pooled, **output.parts}
+    if clips:
+        return named
+    return {name: x.unflatten(0, (count, frames)).mean(dim=1) for name, x in named.items()}
 
 
 def extract_many(
