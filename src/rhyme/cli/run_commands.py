@@ -182,7 +182,7 @@ class Evaluate(Common):
 
     protocol: str = "knn,linear,retrieval,cycle"
     """Protocols, separated by commas: knn, linear, retrieval, cycle work on features; transfer,
-    linear_sgd, finetune and semi_supervised train and take longer."""
+    linear_sgd, finetune, semi_supervised and segmentation train and take longer."""
 
     heads: str = ""
     """Heads of the encoder behind which to measure too, separated by commas, e.g. z of SimCLR."""
