@@ -135,7 +135,7 @@ def test_archives_beside_films_are_left_alone(tmp_path: Path, films: Callable[..
     catalog = scan(root)
     assert paths(catalog) == ["a.mp4"]
     assert len(catalog.quarantine) == 0
-    assert catalog.summary()["ignored"] == {"image": 4}
+    assert catalog.summary()["ignored"] == {"image": 4, "archive": 1}
 
 
 def test_an_archive_that_changed_is_refused_and_scanned_again(tmp_path: Path) -> None:
@@ -217,3 +217,11 @@ def test_real_pictures_of_a_thousand_classes(data: Path) -> None:
     assert catalog.label_columns == [], "one picture a class is no class to learn"
     facts = catalog.facts()
     assert int(np.minimum(facts.width, facts.height).min()) >= 50
+
+
+def test_a_broken_archive_beside_films_is_counted(
+    tmp_path: Path, films: Callable[..., Path]
+) -> None:
+    root = films("a.mp4")
+    (root / "broken.zip").write_bytes(b"PK\x03\x04 and no more")
+    assert scan(root).summary()["ignored"] == {"archive": 1}

@@ -103,7 +103,7 @@ class Found:
         candidates: in order of path.
         unreadable: what cannot be an item, with the reason: names that cannot be written down,
             members of archives that must not be read.
-        ignored: number of files left out, by kind.
+        ignored: number of files left out, by kind; pictures of archives count as such.
         seen: number of files met.
     """
 
@@ -141,6 +141,7 @@ def discover(
     by_kind: dict[Kind, list[Candidate]] = {"video": [], "frames": [], "image": [], "audio": []}
     wanted = None if kinds is None else set(kinds)
     in_archives: list[Unreadable] = []
+    archives = 0
     for folder, names in places:
         relative = folder.relative_to(root).as_posix()
         prefix = "" if relative == "." else relative + "/"
@@ -149,6 +150,7 @@ def discover(
             found.seen += 1
             archive = _archived(folder / name, prefix + name, limits)
             if archive is not None:
+                archives += 1
                 by_kind["image"] += archive[0]
                 in_archives += archive[1]
                 found.seen += len(archive[0])
@@ -187,6 +189,8 @@ def discover(
         wanted = {"video", "frames"} if moving else {"image"} if still else {"audio"}
     if "image" in wanted:
         found.unreadable += in_archives
+    elif archives:
+        found.ignored["archive"] = archives  # also those that hold nothing that could be counted
     for kind, listed in by_kind.items():
         if kind in wanted:
             found.candidates += listed

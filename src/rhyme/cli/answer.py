@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from rich.console import Console
@@ -68,6 +68,9 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         value = 0.0 if abs(value) < 1e-12 else value  # what is left of a difference of equals
         return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        pairs = cast("Mapping[str, Any]", value).items()
+        return printable(", ".join(f"{name} {_cell(one)}" for name, one in pairs))
     return "" if value is None else printable(str(value))
 
 
