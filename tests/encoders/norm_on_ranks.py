@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from rhyme import distributed
-from rhyme.encoders import GroupBatchNorm2d
+from rhyme.encoders import GroupBatchNorm2d, GroupBatchNorm3d
 from rhyme.errors import ConfigError
 
 
@@ -22,10 +22,12 @@ def main(rank: int, world: int, folder: Path) -> None:
     weights = torch.randn_like(x)
     mine = distributed.rank_slice(8)
     found: dict[str, torch.Tensor | bool] = {}
-    for groups in (1, 2, 4):
-        norm = GroupBatchNorm2d(3, norm_groups=groups).double()
+    for groups in ("1", "2", "4", "1 of clips", "4 of clips"):
+        clips = groups.endswith("clips")
+        kind = GroupBatchNorm3d if clips else GroupBatchNorm2d
+        norm = kind(3, norm_groups=int(groups[0])).double()
         pixels = x[mine].clone().requires_grad_()
-        output = norm(pixels)
+        output = norm(pixels.unflatten(2, (2, 2))).flatten(2, 3) if clips else norm(pixels)
         (output * weights[mine]).mean().backward()
         found[f"{groups}.output"] = output.detach()
         found[f"{groups}.grad"] = pixels.grad

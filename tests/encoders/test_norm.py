@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rhyme.encoders import GroupBatchNorm1d, GroupBatchNorm2d
+from rhyme.encoders import GroupBatchNorm1d, GroupBatchNorm2d, GroupBatchNorm3d
 from rhyme.errors import ConfigError
 
 
@@ -39,13 +39,12 @@ def test_one_group_is_batch_norm_to_the_bit() -> None:
 
 
 @pytest.mark.parametrize("groups", [2, 3, 6])
-@pytest.mark.parametrize("shape", [(12, 5), (12, 5, 4), (12, 5, 4, 3)])
+@pytest.mark.parametrize("shape", [(12, 5), (12, 5, 4), (12, 5, 4, 3), (12, 5, 2, 4, 3)])
 def test_groups_are_separate_batch_norms(groups: int, shape: tuple[int, ...]) -> None:
-    kind, plain = (
-        (GroupBatchNorm2d, nn.BatchNorm2d)
-        if len(shape) == 4
-        else (GroupBatchNorm1d, nn.BatchNorm1d)
-    )
+    kind, plain = {
+        4: (GroupBatchNorm2d, nn.BatchNorm2d),
+        5: (GroupBatchNorm3d, nn.BatchNorm3d),
+    }.get(len(shape), (GroupBatchNorm1d, nn.BatchNorm1d))
     ours = kind(5, norm_groups=groups).double()
     randomise(ours)
     x = rows(*shape).requires_grad_()
@@ -153,10 +152,12 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
     torch.manual_seed(3)
     x = rows(8, 3, 4, 5)
     weights = torch.randn_like(x)
-    for groups in (1, 2, 4):
-        norm = GroupBatchNorm2d(3, norm_groups=groups).double()
+    for groups in ("1", "2", "4", "1 of clips", "4 of clips"):
+        clips = groups.endswith("clips")
+        kind = GroupBatchNorm3d if clips else GroupBatchNorm2d
+        norm = kind(3, norm_groups=int(groups[0])).double()
         pixels = x.clone().requires_grad_()
-        output = norm(pixels)
+        output = norm(pixels.unflatten(2, (2, 2))).flatten(2, 3) if clips else norm(pixels)
         (output * weights).mean().backward()
         both = {n: torch.cat([part[f"{groups}.{n}"] for part in parts]) for n in ("output", "grad")}
         torch.testing.assert_close(both["output"], output.detach(), rtol=1e-9, atol=1e-10)

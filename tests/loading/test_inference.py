@@ -20,6 +20,7 @@ class Plan:
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     frames: int = 1
     spacing: float = 0.0
+    stride: int = 0
 
 
 def joined(batches):
@@ -63,6 +64,11 @@ def test_clips_are_centred_and_stay_inside_the_item(catalog, read_labels):
     frames, _ = read_labels(pixels)
     assert frames[:3].tolist() == [[0, 0, 0, 2], [4, 6, 8, 10], [11, 13, 15, 15]]
     assert times[:3].tolist() == [0.0, 1.0, 15 / 8]
+    native, _, _ = joined(inference_batches(catalog, Plan(frames=4, stride=2), frames_per_item=3))
+    assert torch.equal(native, pixels)
+    neighbours, _, _ = joined(inference_batches(catalog, Plan(frames=4), frames_per_item=3))
+    frames, _ = read_labels(neighbours)
+    assert frames[:3].tolist() == [[0, 0, 0, 1], [6, 7, 8, 9], [13, 14, 15, 15]]
 
 
 def test_clips_of_a_published_rule(catalog, read_labels):

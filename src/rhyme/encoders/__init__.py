@@ -6,6 +6,7 @@ from rhyme.encoders.backbone import (
     BACKBONES,
     Backbone,
     BackboneConfig,
+    ClipBackbone,
     build_backbone,
     cell_geometry,
     seeded,
@@ -14,7 +15,12 @@ from rhyme.encoders.card import render_card
 from rhyme.encoders.compose import EncoderWithHeads
 from rhyme.encoders.features import Features, InferencePlan
 from rhyme.encoders.heads import HEAD_PRESETS, Head, HeadConfig, build_head, unit
-from rhyme.encoders.norm import GroupBatchNorm1d, GroupBatchNorm2d
+from rhyme.encoders.norm import (
+    GroupBatchNorm,
+    GroupBatchNorm1d,
+    GroupBatchNorm2d,
+    GroupBatchNorm3d,
+)
 from rhyme.encoders.package import EncoderPackage, load_package, save_package, untrained
 from rhyme.encoders.parts import in_parts
 from rhyme.encoders.weights import LoadReport, load_state_file
@@ -24,11 +30,14 @@ __all__ = [
     "HEAD_PRESETS",
     "Backbone",
     "BackboneConfig",
+    "ClipBackbone",
     "EncoderPackage",
     "EncoderWithHeads",
     "Features",
+    "GroupBatchNorm",
     "GroupBatchNorm1d",
     "GroupBatchNorm2d",
+    "GroupBatchNorm3d",
     "Head",
     "HeadConfig",
     "InferencePlan",

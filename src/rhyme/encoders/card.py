@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from rhyme.encoders.backbone import BackboneConfig
+from rhyme.encoders.backbone import BackboneConfig, backbone_class
 from rhyme.encoders.features import InferencePlan
 from rhyme.errors import printable
 
@@ -57,24 +57,38 @@ def render_card(
     for key in order:
         heading = SECTIONS.get(key, str(key).replace("_", " ").capitalize())
         parts.append(f"## {_inline(heading)}\n\n{_block(card[key])}")
-    clip = f"{plan.frames} frames, {plan.spacing:g} s apart" if plan.frames > 1 else "single frames"
+    clip = f"clips of {plan.frames} frames, {_apart(plan)}" if plan.frames > 1 else "single frames"
     facts = {
         "backbone": config.name,
-        "strides": config.strides,
-        "dilations": config.dilations,
+        **{name.replace("_", " "): value for name, value in _shape(config).items()},
         "input": f"{clip}; shorter side to {plan.resize}, centre {plan.size} x {plan.size} pixels",
         "mean": plan.mean,
         "standard deviation": plan.std,
         **{f"head {name}": line for name, line in (heads or {}).items()},
     }
     parts.append(f"## Architecture and input\n\n{_block(facts)}")
+    axes = "[b, t, c, h, w]" if backbone_class(config.name).reads_clips else "[b, c, h, w]"
     parts.append(
         "## Use\n\n```python\nfrom rhyme.encoders import load_package\n\n"
         'package = load_package("this folder")\n'
-        "features = package.module(pixels)  # normalised [b, c, h, w]\n"
+        f"features = package.module(pixels)  # normalised {axes}\n"
         "features.pooled, features.map\n```"
     )
     return "\n\n".join(parts) + "\n"
+
+
+def _shape(config: BackboneConfig) -> dict[str, Any]:
+    """Options a layer that the backbone has."""
+    names = ("strides", "temporal_strides", "widths", "dilations")
+    plain = BackboneConfig()
+    return {n: getattr(config, n) for n in names if getattr(config, n) != getattr(plain, n)}
+
+
+def _apart(plan: InferencePlan) -> str:
+    """How far the frames of a clip lie apart, in words."""
+    if plan.spacing > 0:
+        return f"{plan.spacing:g} s apart"
+    return f"every {plan.stride} frames" if plan.stride > 1 else "one after the other"
 
 
 def _block(value: Any) -> str:

@@ -38,6 +38,11 @@ class EncoderWithHeads(nn.Module):
         """Length of the backbone's pooled feature."""
         return self.backbone.feature_dim
 
+    @property
+    def reads_clips(self) -> bool:
+        """Whether it reads clips ``[b, t, c, h, w]`` instead of frames."""
+        return self.backbone.reads_clips
+
     def head(self, name: str) -> Head:
         """One head.
 
@@ -56,7 +61,7 @@ class EncoderWithHeads(nn.Module):
         """Features, and the embeddings of heads.
 
         Args:
-            pixels: normalised pixels ``[b, c, h, w]``.
+            pixels: normalised pixels ``[b, c, h, w]``; ``[b, t, c, h, w]`` where it reads clips.
             heads: names of the heads to apply; None for all.
             stages: names of the backbone's stages to return besides.
 

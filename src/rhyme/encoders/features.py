@@ -10,13 +10,15 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """Features of ``b`` views.
+    """Features of ``b`` views: frames, or clips.
 
     Attributes:
         pooled: ``[b, d]``.
-        map: ``[b, d, h, w]`` or ``[b, d, t, h, w]``.
+        map: ``[b, d, h, w]``, or ``[b, d, t, h, w]`` of clips.
         stride: view pixels between neighbouring cells of ``map``.
         offset: view pixel at the centre of its first cell.
+        temporal_stride: frames between neighbouring cells of a clip's ``map``.
+        temporal_offset: frame at the centre of its first cell.
         tokens: ``[b, n, d]``.
         tokens_valid: ``bool [b, n]``.
         stages: feature maps by torchvision's node names (``layer1`` ...).
@@ -27,6 +29,8 @@ class Features:
     map: Tensor | None = None
     stride: float | None = None
     offset: float | None = None
+    temporal_stride: float | None = None
+    temporal_offset: float | None = None
     tokens: Tensor | None = None
     tokens_valid: Tensor | None = None
     stages: Mapping[str, Tensor] = field(default_factory=dict)
@@ -44,6 +48,7 @@ class InferencePlan:
         std: standard deviation a channel, on the [0, 1] scale.
         frames: frames of a clip; 1 for an encoder of single frames.
         spacing: seconds between them.
+        stride: native frames between them; 0 goes by ``spacing``. Both 0: neighbouring frames.
     """
 
     size: int
@@ -52,3 +57,4 @@ class InferencePlan:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     frames: int = 1
     spacing: float = 0.0
+    stride: int = 0

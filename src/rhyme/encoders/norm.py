@@ -18,8 +18,8 @@ from rhyme.distributed import sum_all, world_size
 from rhyme.errors import ConfigError
 
 
-class _GroupBatchNorm(_BatchNorm):
-    """The part that both dimensions share."""
+class GroupBatchNorm(_BatchNorm):
+    """What batch norms of any dimension share: groups of the global batch."""
 
     def __init__(
         self,
@@ -162,7 +162,7 @@ class _GroupBatchNorm(_BatchNorm):
             running.lerp_(value.to(running.dtype), float(factor or 0.0))
 
 
-class GroupBatchNorm1d(_GroupBatchNorm, nn.BatchNorm1d):
+class GroupBatchNorm1d(GroupBatchNorm, nn.BatchNorm1d):
     """``nn.BatchNorm1d`` whose training statistics come from groups of the global batch.
 
     Args:
@@ -178,11 +178,27 @@ class GroupBatchNorm1d(_GroupBatchNorm, nn.BatchNorm1d):
     """
 
 
-class GroupBatchNorm2d(_GroupBatchNorm, nn.BatchNorm2d):
+class GroupBatchNorm2d(GroupBatchNorm, nn.BatchNorm2d):
     """``nn.BatchNorm2d`` whose training statistics come from groups of the global batch.
 
     Args:
         num_features: channels ``c`` of ``[b, c, h, w]``.
+        norm_groups: runs of neighbouring rows of the global batch that are normalised apart: 1
+            for all together over all ranks, or a multiple of the number of ranks.
+        eps: added to the variance.
+        momentum: step of the running statistics; None averages over all batches. They take the
+            mean over the groups, so they are equal on all ranks.
+        affine: learn a scale and, with ``offset``, an offset.
+        offset: False leaves the offset out.
+        track_running_stats: keep the statistics that evaluation uses.
+    """
+
+
+class GroupBatchNorm3d(GroupBatchNorm, nn.BatchNorm3d):
+    """``nn.BatchNorm3d`` whose training statistics come from groups of the global batch.
+
+    Args:
+        num_features: channels ``c`` of ``[b, c, t, h, w]``; a group holds whole clips.
         norm_groups: runs of neighbouring rows of the global batch that are normalised apart: 1
             for all together over all ranks, or a multiple of the number of ranks.
         eps: added to the variance.

@@ -274,6 +274,8 @@ def _check_plan(plan: InferencePlan) -> None:
         and all(s > 0 for s in plan.std)
         and all(1 <= n <= 8192 for n in (plan.size, plan.resize, plan.frames))
         and plan.spacing >= 0
+        and 0 <= plan.stride <= 65536
+        and not (plan.stride and plan.spacing)
     )
     if not sound:
         raise ConfigError("the inference plan cannot be followed", value=to_dict(plan))

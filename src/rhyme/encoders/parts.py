@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
-from rhyme.encoders.norm import GroupBatchNorm1d, GroupBatchNorm2d
+from rhyme.encoders.norm import GroupBatchNorm
 from rhyme.errors import ConfigError
 
 Result = TypeVar("Result")
@@ -63,11 +63,11 @@ def in_parts(
     return results
 
 
-def _norms(module: nn.Module, parts: int) -> list[GroupBatchNorm1d | GroupBatchNorm2d]:
+def _norms(module: nn.Module, parts: int) -> list[GroupBatchNorm]:
     """Batch norms that take part; all others have to be in evaluation mode."""
-    norms: list[GroupBatchNorm1d | GroupBatchNorm2d] = []
+    norms: list[GroupBatchNorm] = []
     for name, norm in module.named_modules():
-        if isinstance(norm, GroupBatchNorm1d | GroupBatchNorm2d):
+        if isinstance(norm, GroupBatchNorm):
             norms.append(norm)
         elif isinstance(norm, _BatchNorm) and norm.training and parts > 1:
             raise ConfigError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
@@ -18,7 +19,6 @@ from rhyme.encoders.backbone import (
     BackboneConfig,
     cell_geometry,
     initialise_convolutions,
-    refuse_options,
 )
 from rhyme.encoders.norm import GroupBatchNorm2d
 
@@ -41,9 +41,11 @@ class ResNet(Backbone):
         ConfigError: an option that residual networks do not have.
     """
 
+    own: ClassVar = {"strides": (1, 2, 2, 2)}
+
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__(config)
-        refuse_options(config, ["widths"])
+        config = self.config
         block, depths = _DEPTHS[config.name]
         norm = partial(GroupBatchNorm2d, norm_groups=config.norm_groups)
         kernel, step = (7, 2) if config.stem == "imagenet" else (3, 1)

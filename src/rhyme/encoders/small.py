@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -28,8 +29,11 @@ class SmallEncoder(Backbone):
         ConfigError: an option that only residual networks have.
     """
 
+    own: ClassVar = {"strides": (1, 2, 2, 2), "widths": (32, 64, 96, 128)}
+
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__(config)
+        config = self.config
         refuse_options(config, ["stem", "dilations", "zero_init_residual"])
         channels, chain = config.in_channels, list[tuple[int, int, int, int]]()
         self.geometry = {}

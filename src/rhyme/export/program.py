@@ -26,7 +26,7 @@ class _Program(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.normalise = normalise
-        shape = (1, -1, 1, 1)
+        shape = (-1, 1, 1)
         self.register_buffer("mean", torch.tensor(plan.mean).view(shape), persistent=normalise)
         self.register_buffer("std", torch.tensor(plan.std).view(shape), persistent=normalise)
 
@@ -43,7 +43,8 @@ class ExportedEncoder:
     """A program that was read back.
 
     Attributes:
-        module: ``[b, c, h, w] -> ([b, d], [b, d, h', w'])``: pooled feature and map.
+        module: ``[b, c, h, w] -> ([b, d], [b, d, h', w'])``: pooled feature and map; for a clip
+            encoder ``[b, t, c, h, w] -> ([b, d], [b, d, t', h', w'])``.
         plan: how it wants its input.
         normalised: it wants pixels on [0, 1] and normalises them itself.
         source: hash of the package it was made from.
@@ -58,7 +59,8 @@ class ExportedEncoder:
 def to_torch_export(package: EncoderPackage, path: str | Path, *, normalise: bool = False) -> Path:
     """Write a package's backbone as a ``.pt2`` program for any batch size.
 
-    The size of the views is that of the inference plan; ``torch.export.load`` reads the file, in
+    The size of the views, and the frames of a clip, are those of the inference plan;
+    ``torch.export.load`` reads the file, in
     C++ too. The program returns (pooled feature, map).
 
     Args:
@@ -84,7 +86,8 @@ def to_torch_export(package: EncoderPackage, path: str | Path, *, normalise: boo
     program = _Program(package.module, plan, normalise).eval()
     device = next(package.module.parameters()).device
     # Two rows: a batch of one would be taken for a constant.
-    example = torch.zeros(2, channels, plan.size, plan.size, device=device)
+    frames = (plan.frames,) if package.module.reads_clips else ()
+    example = torch.zeros(2, *frames, channels, plan.size, plan.size, device=device)
     batch = torch.export.Dim("batch", min=1)
     with torch.no_grad():
         exported = torch.export.export(

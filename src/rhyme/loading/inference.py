@@ -59,6 +59,11 @@ class PixelPlan(Protocol):
         """Seconds between them."""
         ...
 
+    @property
+    def stride(self) -> int:
+        """Native frames between them; 0 goes by ``spacing``."""
+        ...
+
 
 class InferenceBatch(NamedTuple):
     """Moments of items.
@@ -302,7 +307,8 @@ def _clip_times(
     """``float64 [m, t]``: frames around each moment, inside the item."""
     facts = catalog.facts(rows)
     rate = np.where(facts.fps > 0, facts.fps, 1.0)
-    spacing = np.full(len(rows), plan.spacing) if plan.spacing > 0 else 1.0 / rate
+    seconds = np.full(len(rows), plan.spacing)
+    spacing = seconds if plan.spacing > 0 else max(plan.stride, 1) / rate
     step = np.arange(plan.frames) - plan.frames // 2
     times = centres[:, None] + step[None, :] * spacing[:, None]
     counts = frame_counts(facts)

@@ -131,7 +131,7 @@ def embed_moment(
         device: where the encoder runs.
     """
     plan, info = package.plan, reader.info
-    spacing = plan.spacing if plan.spacing > 0 else 1.0 / (info.fps or 1.0)
+    spacing = plan.spacing if plan.spacing > 0 else max(plan.stride, 1) / (info.fps or 1.0)
     steps = (np.arange(plan.frames) - plan.frames // 2) * spacing
     frames, _ = reader.read(np.clip(time + steps, 0.0, max(info.duration, 0.0)))
     transform = EvalTransform(size=plan.size, resize=plan.resize, mean=plan.mean, std=plan.std)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -21,7 +22,7 @@ from rhyme.encoders import (
 )
 from rhyme.memory import BatchShuffle, MomentumEncoder
 from rhyme.systems.base import Export
-from rhyme.views import ContrastTransform, Transform
+from rhyme.views import Clip, ContrastTransform, Transform
 
 Read = Callable[[EncoderWithHeads, Tensor], dict[str, Tensor]]
 """What is made of frames ``[b, c, h, w]`` by an encoder or its copy: ``[b, ...]`` by name."""
@@ -111,19 +112,27 @@ class MomentumPair(nn.Module):
         self.momentum.update()
 
 
-def inference_plan(transform: Transform) -> InferencePlan:
+def inference_plan(transform: Transform, clip: Clip | None = None) -> InferencePlan:
     """How to feed an encoder that was trained under a transform: its size, its normalisation.
 
     The shorter side is scaled to 8/7 of the crop (256 before 224), or to what the transform itself
     scales to, and the central square is cut. At 32 pixels and below nothing is scaled up or cut
     off: CIFAR's pictures are judged whole.
+
+    Args:
+        transform: of the views that it was trained on.
+        clip: the clip that it reads, for its frames and their distance; None for frames.
     """
     if isinstance(transform, ContrastTransform):
         margin = _EVAL_MARGIN if transform.size > _TINY else 1.0
         resize = round(transform.size * margin)
     else:
         resize = transform.resize or transform.size
-    return InferencePlan(size=transform.size, resize=resize, mean=transform.mean, std=transform.std)
+    plan = InferencePlan(size=transform.size, resize=resize, mean=transform.mean, std=transform.std)
+    if clip is None:
+        return plan
+    stride = 0 if clip.spacing is not None else clip.stride or 1
+    return replace(plan, frames=clip.frames, spacing=clip.spacing or 0.0, stride=stride)
 
 
 def encoder_export(pair: MomentumPair, transform: Transform) -> Export:

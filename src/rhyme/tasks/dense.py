@@ -60,6 +60,12 @@ def dense_encoder(module: nn.Module, stride: int = 8, stage: str | None = None) 
     """
     if not isinstance(module, Backbone):
         raise ConfigError("dense features need a backbone", value=type(module).__name__)
+    if module.reads_clips:
+        raise ConfigError(
+            "dense features need an encoder of frames",
+            value=module.config.name,
+            remedy="this one reads whole clips: judge it by neighbours, probes or retrieval",
+        )
     if stage is None:
         stage = "layer3" if module.config.name.startswith("resnet") else list(module.geometry)[-1]
     if stage not in module.geometry:

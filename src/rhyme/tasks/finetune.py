@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rhyme.catalog import Catalog
-from rhyme.encoders import Features, GroupBatchNorm1d, GroupBatchNorm2d, InferencePlan
+from rhyme.encoders import Features, GroupBatchNorm, InferencePlan
 from rhyme.errors import ConfigError, DataError, EvaluationError
 from rhyme.loading import CatalogSource, FrameCache, Placement
 from rhyme.tasks.extract import Progress, extract_features
@@ -186,7 +186,7 @@ def _prepared(model: ImageClassifier, frozen: bool) -> ImageClassifier:
         model.encoder.eval()
     else:
         for part in model.encoder.modules():
-            if isinstance(part, GroupBatchNorm1d | GroupBatchNorm2d):
+            if isinstance(part, GroupBatchNorm):
                 part.norm_groups = 1
     return model
 

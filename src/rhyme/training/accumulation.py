@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import torch
 
-from rhyme.encoders import GroupBatchNorm1d, GroupBatchNorm2d, in_parts
+from rhyme.encoders import GroupBatchNorm, in_parts
 from rhyme.errors import ConfigError, TrainingError
 from rhyme.loading.batch import Batch
 from rhyme.systems.base import Embeddings, StepContext, StepOutput, System
@@ -55,7 +55,7 @@ def check_divides(system: System, parts: int, batch_size: int, ranks: int) -> No
             value={"accumulate": parts, "ranks": ranks},
             remedy=f"set train.batch_size to a multiple of {pieces}",
         )
-    norms = [m for m in system.modules() if isinstance(m, GroupBatchNorm1d | GroupBatchNorm2d)]
+    norms = [m for m in system.modules() if isinstance(m, GroupBatchNorm)]
     unfit = sorted({m.norm_groups for m in norms if m.norm_groups % pieces})
     if unfit:
         raise ConfigError(

@@ -205,8 +205,8 @@ class TrainConfig:
         compile: ``torch.compile`` of the backbones in a step: ``"off"``, ``"on"``, or ``"auto"``,
             which measures in the run's first steps whether it pays.
         device: ``"auto"`` (a GPU where there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
-        channels_last: keep 4-D weights channels-last, which is faster for convolutions on most
-            machines; it changes the order of sums, and so the last bits.
+        channels_last: keep 4-D and 5-D weights channels-last, which is faster for convolutions on
+            most machines; it changes the order of sums, and so the last bits.
         deterministic: ask torch for deterministic operations, and warn where it has none.
         parallel: how several ranks share a step: ``"ddp"`` keeps everything on every rank,
             ``"fsdp"`` a slice of each parameter, for encoders that do not fit; ``"auto"`` is

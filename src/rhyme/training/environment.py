@@ -112,9 +112,10 @@ def deterministic(on: bool) -> Generator[None]:
 
 
 def lay_out(system: System, channels_last: bool) -> System:
-    """Give 4-D parameters and buffers the channels-last layout, where asked for."""
+    """Give 4-D and 5-D weights and buffers the channels-last layout, where asked for."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     if channels_last:
         for tensor in (*system.parameters(), *system.buffers()):
-            if tensor.dim() == 4:
-                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+            if tensor.dim() in formats:
+                tensor.data = tensor.data.contiguous(memory_format=formats[tensor.dim()])
     return system
