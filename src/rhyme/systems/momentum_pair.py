@@ -22,7 +22,7 @@ from rhyme.encoders import (
 )
 from rhyme.memory import BatchShuffle, MomentumEncoder
 from rhyme.systems.base import Export
-from rhyme.views import Clip, ContrastTransform, Transform
+from rhyme.views import Clip, ContrastTransform, Transform, TurnTransform
 
 Read = Callable[[EncoderWithHeads, Tensor], dict[str, Tensor]]
 """What is made of frames ``[b, c, h, w]`` by an encoder or its copy: ``[b, ...]`` by name."""
@@ -121,8 +121,11 @@ def inference_plan(transform: Transform, clip: Clip | None = None) -> InferenceP
 
     Args:
         transform: of the views that it was trained on.
-        clip: the clip that it reads, for its frames and their distance; None for frames.
+        clip: the clip that it reads, for its frames and their distance (the least where that is
+            drawn); None for frames.
     """
+    if isinstance(transform, TurnTransform):
+        transform = transform.base
     if isinstance(transform, ContrastTransform):
         margin = _EVAL_MARGIN if transform.size > _TINY else 1.0
         resize = round(transform.size * margin)
@@ -131,7 +134,7 @@ def inference_plan(transform: Transform, clip: Clip | None = None) -> InferenceP
     plan = InferencePlan(size=transform.size, resize=resize, mean=transform.mean, std=transform.std)
     if clip is None:
         return plan
-    stride = 0 if clip.spacing is not None else clip.stride or 1
+    stride = 0 if clip.spacing is not None else clip.stride or (clip.strides or (1,))[0]
     return replace(plan, frames=clip.frames, spacing=clip.spacing or 0.0, stride=stride)
 
 
