@@ -119,9 +119,10 @@ def real_jobs(data: Path, seeds: list[int]) -> list[Job]:
 # SimCLR and MoCo: real pictures of 32 pixels
 
 PICTURES = {"train": 500, "test": 200}
-"""Pictures of each of the ten classes: 4,000 to train on, 1,000 to choose on, 2,000 to test on."""
+"""Pictures of each of the ten classes: 5,000 to learn from, of which labels of 4,000 fit the probes
+and of 1,000 choose their settings; 2,000 to test on."""
 PICTURE_BUDGET = {"train.epochs": 8, "train.batch_size": 128, "train.log_every": 5}
-"""248 steps, a minute of one core: a fiftieth of what the published runs see of a picture, so the
+"""312 steps, a minute of one core: a fiftieth of what the published runs see of a picture, so the
 figures are small and only their order is asked for."""
 SUPERVISED = {"finetune": {"epochs": 12, "batch_size": 128, "lr": (0.2,)}}
 """The same network trained on the labels: from fresh weights (the ceiling) and from the encoder."""

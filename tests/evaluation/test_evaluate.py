@@ -179,6 +179,17 @@ def test_protocols_on_features_are_measured_behind_a_head_too(world, tmp_path):
     assert {e for _, m, e in rows if m == "top1@z"} == {"trained", "untrained"}
     plain = evaluate(tmp_path / "both", catalog, protocols=("knn",), untrained_seeds=())
     assert {r.metric for r in plain.results} == {"top1", "frame_top1"}
+    none = HeadConfig(layers=0, out=0, last_norm=False)
+    bare = build_head(none, package.module.feature_dim)
+    assert not [*bare.parameters()]
+    save_package(
+        tmp_path / "bare", EncoderWithHeads(package.module, {"z": bare}), package.plan, card={}
+    )
+    done = evaluate(
+        tmp_path / "bare", catalog, protocols=("knn",), heads=("z",), untrained_seeds=(0,)
+    )
+    found = {(row.metric, row.encoder): row.value for row in done.results}
+    assert found["top1@z", "trained"] == found["top1", "trained"], "it passes features on"
     with pytest.raises(UnknownName, match="no head 'y'") as caught:
         evaluate(tmp_path / "both", catalog, protocols=("knn",), heads=("y",))
     assert "'z'" in str(caught.value.remedy) or "z" in str(caught.value.remedy)

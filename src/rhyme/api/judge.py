@@ -109,7 +109,8 @@ def evaluate(
             catalog.labels(options.label_column)
     else:
         # Where nothing is fitted, a collection without a split is judged whole.
-        fitted = any(load_protocol(name).reads != "frames" for name in protocols)
+        judging = [load_protocol(name) for name in protocols]
+        fitted = any(p.reads != "frames" or p.fits for p in judging)
         catalog = read_data(data, options, seed=seed, must_split=fitted)
     check_root(catalog)
     label_column = options.label_column if options is not None else None

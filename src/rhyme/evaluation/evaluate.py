@@ -162,7 +162,7 @@ def evaluate(
     parsed = {p.id: parse_settings(p, (settings or {}).get(p.id, {})) for p in chosen}
     if not isinstance(package, EncoderPackage):
         package = load_package(package, device)
-    placed = all(p.reads == "frames" for p in chosen)
+    placed = all(p.reads == "frames" and not p.fits for p in chosen)
     splits = (held_out if placed else make_splits)(catalog, seed=seed)
     notes = [str(splits), *splits.notes]
     splits = _unseen(package, catalog, splits, seen, notes)
@@ -252,7 +252,11 @@ def evaluate(
         device=device,
         progress=progress,
         encoders=len(modules),
+        label_column=None if classes is None else label_column or catalog.label_column,
     )
+    if any(p.fits for p in chosen):
+        train, val = (catalog.select(indices=part) for part in (splits.train, splits.val))
+        tested = replace(tested, train=train, val=val)
     framed = {
         name: replace(tested, encoder=module.eval().to(device), place=place)
         for place, (name, module) in enumerate(modules.items())

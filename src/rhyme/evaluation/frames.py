@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,9 @@ class FrameData:
         place: number of this encoder among those that are judged, from 0.
         encoders: how many there are.
         pictures: where to leave pictures; None for none.
+        train: the training items, for protocols that fit something; None without a split.
+        val: the validation items.
+        label_column: the column that items are judged by; None without labels.
     """
 
     encoder: nn.Module
@@ -43,6 +46,13 @@ class FrameData:
     place: int = 0
     encoders: int = 1
     pictures: Path | None = None
+    train: Catalog | None = None
+    val: Catalog | None = None
+    label_column: str | None = None
+
+    def of(self, catalog: Catalog) -> FrameData:
+        """The same encoder with other items."""
+        return replace(self, catalog=catalog)
 
     def all_frames(self, row: int) -> Tensor:
         """All frames ``uint8 [t, 3, h, w]`` of an item.

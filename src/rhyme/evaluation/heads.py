@@ -35,14 +35,18 @@ def fresh_head(head: Head, seed: int) -> Head:
     """The same head with weights that were never trained, in evaluation mode."""
     with seeded(seed):
         built = build_head(head.config, head.in_dim, norm_groups=head.norm_groups)
-    return built.to(next(head.parameters()).device).eval()
+    return built.to(_device(head)).eval()
+
+
+def _device(head: Head) -> torch.device:
+    """Where a head is; one without weights passes its input on and is anywhere."""
+    return next((p.device for p in head.parameters()), torch.device("cpu"))
 
 
 @torch.inference_mode()
 def through_head(table: FeatureTable, head: Head) -> FeatureTable:
     """A table of embeddings ``[n, f, out]`` from a table of backbone features ``[n, f, d]``."""
-    device = next(head.parameters()).device
-    flat = torch.from_numpy(table.features.reshape(-1, table.dim)).to(device)
+    flat = torch.from_numpy(table.features.reshape(-1, table.dim)).to(_device(head))
     found = head(flat).float().cpu().numpy()
     return replace(table, features=found.reshape(*table.features.shape[:2], -1))
 

@@ -29,6 +29,7 @@ PROTOCOLS: dict[str, str] = {
     "correspondence": "rhyme.evaluation.correspondence:PROTOCOL",
     "propagation": "rhyme.evaluation.propagation:PROTOCOL",
     "segmentation": "rhyme.evaluation.segmentation:PROTOCOL",
+    "cells": "rhyme.evaluation.cells:PROTOCOL",
 }
 """Protocols by id, each as ``"module:attribute"``; imported when one is run."""
 
@@ -128,6 +129,7 @@ class Protocol:
         reads: ``"features"`` runs on a :class:`SplitData`, ``"frames"`` on a
             :class:`~rhyme.evaluation.frames.FrameData` of the test items, ``"videos"`` on a
             :class:`~rhyme.evaluation.videos.VideoData` of the training and test items.
+        fits: whether it fits something on frames, and so needs a split.
     """
 
     id: str
@@ -137,6 +139,7 @@ class Protocol:
     needs_labels: bool
     trains: bool = False
     reads: Literal["features", "frames", "videos"] = "features"
+    fits: bool = False
 
 
 def load_protocol(name: str) -> Protocol:

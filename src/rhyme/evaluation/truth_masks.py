@@ -1,7 +1,8 @@
 """Masks that lie beside a collection: DAVIS's folder of annotations, or a generated world's truth.
 
 ``JPEGImages/<sequence>/<frame>.jpg`` has its mask at ``Annotations/<sequence>/<frame>.png``, also
-with a folder such as ``480p`` between; ``videos/<split>/<id>.mp4`` has it at ``truth/<id>.npz``.
+with a folder such as ``480p`` between, and so has a single picture within ``JPEGImages``;
+``videos/<split>/<id>.mp4`` has it at ``truth/<id>.npz``.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ def read_masks(catalog: Catalog, item: Item) -> NDArray[np.uint8] | None:
         DataError: a mask is missing among others, damaged, or of another size than its frame.
     """
     root = catalog.root
-    if item.kind == "frames":
-        names = [mask_path(name) for name in item.files]
+    if item.kind in ("frames", "image"):
+        names = [mask_path(name) for name in item.files or (item.path,)]
         if names[0] is None or not (root / names[0]).is_file():
             return None
         size = (item.height, item.width)

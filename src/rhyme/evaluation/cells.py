@@ -1,0 +1,247 @@
+"""Cells: can a linear classifier tell from a place's feature what is to be seen there?
+
+A logistic regression is fitted on single cells of the frozen map, without their surroundings. What
+stands at a cell is known from masks that lie beside the collection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from rhyme.catalog import Catalog
+from rhyme.errors import EvaluationError, RhymeError
+from rhyme.evaluation.frames import FrameData
+from rhyme.evaluation.protocol import Metric, Protocol
+from rhyme.evaluation.truth_masks import read_masks
+from rhyme.tasks import L2_GRID, DenseEncoder, dense_encoder, linear_probe
+from rhyme.tasks.table import Integer
+from rhyme.views import Keys
+
+__all__ = ["PROTOCOL", "Settings", "run"]
+
+BACKGROUND = "background"
+OBJECT = "object"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings of the protocol.
+
+    Attributes:
+        stride: pixels between neighbouring cells of the features.
+        stage: the backbone's stage; None for ``layer3`` of a ResNet and else the last.
+        height: frames are scaled to this height first; None keeps them.
+        ids: what a mask's ids are: ``"objects"``, of the item's class (or of one class, where
+            items have none), or ``"classes"`` themselves. 0 is the background.
+        frames: equally spaced frames of an item.
+        cells: most training cells, drawn by seed; validation gets a third of it, and of the test
+            items all cells are measured.
+        l2: penalties to choose from on validation cells.
+    """
+
+    stride: int = 8
+    stage: str | None = None
+    height: int | None = None
+    ids: Literal["objects", "classes"] = "objects"
+    frames: int = 2
+    cells: int = 20_000
+    l2: tuple[float, ...] = L2_GRID
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """Features ``[n, d]`` of cells and their classes ``[n]`` by name."""
+
+    features: NDArray[np.float32]
+    names: NDArray[np.str_]
+
+
+def run(data: FrameData, settings: Settings) -> list[Metric]:
+    """Agreement of predicted and true classes of the test items' cells.
+
+    Args:
+        data: encoder and items of all splits.
+        settings: the settings.
+
+    Returns:
+        ``miou``, the mean over classes of intersection over union, and ``accuracy``, the share of
+        cells that are right. Chance is to call every cell background. Details give each class.
+
+    Raises:
+        EvaluationError: a split has no masks, or the training items show fewer than two classes.
+    """
+    encoder = dense_encoder(data.encoder, settings.stride, settings.stage)
+    train, val, test = (
+        _read(data, encoder, settings, split, most, name)
+        for name, split, most in (
+            ("train", data.train, settings.cells),
+            ("val", data.val, settings.cells // 3),
+            ("test", data.catalog, None),
+        )
+    )
+    classes = np.unique(train.names)
+    if len(classes) < 2:
+        raise EvaluationError("the training cells show one class", stage="cells", value=classes)
+    codes = [_codes(part.names, classes) for part in (train, val, test)]
+    found = linear_probe(
+        train.features, codes[0], val.features, codes[1], test.features, codes[2], l2=settings.l2
+    )
+    still = _codes(np.full(len(test.names), BACKGROUND), classes)
+    scores = overlaps(found.predictions, codes[2], len(classes))
+    named = {str(classes[c]): score for c, score in scores.items() if c >= 0}
+    details: dict[str, Any] = {
+        "stage": encoder.stage,
+        "stride": encoder.stride,
+        "train_cells": len(train.names),
+        "val_cells": len(val.names),
+        "per_class": named,
+        "l2": found.l2,
+        "l2_at_edge": found.at_edge,
+        "converged": found.converged,
+    }
+    return [
+        Metric(
+            name=name,
+            value=value,
+            items=len(test.names),
+            chance=chance,
+            details=details,
+        )
+        for name, value, chance in (
+            ("miou", _mean(scores), _mean(overlaps(still, codes[2], len(classes)))),
+            ("accuracy", found.accuracy, float((still == codes[2]).mean())),
+        )
+    ]
+
+
+def overlaps(predicted: Integer, true: Integer, classes: int) -> dict[int, float]:
+    """Intersection over union of each class that the true codes hold.
+
+    Args:
+        predicted: ``int64 [n]`` codes from 0.
+        true: ``int64 [n]`` codes; -1, a class that could not be predicted, counts as missed.
+        classes: number of codes.
+    """
+    found: dict[int, float] = {}
+    for code in range(-1, classes):
+        a, b = predicted == code, true == code
+        if b.any():
+            found[code] = float((a & b).sum() / (a | b).sum())
+    return found
+
+
+def _mean(scores: dict[int, float]) -> float:
+    return float(np.mean([*scores.values()]))
+
+
+def _codes(names: NDArray[np.str_], classes: NDArray[np.str_]) -> Integer:
+    """Codes of names; -1 for one that is not among the classes."""
+    place = np.minimum(np.searchsorted(classes, names), len(classes) - 1)
+    return np.where(classes[place] == names, place, -1).astype(np.int64)
+
+
+def _read(
+    data: FrameData,
+    encoder: DenseEncoder,
+    settings: Settings,
+    catalog: Catalog | None,
+    most: int | None,
+    split: str,
+) -> _Cells:
+    """The cells of the items of a split, in order, or ``most`` of them drawn by seed."""
+    features: list[NDArray[np.float32]] = []
+    names: list[NDArray[np.str_]] = []
+    part = data.of(catalog) if catalog is not None else None
+    for row in range(0 if part is None else len(part.catalog)):
+        assert part is not None
+        item = part.catalog.item(row)
+        try:
+            truth = read_masks(part.catalog, item)
+            if truth is None:
+                continue
+            frames = part.all_frames(row)
+        except RhymeError:
+            continue
+        if len(frames) != len(truth):
+            continue
+        at = np.unique(np.linspace(0, len(truth) - 1, settings.frames).round().astype(int))
+        label = _label(part, row)
+        for t in at:
+            pixels = _scaled(part.normalised(frames[int(t)][None]), settings.height)
+            cells = encoder(pixels)[0].cpu()
+            ids = _at_centres(truth[t], cells, encoder, (pixels.shape[2], pixels.shape[3]))
+            features.append(cells.flatten(1).T.numpy())
+            names.append(_names(ids.reshape(-1), label, settings.ids))
+        if split == "test":
+            data.told(row + 1)
+    if not features:
+        raise EvaluationError(
+            f"no item of the split '{split}' has masks",
+            stage="cells",
+            remedy="give a generated world, or a folder with JPEGImages and Annotations, with "
+            "a split of its own or items enough to draw one",
+        )
+    x, y = np.concatenate(features), np.concatenate(names)
+    if most is not None and len(x) > most:
+        drawn = Keys.of(data.seed, 0, np.arange(len(x), dtype=np.uint64)).within(split)
+        kept = np.sort(np.argsort(drawn.uniform("cells", 1)[:, 0], kind="stable")[:most])
+        x, y = x[kept], y[kept]
+    return _Cells(x, y)
+
+
+def _scaled(pixels: Tensor, height: int | None) -> Tensor:
+    if height is None:
+        return pixels
+    size = (height, round(pixels.shape[3] * height / pixels.shape[2]))
+    return functional.interpolate(
+        pixels, size, mode="bilinear", align_corners=False, antialias=True
+    )
+
+
+def _at_centres(
+    ids: NDArray[np.uint8], cells: Tensor, encoder: DenseEncoder, size: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """Ids ``[h, w]`` of the pixels that the cells' centres fall on."""
+    rows, columns = (
+        # a pixel's centre in the scaled frame, brought back to the mask's own pixels
+        np.clip(
+            np.rint((encoder.offset + encoder.stride * np.arange(n) + 0.5) * whole / scaled - 0.5),
+            0,
+            whole - 1,
+        ).astype(int)
+        for n, whole, scaled in zip(cells.shape[1:], ids.shape, size, strict=True)
+    )
+    return ids[np.ix_(rows, columns)]
+
+
+def _label(data: FrameData, row: int) -> str:
+    """The class of an item's objects."""
+    if data.label_column is None:
+        return OBJECT
+    codes, names = data.catalog.labels(data.label_column)
+    return names[int(codes[row])] if codes[row] >= 0 else OBJECT
+
+
+def _names(ids: NDArray[np.uint8], label: str, kind: str) -> NDArray[np.str_]:
+    if kind == "classes":
+        listed: Sequence[str] = [BACKGROUND, *(f"class {i}" for i in range(1, 256))]
+        return np.array(listed)[ids]
+    return np.where(ids > 0, label, BACKGROUND)
+
+
+PROTOCOL = Protocol(
+    id="cells",
+    title="logistic regression on single cells of the frozen map",
+    settings=Settings,
+    run=run,
+    needs_labels=False,
+    reads="frames",
+    fits=True,
+)
