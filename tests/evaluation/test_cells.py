@@ -63,7 +63,7 @@ def data_of(catalog: Catalog, encoder: torch.nn.Module) -> FrameData:
     train, val, test = (
         catalog.select(indices=np.flatnonzero(splits == name)) for name in ("train", "val", "test")
     )
-    return FrameData(encoder=encoder, plan=PLAN, catalog=test, train=train, val=val)
+    return FrameData(encoder=encoder, plan=PLAN, catalog=test, train_items=train, val_items=val)
 
 
 def test_what_the_colour_tells_is_read_and_nothing_from_a_constant(coloured) -> None:
@@ -90,12 +90,18 @@ def test_ids_of_objects_are_one_class(coloured) -> None:
 def test_cells_are_drawn_by_seed(coloured) -> None:
     data = data_of(coloured, colour_net())
     few = cells.Settings(stride=4, cells=300)
-    first = cells._read(data, cells.dense_encoder(data.encoder, 4), few, data.train, 300, "train")
-    again = cells._read(data, cells.dense_encoder(data.encoder, 4), few, data.train, 300, "train")
+    first = cells._read(
+        data, cells.dense_encoder(data.encoder, 4), few, data.train_items, 300, "train"
+    )
+    again = cells._read(
+        data, cells.dense_encoder(data.encoder, 4), few, data.train_items, 300, "train"
+    )
     assert len(first.names) == 300
     assert np.array_equal(first.names, again.names)
     other = dataclasses.replace(data, seed=1)
-    drawn = cells._read(other, cells.dense_encoder(data.encoder, 4), few, data.train, 300, "train")
+    drawn = cells._read(
+        other, cells.dense_encoder(data.encoder, 4), few, data.train_items, 300, "train"
+    )
     assert not np.array_equal(first.features, drawn.features)
     told = cells.run(data, few)[0].details
     assert (told["train_cells"], told["val_cells"]) == (300, 100)
@@ -126,7 +132,7 @@ def test_pictures_without_masks_or_of_one_class_are_refused(coloured) -> None:
     assert "Annotations" in str(caught.value.remedy)
     for file in Path(coloured.root, "Annotations", "train").iterdir():
         Image.new("L", (48, 40)).save(file)
-    fitted = dataclasses.replace(data, val=data.train)
+    fitted = dataclasses.replace(data, val_items=data.train_items)
     with pytest.raises(EvaluationError, match="one class"):
         cells.run(fitted, cells.Settings(stride=4))
 

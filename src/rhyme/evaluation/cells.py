@@ -81,8 +81,8 @@ def run(data: FrameData, settings: Settings) -> list[Metric]:
     train, val, test = (
         _read(data, encoder, settings, split, most, name)
         for name, split, most in (
-            ("train", data.train, settings.cells),
-            ("val", data.val, settings.cells // 3),
+            ("train", data.train_items, settings.cells),
+            ("val", data.val_items, settings.cells // 3),
             ("test", data.catalog, None),
         )
     )

@@ -256,7 +256,7 @@ def evaluate(
     )
     if any(p.fits for p in chosen):
         train, val = (catalog.select(indices=part) for part in (splits.train, splits.val))
-        tested = replace(tested, train=train, val=val)
+        tested = replace(tested, train_items=train, val_items=val)
     framed = {
         name: replace(tested, encoder=module.eval().to(device), place=place)
         for place, (name, module) in enumerate(modules.items())

@@ -32,8 +32,8 @@ class FrameData:
         place: number of this encoder among those that are judged, from 0.
         encoders: how many there are.
         pictures: where to leave pictures; None for none.
-        train: the training items, for protocols that fit something; None without a split.
-        val: the validation items.
+        train_items: the training items, for protocols that fit something; None without a split.
+        val_items: the validation items.
         label_column: the column that items are judged by; None without labels.
     """
 
@@ -46,8 +46,8 @@ class FrameData:
     place: int = 0
     encoders: int = 1
     pictures: Path | None = None
-    train: Catalog | None = None
-    val: Catalog | None = None
+    train_items: Catalog | None = None
+    val_items: Catalog | None = None
     label_column: str | None = None
 
     def of(self, catalog: Catalog) -> FrameData:
