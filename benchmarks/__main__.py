@@ -31,6 +31,7 @@ NAMES = (
     "decode",
     "prepare",
     "augment",
+    "clips",
     "draws",
     "kernels",
     "ranks",

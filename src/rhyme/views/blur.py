@@ -58,9 +58,12 @@ def blur(levels: Tensor, sigma: NDArray[np.float64], radius: NDArray[np.int64]) 
     if max(levels.shape[-2:]) <= _SMALL:
         return _by_product(levels, gaussian_taps(sigma, radius))
     out = torch.empty_like(levels)
-    for k in range(len(levels)):  # one by one, in the processor's cache
-        taps = gaussian_taps(sigma[k : k + 1], radius[k : k + 1])[0]
-        out[k : k + 1] = _twice(levels[k : k + 1], [float(w) for w in taps])
+    # Frames of a clip have one kernel, which then is a number in each operation and no tensor.
+    alike = (sigma[1:] == sigma[:-1]) & (radius[1:] == radius[:-1])
+    ends = [*(np.flatnonzero(~alike) + 1).tolist(), len(levels)]
+    for first, last in zip([0, *ends], ends, strict=False):
+        taps = gaussian_taps(sigma[first : first + 1], radius[first : first + 1])[0]
+        out[first:last] = _twice(levels[first:last], [float(w) for w in taps])
     return out
 
 

@@ -282,7 +282,7 @@ class ContrastTransform:
                 levels[i, mirrored] = levels[i, mirrored].flip(-1)
         rows_of = {name: per_row(value, b, t) for name, value in draw.items()}
         flat = levels.flatten(0, 1)
-        for rows in chunks(len(flat), flat[0].numel()):
+        for rows in chunks(len(flat), flat[0].numel(), together=t):
             part = {name: value[rows] for name, value in rows_of.items()}
             flat[rows] = normalise(recolour(self, flat[rows], part), self.mean, self.std)
         return levels, maps

@@ -98,8 +98,8 @@ class ShiftCropTransform:
         """Views ``float32 [b, t, 3, size, size]`` and maps ``float64 [b, t, 2, 3]``."""
         squares, square_maps = self._squares(frames, sizes)
         b, t = squares.shape[:2]
+        crops = self._cut(squares, draw)
         part = {name: per_row(value, b, t) for name, value in draw.items()}
-        crops = self._cut(squares.reshape(b * t, 3, self.resize, self.resize), part)
         maps = self.place(draw, t)
         if square_maps is not None:
             maps = compose(square_maps[:, None], maps)
@@ -129,16 +129,18 @@ class ShiftCropTransform:
         return torch.stack([clip for clip, _ in made]), np.stack([box for _, box in made])
 
     def _cut(self, squares: Tensor, draw: Parameters) -> NDArray[np.uint8]:
-        """``uint8 [rows, 3, size, size]``: one strided copy a row, mirrored while copying."""
-        source = squares.numpy()
-        out = np.empty((len(source), 3, self.size, self.size), dtype=np.uint8)
-        places = draw["offset"].tolist()
+        """``uint8 [b * t, 3, size, size]``: a strided copy a draw, mirrored while copying."""
+        b, t, side = *squares.shape[:2], self.size
+        drawn = draw["flip"].size  # b, or b * t
+        source = squares.numpy().reshape(drawn, b * t // drawn, *squares.shape[2:])
+        out = np.empty((*source.shape[:3], side, side), dtype=np.uint8)
+        places = draw["offset"].reshape(drawn, 2).tolist()
         for row, ((top, left), mirrored) in enumerate(
-            zip(places, draw["flip"].tolist(), strict=True)
+            zip(places, draw["flip"].reshape(drawn).tolist(), strict=True)
         ):
-            crop = source[row, :, top : top + self.size, left : left + self.size]
+            crop = source[row, ..., top : top + side, left : left + side]
             out[row] = crop[..., ::-1] if mirrored else crop
-        return out
+        return out.reshape(b * t, *out.shape[2:])
 
     def colour(self, crops: Tensor, draw: Parameters) -> Tensor:
         """One affine function of the levels a row and channel, made of all colour changes.
@@ -151,8 +153,11 @@ class ShiftCropTransform:
             ``float32 [m, 3, size, size]``, normalised.
         """
         device = crops.device
-        sums = crops.sum(dim=(2, 3), dtype=torch.int64)  # whole numbers: exact in any order
-        mean = luma(sums.double()[..., None, None])[:, :, 0, 0] / (255.0 * self.size * self.size)
+        levels, full = crops.float(), 255.0 * self.size * self.size
+        # Whole numbers add up exactly in any order: in float32 up to 2**24, in float64 up to 2**53.
+        exact = torch.float32 if full <= 2**24 else torch.float64
+        sums = levels.sum(dim=(2, 3), dtype=exact).double()
+        mean = luma(sums[..., None, None])[:, :, 0, 0] / full
         bright, gain = draw["brightness"].astype(np.float64), draw["gain"].astype(np.float64)
         contrast = draw["contrast"].astype(np.float64)[:, None]
         gain = gain * bright[:, None]
@@ -165,7 +170,7 @@ class ShiftCropTransform:
         shift = (shift - upload(np.where(plain, centre, 0.0), device)) / upload(
             np.where(plain, std, 1.0), device
         )
-        levels = crops.float().mul_(_column(upload(scale, device))).add_(_column(shift))
+        levels = levels.mul_(_column(upload(scale, device))).add_(_column(shift))
         middle, spread = (_column(upload(v[None], device)) for v in (centre, 1.0 / std))
         return on_rows(levels, gray, lambda x, _: (luma(x) - middle) * spread)
 

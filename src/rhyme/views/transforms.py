@@ -129,11 +129,21 @@ def on_rows(levels: Tensor, rows: NDArray[np.bool_], operation: Any) -> Tensor:
     return levels.index_copy_(0, numbers, operation(levels.index_select(0, numbers), numbers))
 
 
-def chunks(rows: int, elements: int, limit: int = CHUNK) -> Iterator[slice]:
-    """Slices of rows of ``elements`` each that stay in the processor's cache, or under a limit."""
+def chunks(rows: int, elements: int, limit: int = CHUNK, *, together: int = 1) -> Iterator[slice]:
+    """Slices of rows of ``elements`` each that stay in the processor's cache, or under a limit.
+
+    Args:
+        rows: how many there are.
+        elements: of each row.
+        limit: elements of a slice; one row is taken in any case.
+        together: rows of one clip. Where a slice cannot hold a clip, none holds parts of two: what
+            is drawn once a clip is then the same in all its rows.
+    """
     step = max(1, limit // elements)
-    for first in range(0, rows, step):
-        yield slice(first, min(first + step, rows))
+    span = together if step < together else rows
+    for start in range(0, rows, span):
+        for first in range(start, min(start + span, rows), step):
+            yield slice(first, min(first + step, start + span, rows))
 
 
 def per_row(values: NDArray[Any], b: int, t: int) -> NDArray[Any]:
