@@ -11,7 +11,7 @@ from rhyme.catalog import scan
 from rhyme.encoders import load_package, untrained
 from rhyme.errors import EvaluationError, UnknownName
 from rhyme.evaluation import Result, compare, evaluate, group_hashes, load_protocol, make_splits
-from rhyme.evaluation.evaluate import _split
+from rhyme.evaluation.inputs import split_features
 from rhyme.evaluation.splits import usable_classes
 from rhyme.tasks import extract_features
 
@@ -73,7 +73,7 @@ def test_figures_are_those_of_each_encoder(done, world):
         (untrained(package, 0), "untrained", 0),
     ):
         table = extract_features(module, package.plan, catalog.select(indices=splits.rows))
-        data = _split(table, splits, classes, 0)
+        data = split_features(table, splits, classes, 0)
         for name in ("knn", "cycle"):
             protocol = load_protocol(name)
             for metric in protocol.run(data, protocol.settings()):

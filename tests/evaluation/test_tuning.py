@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rhyme.errors import ConfigError, EvaluationError
+from rhyme.errors import ConfigError, EvaluationError, UnknownName
 from rhyme.evaluation import Evaluation, evaluate, load_protocol
 from rhyme.evaluation.pixels import balanced_subset
+from rhyme.evaluation.protocol import parse_settings
 from rhyme.evaluation.transfer import L2_GRID
 
 QUICK = {
@@ -119,3 +120,32 @@ def test_features_alone_do_not_do(split, name: str) -> None:
         protocol.run(split, protocol.settings())
     with pytest.raises(EvaluationError):
         protocol.run(replace(split, labels=None), protocol.settings())
+
+
+def test_presets_are_the_published_settings_and_can_be_changed() -> None:
+    finetune, linear = load_protocol("finetune"), load_protocol("linear_sgd")
+    dual = parse_settings(finetune, {"preset": "dual", "epochs": 3, "milestones": [1]})
+    assert (dual.lr, dual.lr_batch, dual.weight_decay) == ((0.05,), 16, (1e-3,))
+    assert (dual.epochs, dual.milestones, dual.preset) == (3, (1,), "dual")
+    assert (dual.frames, dual.stride, dual.clips, dual.aggregate) == (
+        16,
+        2,
+        "linspace10",
+        "softmax",
+    )
+    k400 = parse_settings(finetune, {"preset": "dual-k400"})
+    assert (k400.epochs, k400.milestones) == (150, (50, 100))
+    cstp = parse_settings(finetune, {"preset": "cstp"})
+    assert (cstp.unit, cstp.norm, cstp.schedule, cstp.patience) == (True, True, "plateau", 10)
+    assert (cstp.clips, cstp.aggregate, cstp.stride) == ("tiled+last", "logits", 4)
+    coclr = parse_settings(linear, {"preset": "coclr"})
+    assert (coclr.lr, coclr.weight_decay, coclr.milestones) == ((0.1,), (1e-3,), (60, 80))
+    assert coclr.norm
+    assert parse_settings(finetune, {}) == finetune.settings()
+    for protocol in (finetune, linear):
+        for name in protocol.presets:
+            for tuning in parse_settings(protocol, {"preset": name}).tunings(frozen=False):
+                assert tuning.epochs >= 30
+    with pytest.raises(UnknownName, match="no preset 'duel'") as caught:
+        parse_settings(finetune, {"preset": "duel"})
+    assert "dual" in caught.value.remedy

@@ -13,9 +13,9 @@ from torch import nn
 
 from rhyme.catalog import Catalog, scan
 from rhyme.encoders import BackboneConfig, InferencePlan, build_backbone
-from rhyme.errors import ConfigError, DataError, EvaluationError
+from rhyme.errors import ConfigError, DataError, EvaluationError, UnknownName
 from rhyme.loading import FrameCache
-from rhyme.tasks import ImageClassifier, Tuning, fine_tune, predict_classes
+from rhyme.tasks import Classifier, Tuning, fine_tune, predict_classes
 
 PLAN = InferencePlan(size=12, resize=12)
 QUICK = Tuning(epochs=8, batch_size=8, lr=1.0)
@@ -91,7 +91,7 @@ def test_the_labels_belong_to_the_items_whatever_their_order(stripes, encoder) -
     short, labels = replace(QUICK, epochs=2), codes(stripes)
     straight = fine_tune(encoder, PLAN, stripes, labels, 2, short)
     shuffled = fine_tune(encoder, PLAN, stripes.select(indices=order), labels[order], 2, short)
-    pixels = torch.rand(2, 3, 12, 12)
+    pixels = torch.rand(2, 1, 3, 12, 12)
     assert torch.equal(straight(pixels).pooled, shuffled(pixels).pooled)
 
 
@@ -118,14 +118,15 @@ def test_refusals(stripes, encoder) -> None:
         fine_tune(encoder, PLAN, stripes, np.zeros(32, np.int64), 2, QUICK)
     with pytest.raises(EvaluationError, match="diverged"):
         fine_tune(encoder, PLAN, stripes, labels, 2, replace(QUICK, lr=1e30))
-    encoder.reads_clips = True
-    with pytest.raises(EvaluationError, match="whole clips"):
-        fine_tune(encoder, PLAN, stripes, labels, 2, QUICK)
+    with pytest.raises(UnknownName, match="unknown schedule"):
+        Tuning(schedule="steps")
+    with pytest.raises(ConfigError, match="milestones"):
+        Tuning(milestones=(3,))
 
 
 def test_probabilities_of_frames_are_averaged(stripes: Catalog, encoder, tmp_path: Path) -> None:
-    model = ImageClassifier(encoder, 3, seed=1).eval()
-    pooled = model(torch.rand(4, 3, 12, 12)).pooled
+    model = Classifier(encoder, 3, seed=1).eval()
+    pooled = model(torch.rand(4, 1, 3, 12, 12)).pooled
     assert pooled.shape == (4, 3)
     assert torch.allclose(pooled.sum(1), torch.ones(4))
     assert model.head.bias.abs().max() == 0

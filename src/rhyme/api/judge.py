@@ -29,6 +29,7 @@ from rhyme.evaluation import evaluate as run_protocols
 from rhyme.evaluation.evaluate import STANDARD
 from rhyme.run import RunFolder
 from rhyme.training import resolve_device
+from rhyme.views import ShortVideo
 
 
 def encoder_of(path: str | Path, device: str = "cpu") -> EncoderPackage:
@@ -80,7 +81,11 @@ def evaluate(
         protocols: ids of protocols.
         settings: changed settings by protocol, e.g. ``{"finetune": {"epochs": 10}}``.
         heads: heads of the encoder behind which to measure too, e.g. ``("z",)`` of SimCLR.
-        frames_per_item: equally spaced frames of each item.
+        frames_per_item: equally spaced frames, or clips, of each item.
+        clips: a rule of a published protocol for the clips of a video instead, e.g.
+            ``"linspace10"``; see :data:`rhyme.views.CLIP_RULES`.
+        short: what becomes of videos shorter than a clip: ``"clamp"``, ``"repeat-first"`` or
+            ``"loop"``; None takes the rule's own.
         untrained_seeds: seeds of the fresh weights to stand beside the encoder; none for none.
         seed: of splits and queries.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.conf import Positional, arg
 
@@ -169,6 +169,8 @@ class Evaluate(Common):
     Settings of a protocol are dotted: --finetune.epochs 10 --linear_sgd.lr "[0.03, 0.1, 0.3]".
 
     Example: rhyme evaluate runs/mine --protocol knn,linear,semi_supervised
+
+    Example: rhyme evaluate runs/mine --protocol finetune --finetune.preset dual
     """
 
     takes_overrides: ClassVar[bool] = True
@@ -188,7 +190,14 @@ class Evaluate(Common):
     """Heads of the encoder behind which to measure too, separated by commas, e.g. z of SimCLR."""
 
     frames: int = 4
-    """Frames of each item, equally spaced."""
+    """Frames of each item (clips, for an encoder of clips), equally spaced."""
+
+    clips: str | None = None
+    """Instead of --frames, clips by a published rule: linspace10 (any number),
+    linspace10-stride1, half-overlap or tiled+last; an item is the mean of its clips."""
+
+    short: Literal["clamp", "repeat-first", "loop"] | None = None
+    """What becomes of videos shorter than a clip; by default what the rule's own code does."""
 
     seed: int = 0
     """Seed of splits and untrained encoders."""
@@ -213,6 +222,8 @@ class Evaluate(Common):
             settings=settings,
             heads=tuple(h.strip() for h in self.heads.split(",") if h.strip()),
             frames_per_item=self.frames,
+            clips=self.clips,
+            short=self.short,
             seed=self.seed,
             device=self.device,
             workers=self.workers,

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,33 +17,30 @@ from rhyme.encoders import EncoderPackage, load_package, untrained
 from rhyme.errors import DataError, EvaluationError
 from rhyme.evaluation.frames import FrameData
 from rhyme.evaluation.heads import behind_head, cycle_head
-from rhyme.evaluation.pixels import Pixels
-from rhyme.evaluation.protocol import (
-    SplitData,
-    load_protocol,
-    parse_settings,
+from rhyme.evaluation.inputs import (
+    Seen,
+    classes_of,
+    known_groups,
+    shards_of,
+    split_features,
+    without_seen,
 )
+from rhyme.evaluation.pixels import Pixels, Testing
+from rhyme.evaluation.protocol import Metric, load_protocol, parse_settings
 from rhyme.evaluation.record import Record
 from rhyme.evaluation.result import Result
-from rhyme.evaluation.splits import (
-    Classes,
-    Splits,
-    group_hashes,
-    held_out,
-    make_splits,
-    usable_classes,
-)
+from rhyme.evaluation.splits import Splits, held_out, make_splits
 from rhyme.evaluation.videos import whole_videos
 from rhyme.loading import FrameCache
 from rhyme.tasks import FeatureTable, extract_many
 from rhyme.tasks.extract import Progress
+from rhyme.views import ShortVideo
 
 __all__ = ["Evaluation", "evaluate"]
 
 PARTS = ("train", "val", "test")
 STANDARD = ("knn", "linear", "retrieval", "cycle")
 """Protocols that work on features alone, in seconds; the others train, and are asked for."""
-Seen = Literal["error", "drop", "allow"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +103,8 @@ def evaluate(
     seed: int = 0,
     heads: Sequence[str] = (),
     frames_per_item: int = 4,
+    clips: str | None = None,
+    short: ShortVideo | None = None,
     untrained_seeds: Sequence[int] = (0, 1, 2),
     seen: Seen = "error",
     batch_size: int = 128,
@@ -135,6 +134,10 @@ def evaluate(
         heads: heads of the package behind which to measure too, for protocols on features; those
             rows are called ``top1@NAME``, and untrained encoders get fresh heads of the same form.
         frames_per_item: equally spaced frames an item; 1 where all items are single pictures.
+        clips: a rule of a published protocol for the clips of a video instead, see
+            :data:`rhyme.views.CLIP_RULES`; each item then has one feature, the mean of its clips.
+            Their frames and stride are those of the encoder's plan.
+        short: what becomes of videos that are shorter than a clip; None takes the rule's own.
         untrained_seeds: seeds of the fresh weights to stand beside the encoder.
         seen: what to do with test groups that the package says it was trained on: refuse, leave
             them out, or measure all the same (the settings then say so).
@@ -165,8 +168,10 @@ def evaluate(
     placed = all(p.reads == "frames" and not p.fits for p in chosen)
     splits = (held_out if placed else make_splits)(catalog, seed=seed)
     notes = [str(splits), *splits.notes]
-    splits = _unseen(package, catalog, splits, seen, notes)
-    classes = _classes(catalog, label_column, splits, notes)
+    testing = Testing(clips=clips, short=short)
+    sampling = testing.sampling(package.plan)
+    splits = without_seen(package, catalog, splits, seen, notes)
+    classes = classes_of(catalog, label_column, splits, notes)
 
     # a picture has one moment: to see it four times would only make neighbours of itself
     longest = int(np.max(catalog.facts(splits.rows).frames, initial=1))
@@ -183,6 +188,7 @@ def evaluate(
             package.plan,
             part,
             frames_per_item=frames_per_item,
+            sampling=sampling,
             batch_size=batch_size,
             workers=workers,
             device=device,
@@ -190,6 +196,12 @@ def evaluate(
             progress=progress,
         )
     )
+    if sampling is not None and tables:
+        too_short = int(sampling.of(part.facts()).short.sum())
+        notes.append(
+            f"clips by {clips}: {sampling}; {too_short} of {len(part)} videos are shorter than a "
+            f"clip ({sampling.short})"
+        )
     left_out = next(iter(tables.values())).left_out if tables else ()
     if left_out:
         notes.append(f"{len(left_out)} items could not be read and are left out")
@@ -214,7 +226,8 @@ def evaluate(
             "split_seed": seed,
             "fold": (catalog.meta.get("fold") or {}).get("test"),
             "seen": seen,
-            **_pixels(catalog),
+            **({} if sampling is None else {"sampling": f"{clips}, {sampling}, {sampling.short}"}),
+            **shards_of(catalog),
         },
         details={
             "plan": to_dict(package.plan),
@@ -228,7 +241,7 @@ def evaluate(
     )
     skipped: dict[str, str] = {}
     results: list[Result] = []
-    ready = {name: _split(t, splits, classes, seed) for name, t in tables.items()}
+    ready = {name: split_features(t, splits, classes, seed) for name, t in tables.items()}
     if classes is not None and ready:
         labelled = Pixels(
             encoder=package.module,
@@ -238,6 +251,7 @@ def evaluate(
             codes=classes.codes,
             classes=len(classes.names),
             frames_per_item=frames_per_item,
+            testing=testing,
             workers=workers,
             device=device,
             progress=progress,
@@ -262,7 +276,7 @@ def evaluate(
         for place, (name, module) in enumerate(modules.items())
     }
     framed["trained"] = replace(framed["trained"], pictures=pictures)
-    known = [] if seen == "allow" else _known_groups(package) or []
+    known = [] if seen == "allow" else known_groups(package) or []
     filmed = {name: whole_videos(d, catalog, splits, known) for name, d in framed.items()}
     own = cycle_head(package)
     wanted = {*heads} if own is None else {*heads, own}
@@ -284,6 +298,7 @@ def evaluate(
         except (DataError, EvaluationError) as error:
             skipped[protocol.id] = error.cause + (f"; {error.remedy}" if error.remedy else "")
             continue
+        notes += _lost(protocol.id, measured["trained"])
         # figure by figure, so that the rows of one metric stand together
         for place in range(len(measured["trained"])):
             for name, metrics in measured.items():
@@ -299,100 +314,16 @@ def evaluate(
     )
 
 
-def _pixels(catalog: Catalog) -> dict[str, Any]:
-    """What was kept of the pixels, where they come from prepared shards: a setting like others."""
-    told = catalog.meta.get("prepared")
-    if not isinstance(told, dict):
-        return {}
-    kept = cast(dict[str, Any], told)
-    return {"prepared": {name: kept.get(name) for name in ("size", "format", "quality", "fps")}}
-
-
-def _known_groups(package: EncoderPackage) -> Sequence[str] | None:
-    """Hashes of the groups that the package says it was trained on, if it says so."""
-    known = package.extra.get("train_groups", package.card.get("train_groups"))
-    return cast(Sequence[str], known) if isinstance(known, list | tuple) else None
-
-
-def _unseen(
-    package: EncoderPackage, catalog: Catalog, splits: Splits, seen: Seen, notes: list[str]
-) -> Splits:
-    """Hold the test groups against the groups that the package says it was trained on."""
-    known = _known_groups(package)
-    if known is None:
-        notes.append(
-            "the package does not say which groups it was trained on: that the test groups were "
-            "unseen has to be taken on trust"
-        )
-        return splits
-    trained_on = set(known)
-    groups = cast("list[str]", catalog.table.column("group").to_pylist())
-    names = {int(row): groups[row] for row in splits.test}
-    hit = {name for name in set(names.values()) if group_hashes([name])[0] in trained_on}
-    bad = {row for row, name in names.items() if name in hit}
-    if not bad:
-        return splits
-    overlap = sorted(hit)
-    if seen == "allow":
-        notes.append(
-            f"the encoder was trained on {len(overlap)} of the test groups; they are measured all "
-            "the same, as asked"
-        )
-        return splits
-    kept = np.array([row for row in splits.test if int(row) not in bad], dtype=np.int64)
-    if seen == "error" or len(kept) == 0:
-        raise EvaluationError(
-            f"the encoder was trained on {len(overlap)} of the test groups",
-            file=catalog.root,
-            stage="evaluate",
-            value=overlap[:5],
-            remedy="give the split it was trained with, or data it never saw; to leave these "
-            "groups out: seen='drop'; for other files of the same names: seen='allow'",
-        )
-    notes.append(
-        f"{len(overlap)} test groups that the encoder was trained on are left out "
-        f"({len(bad)} items)"
-    )
-    return replace(splits, test=kept)
-
-
-def _classes(
-    catalog: Catalog, column: str | None, splits: Splits, notes: list[str]
-) -> Classes | None:
-    if column is None and catalog.label_column is None:
-        if catalog.label_columns:
+def _lost(protocol: str, metrics: Sequence[Metric]) -> list[str]:
+    """What a protocol that decodes for itself could not read, or had to fill up."""
+    notes: list[str] = []
+    for metric in metrics:
+        lost, short = (int(metric.details.get(k, 0)) for k in ("unreadable", "short_videos"))
+        if lost:
+            notes.append(f"{protocol} {metric.name}: {lost} test items could not be read")
+        if short:
             notes.append(
-                "no label column was chosen, so nothing is measured by labels; there are: "
-                + ", ".join(catalog.label_columns)
+                f"{protocol} {metric.name}: {short} of {metric.items} test videos are shorter than "
+                "a clip"
             )
-        return None
-    codes, names = catalog.labels(column)
-    found = usable_classes(codes, names, np.asarray(catalog.group_codes), splits)
-    if found.left_out:
-        listed = ", ".join(f"{name} ({why})" for name, why in list(found.left_out.items())[:20])
-        more = len(found.left_out) - 20
-        notes.append("classes left out: " + listed + (f" and {more} more" if more > 0 else ""))
-    if len(found.used) < 2:
-        notes.append("fewer than two classes are left: nothing is measured by labels")
-        return None
-    return found
-
-
-def _split(table: FeatureTable, splits: Splits, classes: Classes | None, seed: int) -> SplitData:
-    """One encoder's features by split; the table's rows count among ``splits.rows``."""
-    origin = splits.rows[table.index]
-    parts: dict[str, FeatureTable] = {}
-    labels: dict[str, np.ndarray] = {}
-    for name, members in splits.parts.items():
-        rows = np.flatnonzero(np.isin(origin, members))
-        parts[name] = table.select(rows)
-        if classes is not None:
-            labels[name] = classes.codes[origin[rows]]
-    return SplitData(
-        train=parts["train"],
-        val=parts["val"],
-        test=parts["test"],
-        labels=None if classes is None else labels,
-        classes=() if classes is None else classes.names,
-        seed=seed,
-    )
+    return notes

@@ -2,30 +2,83 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
-from rhyme.evaluation.pixels import tuned
+from rhyme.evaluation.pixels import Testing, tuned
 from rhyme.evaluation.protocol import Metric, SplitData
-from rhyme.tasks import Tuning
+from rhyme.tasks import Aggregate, Tuning
+from rhyme.tasks.finetune import Crop, Schedule
+from rhyme.views import ShortVideo
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
     """Settings of a protocol that tries several learning rates and decays.
 
+    Those that :class:`~rhyme.tasks.Tuning` has too mean what they mean there.
+
     Attributes:
+        preset: name of the published settings that the others start from.
         epochs: passes over the labelled training items.
         batch_size: items of a batch.
-        lr: learning rates for a batch of 256 to choose from, on the validation items.
+        lr: learning rates for a batch of ``lr_batch`` to choose from, on the validation items.
+        lr_batch: the batch that they are meant for.
         weight_decay: L2 terms to choose from.
+        nesterov: Nesterov's momentum.
+        schedule: ``"cosine"``, ``"step"`` or ``"plateau"``.
+        milestones: epochs of the steps.
+        patience: epochs without gain before a step, for ``"plateau"``.
+        frames: frames of a clip; 0 takes the encoder's plan.
+        stride: native frames between them; 0 takes the encoder's plan.
+        crop: ``"box"`` or ``"window"``.
         scale: bounds of a crop's share of the frame's area.
+        flip: probability of a horizontal flip.
+        jitter: probability of colour jitter.
+        strength: of the jitter.
+        unit: scale features to length 1.
+        norm: batch norm before the linear layer.
+        clips: rule for the clips of a test video (``rhyme.views.CLIP_RULES``); None takes what the
+            evaluation takes.
+        short: what becomes of videos shorter than a clip; None takes the rule's own.
+        aggregate: what is averaged over the clips: ``"softmax"`` or ``"logits"``.
     """
 
+    preset: str = "image"
     epochs: int
     batch_size: int
     lr: tuple[float, ...]
+    lr_batch: int = 256
     weight_decay: tuple[float, ...] = (0.0,)
+    nesterov: bool = True
+    schedule: Schedule = "cosine"
+    milestones: tuple[int, ...] = ()
+    patience: int = 10
+    frames: int = 0
+    stride: int = 0
+    crop: Crop = "box"
     scale: tuple[float, float] = (0.08, 1.0)
+    flip: float = 0.5
+    jitter: float = 0.0
+    strength: float = 1.0
+    unit: bool = False
+    norm: bool = False
+    clips: str | None = None
+    short: ShortVideo | None = None
+    aggregate: Aggregate = "softmax"
+
+    def tunings(self, *, frozen: bool) -> list[Tuning]:
+        """Every setting that is tried."""
+        own = {f.name for f in fields(self)} - {"lr", "weight_decay"}
+        shared: dict[str, Any] = {
+            f.name: getattr(self, f.name) for f in fields(Tuning) if f.name in own
+        }
+        base = Tuning(**shared, frozen=frozen)
+        return [
+            replace(base, lr=lr, weight_decay=decay)
+            for lr in self.lr
+            for decay in self.weight_decay
+        ]
 
 
 def top1_of_grid(split: SplitData, grid: Grid, *, frozen: bool) -> list[Metric]:
@@ -37,19 +90,10 @@ def top1_of_grid(split: SplitData, grid: Grid, *, frozen: bool) -> list[Metric]:
         frozen: train the classifier alone.
     """
     pixels = split.needs_pixels()
-    choices = [
-        Tuning(
-            epochs=grid.epochs,
-            batch_size=grid.batch_size,
-            lr=lr,
-            weight_decay=decay,
-            frozen=frozen,
-            scale=grid.scale,
-        )
-        for lr in grid.lr
-        for decay in grid.weight_decay
-    ]
-    found = tuned(pixels, pixels.rows["train"], choices, split.seed)
+    testing = Testing(clips=grid.clips, short=grid.short)
+    found = tuned(
+        pixels, pixels.rows["train"], grid.tunings(frozen=frozen), split.seed, testing=testing
+    )
     return [
         Metric(
             name="top1",

@@ -1,17 +1,21 @@
 """Linear evaluation as the papers do it: a classifier on the frozen encoder, trained on crops.
 
-SimCLR (arXiv 2002.05709, appendix B.6): Nesterov's SGD, 90 epochs, 0.1·B/256, no regularisation.
-Unlike ``linear`` it sees augmented pictures, and its figure depends on a schedule.
+Presets: ``image`` is SimCLR's (arXiv 2002.05709, appendix B.6): Nesterov's SGD, 90 epochs,
+0.1·B/256, no regularisation. ``coclr`` is CoCLR's for video: batch norm before the linear layer,
+lr 0.1, weight decay 1e-3, 100 epochs with steps at 60 and 80; its code leaves the batch to the
+user, 16 clips here. Unlike ``linear`` it sees augmented pictures, and its figure depends on a
+schedule.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from rhyme.evaluation.grid import Grid, top1_of_grid
 from rhyme.evaluation.protocol import Metric, Protocol, SplitData
 
-__all__ = ["PROTOCOL", "Settings", "run"]
+__all__ = ["PRESETS", "PROTOCOL", "Settings", "run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,24 @@ def run(split: SplitData, settings: Settings) -> list[Metric]:
     return top1_of_grid(split, settings, frozen=True)
 
 
+PRESETS: dict[str, dict[str, Any]] = {
+    "image": {},
+    "coclr": {
+        "batch_size": 16,
+        "lr": (0.1,),
+        "lr_batch": 16,
+        "weight_decay": (1e-3,),
+        "nesterov": False,
+        "schedule": "step",
+        "epochs": 100,
+        "milestones": (60, 80),
+        "scale": (0.2, 1.0),
+        "norm": True,
+        "clips": "half-overlap",
+    },
+}
+"""Published settings by name."""
+
 PROTOCOL = Protocol(
     id="linear_sgd",
     title="a linear classifier on the frozen encoder, trained on crops",
@@ -43,4 +65,5 @@ PROTOCOL = Protocol(
     run=run,
     needs_labels=True,
     trains=True,
+    presets=PRESETS,
 )

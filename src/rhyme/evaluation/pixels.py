@@ -15,14 +15,62 @@ from rhyme.catalog import Catalog
 from rhyme.encoders import InferencePlan
 from rhyme.errors import DataError, EvaluationError
 from rhyme.loading import FrameCache
-from rhyme.tasks import ImageClassifier, Tuning, fine_tune, predict_classes
+from rhyme.tasks import Classifier, Tuning, fine_tune, predict_classes
 from rhyme.tasks.extract import Progress
 from rhyme.tasks.table import Integer
-from rhyme.views import Keys
+from rhyme.views import ClipSampling, Keys, ShortVideo, clip_sampling
 
-__all__ = ["Pixels", "Tuned", "balanced_subset", "tuned"]
+__all__ = ["Pixels", "Score", "Testing", "Tuned", "balanced_subset", "tuned"]
 
 _CACHE_BYTES = 2 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Testing:
+    """Which clips of a video are judged.
+
+    Attributes:
+        clips: a rule of ``rhyme.views.CLIP_RULES``; None for equally spaced moments.
+        short: what becomes of videos shorter than a clip; None takes the rule's own.
+    """
+
+    clips: str | None = None
+    short: ShortVideo | None = None
+
+    def sampling(self, plan: InferencePlan) -> ClipSampling | None:
+        """The rule for clips of this plan.
+
+        Raises:
+            UnknownName: no such rule.
+        """
+        if self.clips is None:
+            return None
+        return clip_sampling(
+            self.clips,
+            frames=plan.frames,
+            stride=plan.stride,
+            spacing=plan.spacing,
+            short=self.short,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Score:
+    """Accuracy of a classifier.
+
+    Attributes:
+        accuracy: share of the judged items whose class is right, in [0, 1].
+        items: items that were judged.
+        left_out: items that could not be decoded.
+        short: judged videos that are shorter than a clip.
+        truth: ``int64 [items]`` their classes.
+    """
+
+    accuracy: float
+    items: int
+    left_out: int
+    short: int
+    truth: Integer
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,7 +84,8 @@ class Pixels:
         rows: ``int64``, labelled rows of the catalog by split.
         codes: ``int64 [n]`` class of every row, -1 without.
         classes: number of class codes.
-        frames_per_item: equally spaced frames of a test item.
+        frames_per_item: equally spaced frames, or clips, of a test item.
+        testing: clips of a test item by a rule instead.
         workers: decoding processes.
         device: where to train.
         progress: called with (done, total).
@@ -50,12 +99,13 @@ class Pixels:
     codes: Integer
     classes: int
     frames_per_item: int = 4
+    testing: Testing = field(default_factory=lambda: Testing())
     workers: int = 0
     device: str | torch.device = "cpu"
     progress: Progress | None = None
     caches: dict[bytes, FrameCache | None] = field(default_factory=dict[bytes, "FrameCache | None"])
 
-    def fit(self, rows: Integer, tuning: Tuning, seed: int) -> ImageClassifier:
+    def fit(self, rows: Integer, tuning: Tuning, seed: int) -> Classifier:
         """A classifier trained on these rows."""
         catalog = self.catalog.select(indices=rows)
         return fine_tune(
@@ -68,33 +118,51 @@ class Pixels:
             seed=seed,
             workers=self.workers,
             device=self.device,
-            cache=self._cache(rows, catalog),
+            cache=self._cache(rows, catalog, tuning.plan(self.plan).frames),
             progress=self.progress,
         )
 
-    def score(self, model: ImageClassifier, split: str) -> tuple[float, int]:
-        """Accuracy on the labelled items of a split, and how many could be read."""
+    def score(self, model: Classifier, tuning: Tuning, testing: Testing, split: str) -> Score:
+        """Accuracy on the labelled items of a split."""
         rows = self.rows[split]
+        plan = tuning.plan(self.plan)
+        chosen = testing if testing.clips is not None else self.testing
+        sampling = chosen.sampling(plan)
+        catalog = self.catalog.select(indices=rows)
         found, predicted = predict_classes(
             model,
-            self.plan,
-            self.catalog.select(indices=rows),
+            plan,
+            catalog,
             frames_per_item=self.frames_per_item,
+            sampling=sampling,
             workers=self.workers,
             device=self.device,
         )
-        return float((predicted == self.codes[rows][found]).mean()), len(found)
+        truth = self.codes[rows][found]
+        short = 0 if sampling is None else int(sampling.of(catalog.facts(found)).short.sum())
+        return Score(
+            accuracy=float((predicted == truth).mean()),
+            items=len(found),
+            left_out=len(rows) - len(found),
+            short=short,
+            truth=truth,
+        )
 
-    def _cache(self, rows: Integer, catalog: Catalog) -> FrameCache | None:
-        """Frames in memory where they fit: epochs then cost no decoding."""
-        key = rows.tobytes()
+    def _cache(self, rows: Integer, catalog: Catalog, clip: int) -> FrameCache | None:
+        """Frames in memory where they fit: epochs then cost no decoding.
+
+        For clips that is every frame, so that their strides mean what they say.
+        """
+        longest = int(np.max(catalog.facts().frames, initial=1))
+        kept = self.frames_per_item if clip == 1 else longest
+        key = b"%d/" % kept + rows.tobytes()
         if key not in self.caches:
             side = max(self.plan.resize, self.plan.size)
             taken = sum(c.frames.nbytes for c in self.caches.values() if c is not None)
             try:
                 self.caches[key] = FrameCache.build(
                     catalog,
-                    self.frames_per_item,
+                    kept,
                     side,
                     budget_bytes=_CACHE_BYTES - taken,
                     workers=self.workers,
@@ -110,7 +178,7 @@ class Tuned:
 
     Attributes:
         accuracy: on the test items, in [0, 1].
-        items: test items.
+        items: test items that were judged.
         chance: accuracy of always naming the most frequent of the training classes.
         details: the choice and its validation scores, sizes.
     """
@@ -121,7 +189,14 @@ class Tuned:
     details: dict[str, Any]
 
 
-def tuned(pixels: Pixels, rows: Integer, tunings: Sequence[Tuning], seed: int) -> Tuned:
+def tuned(
+    pixels: Pixels,
+    rows: Integer,
+    tunings: Sequence[Tuning],
+    seed: int,
+    *,
+    testing: Testing | None = None,
+) -> Tuned:
     """Train with each of the tunings, choose on the validation items, read the test items once.
 
     Args:
@@ -129,6 +204,7 @@ def tuned(pixels: Pixels, rows: Integer, tunings: Sequence[Tuning], seed: int) -
         rows: labelled rows of the training split to use.
         tunings: what to choose from; among equals the first is taken.
         seed: of the training.
+        testing: clips of the items that are judged; those of ``pixels`` where it names none.
 
     Raises:
         EvaluationError: a choice is to be made, and no validation item has a label; a frozen
@@ -140,31 +216,38 @@ def tuned(pixels: Pixels, rows: Integer, tunings: Sequence[Tuning], seed: int) -
             stage="evaluate",
             remedy="give one value of lr and weight_decay, or a split with validation items",
         )
+    testing = testing or Testing()
     scores: dict[str, float] = {}
     chosen, best, model = tunings[0], -1.0, None
     for tuning in tunings:
         fitted = pixels.fit(rows, tuning, seed)
-        score = pixels.score(fitted, "val")[0] if len(tunings) > 1 else 0.0
+        score = 0.0
+        if len(tunings) > 1:
+            score = pixels.score(fitted, tuning, testing, "val").accuracy
         scores[f"lr {tuning.lr:g}, weight decay {tuning.weight_decay:g}"] = score
         if score > best:
             chosen, best, model = tuning, score, fitted
     assert model is not None
     if chosen.frozen and not _same(pixels.encoder, model.encoder):
         raise EvaluationError("the frozen encoder has changed", stage="evaluate")
-    accuracy, items = pixels.score(model, "test")
-    test = pixels.codes[pixels.rows["test"]]
+    test = pixels.score(model, chosen, testing, "test")
     details: dict[str, Any] = {
         "lr": chosen.lr,
         "weight_decay": chosen.weight_decay,
         "fitted_items": len(rows),
         "batch_size": min(chosen.batch_size, len(rows)),
         "epochs": chosen.epochs,
+        "unreadable": test.left_out,
+        "short_videos": test.short,
     }
     if len(tunings) > 1:
         details["validation"] = scores
     frequent = np.bincount(pixels.codes[rows]).argmax()
     return Tuned(
-        accuracy=accuracy, items=items, chance=float((test == frequent).mean()), details=details
+        accuracy=test.accuracy,
+        items=test.items,
+        chance=float((test.truth == frequent).mean()),
+        details=details,
     )
 
 

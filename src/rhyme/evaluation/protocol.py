@@ -130,6 +130,8 @@ class Protocol:
             :class:`~rhyme.evaluation.frames.FrameData` of the test items, ``"videos"`` on a
             :class:`~rhyme.evaluation.videos.VideoData` of the training and test items.
         fits: whether it fits something on frames, and so needs a split.
+        presets: published settings by name, for settings that have a ``preset``; what is changed
+            is changed of the preset that is named.
     """
 
     id: str
@@ -140,6 +142,7 @@ class Protocol:
     trains: bool = False
     reads: Literal["features", "frames", "videos"] = "features"
     fits: bool = False
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
 
 
 def load_protocol(name: str) -> Protocol:
@@ -164,11 +167,22 @@ def parse_settings(protocol: Protocol, changes: Mapping[str, Any]) -> Any:
 
     Args:
         protocol: the protocol.
-        changes: new values by name.
+        changes: new values by name; ``preset`` names the published settings that they change.
 
     Raises:
-        UnknownName: a name that it does not have.
+        UnknownName: a name, or a preset, that it does not have.
         ConfigError: a value of another type.
     """
+    preset: Mapping[str, Any] = {}
+    if protocol.presets and "preset" in changes:
+        name = str(changes["preset"])
+        if name not in protocol.presets:
+            raise UnknownName(
+                f"'{protocol.id}' has no preset '{name}'",
+                stage="evaluate",
+                remedy=nearest(name, protocol.presets),
+            )
+        preset = protocol.presets[name]
     # together and not one by one: some settings only fit with others
-    return from_dict(protocol.settings, {**to_dict(protocol.settings()), **changes})
+    values = {**to_dict(protocol.settings()), **preset, **changes}
+    return from_dict(protocol.settings, values, where=f"{protocol.id}.")

@@ -6,10 +6,11 @@ them is the business of ``rhyme.evaluation``.
 
 from __future__ import annotations
 
+from rhyme.tasks.classifier import Aggregate, Classifier
 from rhyme.tasks.cycle import CycleReturn, Rhyme, cycle_return, rhymes, split_groups
 from rhyme.tasks.dense import DenseEncoder, dense_encoder
 from rhyme.tasks.extract import encode, encode_parts, extract_features, extract_many
-from rhyme.tasks.finetune import ImageClassifier, Tuning, fine_tune, predict_classes
+from rhyme.tasks.finetune import Tuning, fine_tune, predict_classes
 from rhyme.tasks.linear import L2_GRID, LinearProbe, linear_probe
 from rhyme.tasks.masks import (
     MaskScore,
@@ -50,11 +51,12 @@ __all__ = [
     "L2_GRID",
     "OVERLAPS",
     "PROPAGATION_PRESETS",
+    "Aggregate",
+    "Classifier",
     "CycleReturn",
     "DenseEncoder",
     "FeatureTable",
     "GroupRetrieval",
-    "ImageClassifier",
     "LinearProbe",
     "MaskScore",
     "MultiStageTCN",

@@ -1,34 +1,37 @@
-"""A classifier trained on pictures: the encoder with it, or the classifier alone.
+"""A classifier trained on frames or clips: the encoder with it, or the classifier alone.
 
-SGD with Nesterov's momentum, cosine to zero, no warm-up; random crops and flips and nothing else
-(SimCLR, arXiv 2002.05709, appendices B.5 to B.8).
+By default as for pictures (SimCLR, arXiv 2002.05709, appendices B.5 to B.8): SGD with Nesterov's
+momentum, cosine to zero, no warm-up; random crops and flips and nothing else. What protocols for
+video do otherwise is set by :class:`Tuning`.
 """
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from rhyme.catalog import Catalog
-from rhyme.encoders import Features, GroupBatchNorm, InferencePlan
-from rhyme.errors import ConfigError, DataError, EvaluationError
+from rhyme.encoders import GroupBatchNorm, InferencePlan
+from rhyme.errors import ConfigError, DataError, EvaluationError, UnknownName, nearest
 from rhyme.loading import CatalogSource, FrameCache, Placement
+from rhyme.tasks.classifier import Aggregate, Classifier
 from rhyme.tasks.extract import Progress, extract_features
 from rhyme.tasks.neighbours import check_classes
 from rhyme.tasks.table import Integer
 from rhyme.training.config import ScheduleConfig
 from rhyme.training.schedules import learning_rate
-from rhyme.views import Clip, ContrastTransform, ViewPlan, ViewSpec
+from rhyme.views import Clip, ClipSampling, ContrastTransform, ViewPlan, ViewSpec
 
-__all__ = ["ImageClassifier", "Tuning", "fine_tune", "predict_classes"]
+__all__ = ["Tuning", "fine_tune", "predict_classes"]
 
-_COSINE = ScheduleConfig(name="cosine")
+Schedule = Literal["cosine", "step", "plateau"]
+Crop = Literal["box", "window"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,56 +39,110 @@ class Tuning:
     """How a classifier is trained.
 
     Attributes:
-        epochs: passes over the labelled items.
+        epochs: passes over the labelled items; each takes one random frame or clip of an item.
         batch_size: items of a batch; all of them where there are fewer.
-        lr: learning rate for a batch of 256; it follows the batch size in proportion.
+        lr: learning rate for a batch of ``lr_batch``; it follows the batch size in proportion.
+        lr_batch: that batch.
         weight_decay: L2 term.
+        nesterov: Nesterov's momentum; both have a momentum of 0.9.
+        schedule: ``"cosine"`` falls to zero; ``"step"`` takes a tenth at each milestone;
+            ``"plateau"`` takes a tenth when the mean training loss of an epoch has not improved for
+            ``patience`` epochs.
+        milestones: epochs, for ``"step"``.
+        patience: epochs, for ``"plateau"``.
         frozen: keep the encoder as it is, its batch norm included, and train the classifier alone.
-        scale: bounds of a crop's share of the frame's area.
+        frames: frames of a clip; 0 takes the encoder's plan.
+        stride: native frames between them; 0 takes the encoder's plan.
+        crop: ``"box"`` scales a box of random area and aspect to the encoder's size; ``"window"``
+            scales the frame to 128 x 171 (rows x columns) for a size of 112, in proportion for
+            others, and cuts a square at a random place.
+        scale: bounds of a box's share of the frame's area.
+        flip: probability of a horizontal flip; 0 where left and right are what a label tells.
+        jitter: probability of colour jitter, one draw a clip: brightness, contrast and saturation
+            within 1 ± 0.4, hue within ± 0.1 turns, in random order.
+        strength: factor on those four.
+        unit: scale each feature to length 1 before the classifier.
+        norm: batch norm before the linear layer.
+        aggregate: what is averaged over the clips of a video.
     """
 
     epochs: int = 30
     batch_size: int = 64
     lr: float = 0.05
+    lr_batch: int = 256
     weight_decay: float = 0.0
+    nesterov: bool = True
+    schedule: Schedule = "cosine"
+    milestones: tuple[int, ...] = ()
+    patience: int = 10
     frozen: bool = False
+    frames: int = 0
+    stride: int = 0
+    crop: Crop = "box"
     scale: tuple[float, float] = (0.08, 1.0)
+    flip: float = 0.5
+    jitter: float = 0.0
+    strength: float = 1.0
+    unit: bool = False
+    norm: bool = False
+    aggregate: Aggregate = "softmax"
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be at least {least}", value=getattr(self, name))
+        least = {"epochs": 1, "batch_size": 1, "lr_batch": 1, "patience": 1}
+        for name, low in {**least, "frames": 0, "stride": 0}.items():
+            if getattr(self, name) < low:
+                raise ConfigError(f"{name} must be at least {low}", value=getattr(self, name))
         if not self.lr > 0 or self.weight_decay < 0:
             raise ConfigError(
                 "lr must be positive and weight_decay not negative",
                 value=(self.lr, self.weight_decay),
             )
+        for name, kinds in (("schedule", Schedule), ("crop", Crop), ("aggregate", Aggregate)):
+            if getattr(self, name) not in get_args(kinds):
+                raise UnknownName(
+                    f"unknown {name} '{getattr(self, name)}'",
+                    remedy=nearest(getattr(self, name), get_args(kinds)),
+                )
+        _ = self.rates  # milestones without a step schedule, and the reverse, are refused there
 
+    @property
+    def rates(self) -> ScheduleConfig:
+        """The learning rate as the training loop has it; constant for ``"plateau"``.
 
-class ImageClassifier(nn.Module):
-    """An encoder of frames with a linear classifier on its pooled feature.
+        Raises:
+            ConfigError: milestones that do not rise, or do not go with the schedule.
+        """
+        name = "constant" if self.schedule == "plateau" else self.schedule
+        per = "epoch" if self.schedule == "step" else "step"
+        return ScheduleConfig(name=name, milestones=self.milestones, per=per)
 
-    Args:
-        encoder: the encoder; it is copied.
-        classes: number of classes.
-        seed: of the classifier's first weights, N(0, 0.01) with zero offsets.
-    """
+    def plan(self, plan: InferencePlan) -> InferencePlan:
+        """An encoder's plan with this clip."""
+        plan = replace(plan, frames=self.frames or plan.frames)
+        return replace(plan, stride=self.stride, spacing=0.0) if self.stride else plan
 
-    def __init__(self, encoder: nn.Module, classes: int, seed: int = 0) -> None:
-        super().__init__()
-        self.encoder = copy.deepcopy(encoder)
-        self.head = nn.Linear(int(cast(int, encoder.feature_dim)), classes)
-        generator = torch.Generator().manual_seed(seed)
-        nn.init.normal_(self.head.weight, std=0.01, generator=generator)
-        nn.init.zeros_(self.head.bias)
-
-    def logits(self, pixels: Tensor) -> Tensor:
-        """``[b, classes]`` for normalised pixels ``[b, c, h, w]``."""
-        return self.head(self.encoder(pixels).pooled)
-
-    def forward(self, pixels: Tensor) -> Features:
-        """Probabilities ``[b, classes]`` as the pooled feature, so that frames can be averaged."""
-        return Features(pooled=self.logits(pixels).softmax(dim=1))
+    def views(self, plan: InferencePlan) -> ViewPlan:
+        """One random clip of an item, cropped, flipped and coloured as a whole."""
+        told = self.plan(plan)
+        clip = Clip()
+        if told.frames > 1:
+            stride, spacing = told.stride or None, told.spacing or None
+            clip = Clip(frames=told.frames, stride=stride, spacing=None if stride else spacing)
+        size = (round(plan.size * 128 / 112), round(plan.size * 171 / 112))
+        crops = ContrastTransform(
+            size=plan.size,
+            resize=size if self.crop == "window" else None,
+            scale=self.scale,
+            flip=self.flip,
+            jitter=self.jitter,
+            strength=self.strength,
+            gray=0,
+            blur=0,
+            mean=plan.mean,
+            std=plan.std,
+        )
+        spec = ViewSpec(clip="a", transform=crops, consistent="clip")
+        return ViewPlan(clips={"a": clip}, views={"crop": spec})
 
 
 def fine_tune(
@@ -101,15 +158,15 @@ def fine_tune(
     device: str | torch.device = "cpu",
     cache: FrameCache | None = None,
     progress: Progress | None = None,
-) -> ImageClassifier:
-    """Train a classifier on one random frame of each item and epoch.
+) -> Classifier:
+    """Train a classifier on one random frame or clip of each item and epoch.
 
     Batch norm of an encoder that is trained takes its statistics over the whole batch, whatever
     groups it was pre-trained in.
 
     Args:
-        encoder: an encoder of frames with ``feature_dim``; it stays as it is.
-        plan: size and normalisation that it wants.
+        encoder: an encoder of frames or clips, with ``feature_dim``; it stays as it is.
+        plan: size, normalisation and clip that it wants.
         catalog: the labelled items.
         labels: ``int64 [n]`` class of each, from 0.
         classes: number of classes.
@@ -117,7 +174,7 @@ def fine_tune(
         seed: of order, crops and the classifier's first weights.
         workers: decoding processes.
         device: where to train.
-        cache: decoded frames to use instead of the files.
+        cache: decoded frames to use instead of the files; for clips it must hold every frame.
         progress: called with (done, total) items.
 
     Returns:
@@ -125,19 +182,13 @@ def fine_tune(
 
     Raises:
         DataError: fewer than two classes, or none of the items can be read.
-        EvaluationError: the encoder reads whole clips, or the training diverged.
+        EvaluationError: the training diverged.
     """
-    if getattr(encoder, "reads_clips", False):
-        raise EvaluationError("the encoder reads whole clips, not frames", stage="fine-tune")
     check_classes(labels, len(catalog), stage="fine-tune")
     device = torch.device(device)
-    crops = ContrastTransform(
-        size=plan.size, scale=tuning.scale, jitter=0, gray=0, blur=0, mean=plan.mean, std=plan.std
-    )  # fmt: skip
-    views = ViewPlan(clips={"a": Clip()}, views={"crop": ViewSpec(clip="a", transform=crops)})
     source = CatalogSource(
         catalog,
-        views,
+        tuning.views(plan),
         batch_size=min(tuning.batch_size, len(catalog)),
         seed=seed,
         workers=workers,
@@ -146,27 +197,41 @@ def fine_tune(
     )
     ids = np.asarray(catalog.numbers("id")).view(np.int64)
     codes = dict(zip(ids.tolist(), labels.tolist(), strict=True))
-    model = _prepared(ImageClassifier(encoder, classes, seed).to(device), tuning.frozen)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    peak = tuning.lr * source.batch_size / 256
-    optimizer = torch.optim.SGD(
-        trained, lr=peak, momentum=0.9, nesterov=True, weight_decay=tuning.weight_decay
+    model = Classifier(
+        encoder, classes, seed, unit=tuning.unit, norm=tuning.norm, aggregate=tuning.aggregate
     )
+    model = _prepared(model.to(device), tuning.frozen)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    peak = tuning.lr * source.batch_size / tuning.lr_batch
+    optimizer = torch.optim.SGD(
+        trained, lr=peak, momentum=0.9, nesterov=tuning.nesterov, weight_decay=tuning.weight_decay
+    )
+    plateau = None
+    if tuning.schedule == "plateau":
+        plateau = ReduceLROnPlateau(optimizer, factor=0.1, patience=tuning.patience)
     per_epoch = source.batches_per_epoch
     steps = tuning.epochs * per_epoch
     batches = source.batches()
+    losses: list[Tensor] = []
     try:
         for step in range(steps):
             batch = next(batches)
             target = torch.tensor([codes[i] for i in batch.ids.tolist()], device=device)
-            rate = learning_rate(_COSINE, peak, step, steps, per_epoch)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            pixels = batch.to(device).views["crop"].frames
-            loss = functional.cross_entropy(model.logits(pixels), target)
+            if plateau is None:
+                rate = learning_rate(tuning.rates, peak, step, steps, per_epoch)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+            loss = functional.cross_entropy(
+                model.logits(batch.to(device).views["crop"].data), target
+            )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
+            losses.append(loss.detach())
+            if len(losses) == per_epoch:
+                if plateau is not None:
+                    plateau.step(float(torch.stack(losses).mean()))
+                losses.clear()
             if progress is not None:
                 progress((step + 1) * source.batch_size, steps * source.batch_size)
     finally:
@@ -178,7 +243,7 @@ def fine_tune(
     return model.eval()
 
 
-def _prepared(model: ImageClassifier, frozen: bool) -> ImageClassifier:
+def _prepared(model: Classifier, frozen: bool) -> Classifier:
     """Freeze the encoder, or make its batch norm see the whole batch."""
     model.encoder.requires_grad_(not frozen)
     model.train()
@@ -192,21 +257,23 @@ def _prepared(model: ImageClassifier, frozen: bool) -> ImageClassifier:
 
 
 def predict_classes(
-    model: ImageClassifier,
+    model: Classifier,
     plan: InferencePlan,
     catalog: Catalog,
     *,
     frames_per_item: int = 4,
+    sampling: ClipSampling | None = None,
     workers: int = 0,
     device: str | torch.device = "cpu",
 ) -> tuple[Integer, Integer]:
-    """The class of each item: probabilities of its frames, whole and central, are averaged.
+    """The class of each item: what the classifier says of its clips, uncropped, is averaged.
 
     Args:
         model: the classifier.
-        plan: size and normalisation.
+        plan: size, normalisation and clip.
         catalog: the items.
-        frames_per_item: equally spaced frames an item.
+        frames_per_item: equally spaced frames, or clips, of an item.
+        sampling: clips by a rule of a published protocol instead.
         workers: decoding processes.
         device: where to run.
 
@@ -217,7 +284,13 @@ def predict_classes(
         DataError: no item can be read.
     """
     table = extract_features(
-        model, plan, catalog, frames_per_item=frames_per_item, workers=workers, device=device
+        model,
+        plan,
+        catalog,
+        frames_per_item=frames_per_item,
+        sampling=sampling,
+        workers=workers,
+        device=device,
     )
     if len(table.index) == 0:
         raise DataError("no item could be read", stage="fine-tune")

@@ -97,6 +97,12 @@ class ClipSampling:
                     remedy=nearest(getattr(self, name), known),
                 )
 
+    def __str__(self) -> str:
+        step = f"stride {self.stride or 1}"
+        if not self.stride and self.spacing:
+            step = f"{self.spacing:g} s apart"
+        return f"{self.frames} frames, {step}"
+
     def of(self, facts: Facts) -> WholeClips:
         """The clips of every item.
 

@@ -1,0 +1,122 @@
+"""What an evaluation judges: groups the encoder never saw, usable classes, features by split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal, cast
+
+import numpy as np
+
+from rhyme.catalog import Catalog
+from rhyme.encoders import EncoderPackage
+from rhyme.errors import EvaluationError
+from rhyme.evaluation.protocol import SplitData
+from rhyme.evaluation.splits import Classes, Splits, group_hashes, usable_classes
+from rhyme.tasks import FeatureTable
+
+__all__ = ["Seen", "classes_of", "known_groups", "shards_of", "split_features", "without_seen"]
+
+Seen = Literal["error", "drop", "allow"]
+
+
+def shards_of(catalog: Catalog) -> dict[str, Any]:
+    """What was kept of the pixels, where they come from prepared shards: a setting like others."""
+    told = catalog.meta.get("prepared")
+    if not isinstance(told, dict):
+        return {}
+    kept = cast(dict[str, Any], told)
+    return {"prepared": {name: kept.get(name) for name in ("size", "format", "quality", "fps")}}
+
+
+def known_groups(package: EncoderPackage) -> Sequence[str] | None:
+    """Hashes of the groups that the package says it was trained on, if it says so."""
+    known = package.extra.get("train_groups", package.card.get("train_groups"))
+    return cast(Sequence[str], known) if isinstance(known, list | tuple) else None
+
+
+def without_seen(
+    package: EncoderPackage, catalog: Catalog, splits: Splits, seen: Seen, notes: list[str]
+) -> Splits:
+    """Hold the test groups against the groups that the package says it was trained on."""
+    known = known_groups(package)
+    if known is None:
+        notes.append(
+            "the package does not say which groups it was trained on: that the test groups were "
+            "unseen has to be taken on trust"
+        )
+        return splits
+    trained_on = set(known)
+    groups = cast("list[str]", catalog.table.column("group").to_pylist())
+    names = {int(row): groups[row] for row in splits.test}
+    hit = {name for name in set(names.values()) if group_hashes([name])[0] in trained_on}
+    bad = {row for row, name in names.items() if name in hit}
+    if not bad:
+        return splits
+    overlap = sorted(hit)
+    if seen == "allow":
+        notes.append(
+            f"the encoder was trained on {len(overlap)} of the test groups; they are measured all "
+            "the same, as asked"
+        )
+        return splits
+    kept = np.array([row for row in splits.test if int(row) not in bad], dtype=np.int64)
+    if seen == "error" or len(kept) == 0:
+        raise EvaluationError(
+            f"the encoder was trained on {len(overlap)} of the test groups",
+            file=catalog.root,
+            stage="evaluate",
+            value=overlap[:5],
+            remedy="give the split it was trained with, or data it never saw; to leave these "
+            "groups out: seen='drop'; for other files of the same names: seen='allow'",
+        )
+    notes.append(
+        f"{len(overlap)} test groups that the encoder was trained on are left out "
+        f"({len(bad)} items)"
+    )
+    return replace(splits, test=kept)
+
+
+def classes_of(
+    catalog: Catalog, column: str | None, splits: Splits, notes: list[str]
+) -> Classes | None:
+    """The classes that can be measured by; None, with a note, where there are none."""
+    if column is None and catalog.label_column is None:
+        if catalog.label_columns:
+            notes.append(
+                "no label column was chosen, so nothing is measured by labels; there are: "
+                + ", ".join(catalog.label_columns)
+            )
+        return None
+    codes, names = catalog.labels(column)
+    found = usable_classes(codes, names, np.asarray(catalog.group_codes), splits)
+    if found.left_out:
+        listed = ", ".join(f"{name} ({why})" for name, why in list(found.left_out.items())[:20])
+        more = len(found.left_out) - 20
+        notes.append("classes left out: " + listed + (f" and {more} more" if more > 0 else ""))
+    if len(found.used) < 2:
+        notes.append("fewer than two classes are left: nothing is measured by labels")
+        return None
+    return found
+
+
+def split_features(
+    table: FeatureTable, splits: Splits, classes: Classes | None, seed: int
+) -> SplitData:
+    """One encoder's features by split; the table's rows count among ``splits.rows``."""
+    origin = splits.rows[table.index]
+    parts: dict[str, FeatureTable] = {}
+    labels: dict[str, np.ndarray] = {}
+    for name, members in splits.parts.items():
+        rows = np.flatnonzero(np.isin(origin, members))
+        parts[name] = table.select(rows)
+        if classes is not None:
+            labels[name] = classes.codes[origin[rows]]
+    return SplitData(
+        train=parts["train"],
+        val=parts["val"],
+        test=parts["test"],
+        labels=None if classes is None else labels,
+        classes=() if classes is None else classes.names,
+        seed=seed,
+    )
