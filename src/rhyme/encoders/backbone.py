@@ -25,6 +25,19 @@ BACKBONES: dict[str, str] = {
     "resnet50": "rhyme.encoders.resnet:ResNet",
     "small": "rhyme.encoders.small:SmallEncoder",
     "small3d": "rhyme.encoders.small3d:SmallClipEncoder",
+    "r21d": "rhyme.encoders.shallow3d:ShallowVideoResNet",
+    "r3d": "rhyme.encoders.shallow3d:ShallowVideoResNet",
+    "c3d": "rhyme.encoders.shallow3d:C3D",
+    "s3d": "rhyme.encoders.video:SeparableInception",
+    "s3dg": "rhyme.encoders.video:SeparableInception",
+    "r3d_18": "rhyme.encoders.video:VideoResNet",
+    "r2plus1d_18": "rhyme.encoders.video:VideoResNet",
+    "mc3_18": "rhyme.encoders.video:VideoResNet",
+    "mvit_v1_b": "rhyme.encoders.video_transformers:MultiscaleTransformer",
+    "mvit_v2_s": "rhyme.encoders.video_transformers:MultiscaleTransformer",
+    "swin3d_t": "rhyme.encoders.video_transformers:VideoSwin",
+    "swin3d_s": "rhyme.encoders.video_transformers:VideoSwin",
+    "swin3d_b": "rhyme.encoders.video_transformers:VideoSwin",
 }
 """Backbones by id, each as ``"module:class"``; imported when one is built."""
 
@@ -142,6 +155,7 @@ class Backbone(nn.Module):
                 value=tuple(pixels.shape),
                 remedy="put the frames of a clip into the batch first: view.frames",
             )
+        self.check_stages(stages)
         x, kept = self._through(pixels, stages)
         stride, offset = list(self.geometry.values())[-1]
         return Features(
@@ -152,14 +166,17 @@ class Backbone(nn.Module):
         """Yield (name, map) for every stage of ``geometry``, in order."""
         raise TypeError(f"{type(self).__name__} defines no stages")
 
-    def _through(self, pixels: Tensor, stages: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The last map, and the maps of ``stages``."""
+    def check_stages(self, stages: Sequence[str]) -> None:
+        """Refuse stages that it does not have."""
         for name in stages:
             if name not in self.geometry:
                 raise UnknownName(
                     f"the backbone '{self.config.name}' has no stage '{name}'",
                     remedy=nearest(name, self.geometry),
                 )
+
+    def _through(self, pixels: Tensor, stages: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The last map, and the maps of ``stages``."""
         x = pixels
         kept: dict[str, Tensor] = {}  # in this form torch.compile can follow
         for name, x in self.walk(pixels):
@@ -175,10 +192,12 @@ class ClipBackbone(Backbone):
         config: the configuration it is built from.
 
     Attributes:
+        smallest: frames, and pixels a side, of the smallest clip that it can read.
         temporal_geometry: for each stage (stride, offset) in frames, as ``geometry`` in pixels.
     """
 
     reads_clips: ClassVar[bool] = True
+    smallest: ClassVar[tuple[int, int]] = (1, 1)
     temporal_geometry: dict[str, tuple[float, float]]
 
     def forward(self, pixels: Tensor, stages: Sequence[str] = ()) -> Features:
@@ -192,7 +211,8 @@ class ClipBackbone(Backbone):
             Features with maps ``[b, d, t', h', w']``.
 
         Raises:
-            DataError: the input is no ``[b, t, c, h, w]`` with the configured channels.
+            DataError: the input is no ``[b, t, c, h, w]`` with the configured channels, or its
+                clips are too small.
             UnknownName: there is no such stage.
         """
         channels = self.config.in_channels
@@ -203,16 +223,25 @@ class ClipBackbone(Backbone):
                 value=tuple(pixels.shape),
                 remedy="give it whole clips (view.data); frames are for encoders of frames",
             )
+        self.check_stages(stages)
+        frames, side = self.smallest
+        if pixels.shape[1] < frames or min(pixels.shape[-2:]) < side:
+            raise DataError(
+                f"'{self.config.name}' reads clips of at least {frames} frames and {side} pixels",
+                stage="encode",
+                value=tuple(pixels.shape),
+                remedy="give longer or larger clips, or choose small3d",
+            )
         x = pixels.transpose(1, 2)
         if x.device.type == "cpu":
             # Convolutions over time or space alone are 1.5 times as fast in this layout, whole
             # ones no slower; the layout of the weights decides elsewhere.
             x = x.contiguous(memory_format=torch.channels_last_3d)
-        x, kept = self._through(x, stages)
+        pooled, x, kept = self.encode(x, stages)
         stride, offset = list(self.geometry.values())[-1]
         temporal_stride, temporal_offset = list(self.temporal_geometry.values())[-1]
         return Features(
-            pooled=self.pool(x),
+            pooled=pooled,
             map=x,
             stride=stride,
             offset=offset,
@@ -221,9 +250,10 @@ class ClipBackbone(Backbone):
             stages=kept,
         )
 
-    def pool(self, x: Tensor) -> Tensor:
-        """The pooled feature ``[b, d]`` of the last map ``[b, d, t, h, w]``."""
-        return x.mean(dim=(-3, -2, -1))
+    def encode(self, x: Tensor, stages: Sequence[str]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The pooled feature, the last map, and the maps of ``stages``, of ``[b, c, t, h, w]``."""
+        x, kept = self._through(x, stages)
+        return x.mean(dim=(-3, -2, -1)), x, kept
 
 
 def cell_geometry(layers: Sequence[tuple[int, int, int, int]]) -> tuple[float, float]:
