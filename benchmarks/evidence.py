@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.clips_evidence import dual_jobs
 from benchmarks.machine import machine
 from benchmarks.studies import Job, picture_jobs, real_jobs, world_jobs
 from rhyme import api
@@ -89,7 +90,8 @@ def run(job: Job, runs: Path, out: Path) -> None:
     column = job.options.label_column
     judged = api.evaluate(
         folder, protocols=job.protocols, settings=job.settings, heads=job.heads, seed=job.seed,
-        untrained_seeds=job.untrained, options=api.DataOptions(label_column=column), record=False,
+        untrained_seeds=job.untrained, frames_per_item=job.frames_per_item,
+        options=api.DataOptions(label_column=column), record=False,
     )  # fmt: skip
     if judged.skipped:
         raise SystemExit(f"{job.key}: {judged.skipped}")
@@ -115,6 +117,8 @@ def jobs_of(system: str, runs: Path, data: Path | None, only: str | None) -> lis
     if system == "cycle_contrast":
         jobs += world_jobs(runs, [0, 1, 2]) if only != "real" else []
         jobs += real_jobs(data, [0, 1, 2]) if data is not None and only != "world" else []
+    elif system == "dual":
+        jobs += dual_jobs(runs, data, only)
     elif data is not None:
         jobs += picture_jobs(runs, data, system)
     if data is None and only != "world":
@@ -122,7 +126,7 @@ def jobs_of(system: str, runs: Path, data: Path | None, only: str | None) -> lis
     return jobs
 
 
-SYSTEMS = ("cycle_contrast", "moco", "simclr")
+SYSTEMS = ("cycle_contrast", "dual", "moco", "simclr")
 
 
 def main() -> None:

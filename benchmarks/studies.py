@@ -49,6 +49,7 @@ class Job:
         untrained: fresh weights to stand beside it.
         world: arguments of the generated world that has to be there; None for real data.
         watched: what is taken from the log of the training, by name of the figure.
+        frames_per_item: moments of an item that it is judged by.
         trained_as: key of the job whose encoder is judged; None trains one.
     """
 
@@ -65,6 +66,7 @@ class Job:
     untrained: tuple[int, ...] = (0, 1, 2)
     world: dict[str, Any] | None = None
     watched: dict[str, str] = field(default_factory=dict[str, str])
+    frames_per_item: int = 4
     trained_as: str | None = None
 
     @property

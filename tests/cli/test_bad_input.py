@@ -211,7 +211,7 @@ def test_a_column_of_folds_needs_a_fold_that_exists(tmp_path: Path) -> None:
     [
         ("mocco", "did you mean 'moco'"),
         ("cycle_contrast_world_dem", "did you mean 'cycle_contrast_world_demo'"),
-        ("dual", "planned"),
+        ("nerv", "planned"),
         ("nowhere.yaml", "nowhere.yaml"),
     ],
 )

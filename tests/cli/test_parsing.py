@@ -45,7 +45,7 @@ def test_without_a_command_all_are_listed(capsys: pytest.CaptureFixture[str]) ->
     [
         (["trian"], "did you mean 'train'"),
         (["train", "cycle_contrats", "--data", "x", "--out", "y"], "did you mean 'cycle_contrast'"),
-        (["train", "dual", "--data", "x", "--out", "y"], "planned"),
+        (["train", "nerv", "--data", "x", "--out", "y"], "planned"),
         (["train", "moco", "--data", "x", "--out", "y", "--train.stepz", "3"], "'steps'"),
         (["train", "moco", "--data", "x", "--out", "y", "--train.steps", "many"], "train.steps"),
         (["train", "moco", "--data", "x", "--out", "y", "--model.temperature", "0"], "temperature"),

@@ -15,10 +15,14 @@ from objectives import oracle
 from objectives.test_against_oracle import close, leaf
 from rhyme.errors import ConfigError, DataError
 from rhyme.objectives import (
-    coherent_info_nce,
-    coherent_nt_xent,
+    ObjectiveOutput,
+    calibrate_segments,
+    info_nce,
+    nt_xent,
     segment_accuracy,
+    segment_mean,
     segment_ranking,
+    shuffle_segments,
 )
 
 F64 = torch.float64
@@ -79,6 +83,10 @@ def test_ranking(b: int, s: int, d: int, theta: float, clamp: float | None, seed
     assert float(out.diagnostics["masked_rows"]) == (0 if s > 1 else b)
 
 
+def coherence(x: Tensor, y: Tensor) -> ObjectiveOutput:
+    return nt_xent(segment_mean(x), segment_mean(y), temperature=0.07)
+
+
 def all_pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """S of every two clips: the mean over all pairs of their segments."""
     found = np.zeros((len(first), len(second)))
@@ -107,7 +115,7 @@ def test_coherence_within_the_batch(b: int, s: int, d: int, t: float, seed: int)
     x, y = unit(b, s, d, seed=seed), unit(b, s, d, seed=seed + 1)
     up = torch.randn(2 * b, generator=torch.Generator().manual_seed(seed), dtype=F64)
     a, c = leaf(x), leaf(y)
-    out = coherent_nt_xent(a, c, temperature=t)
+    out = nt_xent(segment_mean(a), segment_mean(c), temperature=t)
     (out.values * up).sum().backward()
     clips = np.concatenate([x.numpy(), y.numpy()])
     logits = all_pairs(clips, clips) / t
@@ -137,8 +145,8 @@ def test_coherence_against_a_queue(
     theirs = torch.randint(-1, 3, (n,), generator=generator)
     up = torch.randn(b, generator=generator, dtype=F64)
     a = leaf(x)
-    out = coherent_info_nce(
-        a, y, k, temperature=t,
+    out = info_nce(
+        segment_mean(a), segment_mean(y), segment_mean(k), temperature=t,
         anchor_groups=mine if grouped else None, negative_groups=theirs if grouped else None,
     )  # fmt: skip
     (out.values * up).sum().backward()
@@ -151,6 +159,27 @@ def test_coherence_against_a_queue(
     close(out.values, want.values, 10 / t)
     assert out.valid.tolist() == want.valid.tolist()
     close(a.grad, np.repeat(want.grad_anchors[:, None] / s, s, axis=1), 10 / t)
+
+
+@SETTINGS
+@given(b=st.integers(1, 4), s=st.integers(1, 5), k=st.integers(1, 3), seed=st.integers(0, 999))
+def test_calibration_undoes_the_shuffle(b: int, s: int, k: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.stack([torch.randperm(s, generator=generator) for _ in range(b)])
+    clips = torch.randn(b, s * k, 2, 3, generator=generator)
+    shuffled = shuffle_segments(clips, order)
+    for i in range(b):
+        for j in range(s):
+            came_from = int(order[i, j])
+            theirs = clips[i, came_from * k : (came_from + 1) * k]
+            assert torch.equal(shuffled[i, j * k : (j + 1) * k], theirs)
+    # a head that reads each segment by itself
+    vectors = leaf(shuffled.unflatten(1, (s, k)).flatten(2))
+    restored = calibrate_segments(vectors, order)
+    assert torch.equal(restored, clips.unflatten(1, (s, k)).flatten(2))
+    restored[:, 0].sum().backward()
+    came = [int(torch.argwhere(order[i] == 0)) for i in range(b)]
+    assert all(vectors.grad[i].any(dim=1).nonzero().tolist() == [[came[i]]] for i in range(b))
 
 
 # The invariants of clips.md 1.8.
@@ -187,7 +216,7 @@ def test_two_segments_at_an_angle(degrees: float, want: float) -> None:
 def test_the_largest_coherence_at_that_angle(degrees: float, most: float) -> None:
     """What shuffle-rank drives apart, coherence pays for: opposite segments have none."""
     x = at_angle(degrees)
-    found = coherent_nt_xent(x, x, temperature=0.07).diagnostics["positive_similarity"]
+    found = coherence(x, x).diagnostics["positive_cosine"]
     assert float(found) == pytest.approx((1 + math.cos(math.radians(degrees))) / 2, abs=1e-12)
     assert float(found) == pytest.approx(most, abs=1e-3)
 
@@ -242,18 +271,19 @@ def test_the_clamp_takes_the_gradient_of_the_worst_pairs() -> None:
 
 def test_uniform_logits() -> None:
     same = unit(1, 2, 8).expand(64, 2, 8)
-    out = coherent_nt_xent(same, same, temperature=0.07)
+    out = coherence(same, same)
     assert out.values.mean().item() == pytest.approx(math.log(127), abs=1e-9)
     assert math.log(127) == pytest.approx(4.8442, abs=1e-4)
     queue = same[:1].expand(16384, 2, 8)
-    out = coherent_info_nce(same, same, queue, temperature=0.07)
+    means = [segment_mean(x) for x in (same, same, queue)]
+    out = info_nce(*means, temperature=0.07)
     assert out.values.mean().item() == pytest.approx(9.7041, abs=1e-4)
 
 
 def test_coherence_does_not_know_the_order_of_segments_and_ranking_does() -> None:
     x, y = unit(6, 3, 8), unit(6, 3, 8, seed=1)
     turned = y[:, [2, 0, 1]]
-    plain, other = (coherent_nt_xent(x, z, temperature=0.07).values for z in (y, turned))
+    plain, other = (coherence(x, z).values for z in (y, turned))
     assert torch.allclose(plain, other, atol=1e-12)
     plain, other = (segment_ranking(x, z).values for z in (y, turned))
     assert not torch.allclose(plain, other, atol=1e-3)
@@ -277,5 +307,7 @@ def test_what_does_not_fit_is_refused() -> None:
         segment_ranking(x, x, theta=0.0)
     with pytest.raises(ConfigError, match="clamp"):
         segment_ranking(x, x, clamp=-1.0)
-    with pytest.raises(DataError, match="segments of the anchors"):
-        coherent_info_nce(x, x, unit(5, 3, 8), temperature=0.07)
+    with pytest.raises(DataError, match="segments of clips"):
+        segment_mean(x[0])
+    with pytest.raises(DataError, match="divide"):
+        shuffle_segments(torch.zeros(3, 5, 1), torch.zeros(3, 2, dtype=torch.int64))

@@ -6,7 +6,6 @@ with batch norm across the whole batch and in groups with shuffling. A new syste
 arms of it that need options of their own stand in ``support.tiny_systems.OPTIONS``.
 """
 
-import dataclasses
 import functools
 import importlib
 
@@ -16,7 +15,15 @@ import torch
 from ranks.paths import assert_same, my_rows, trace, without_dropout
 from ranks.pool import run_on_ranks
 from rhyme.systems import StepContext, system_class
-from support.tiny_systems import BUILT, CASES, MAPPED_CASES, TINY, at, batch_for, build_tiny
+from support.tiny_systems import (
+    BUILT,
+    CASES,
+    MAPPED_CASES,
+    at,
+    batch_for,
+    build_tiny,
+    tiny_backbone,
+)
 
 STEPS, ITEMS = 3, 8
 PATHS = [
@@ -33,7 +40,7 @@ MINIS = ("adversarial", "bandit", "graph", "tokens", "zipped")
 def system_steps(name: str, groups: int, options: tuple, dtype: str, engine: str):
     """Three steps of a system of the registry."""
     kind = getattr(torch, dtype)
-    backbone = dataclasses.replace(TINY, norm_groups=groups)
+    backbone = tiny_backbone(name, groups)
     system = build_tiny(name, dtype=kind, backbone=backbone, **dict(options))
     batches = [my_rows(batch_for(system, ITEMS, seed=step, dtype=kind)) for step in range(STEPS)]
     return trace(system, engine, [(lambda b=b: b, at(i)) for i, b in enumerate(batches)])

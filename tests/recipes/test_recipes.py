@@ -26,6 +26,7 @@ from rhyme.run import read_jsonl
 from rhyme.systems import SYSTEMS, system_class
 from rhyme.systems.cycle_contrast import CycleContrastConfig
 from rhyme.systems.densecl import DenseCLConfig
+from rhyme.systems.dual import DualConfig
 from rhyme.systems.moco import MocoConfig
 from rhyme.systems.simclr import SimclrConfig
 from rhyme.training.schedules import learning_rate
@@ -53,6 +54,7 @@ SIZES = {"queue": 64, "cycle_queue": 80, "dense_queue": 64, "support": 16}
 HEADS = {
     "cycle_contrast": {"m", "c"},
     "densecl": {"m", "dense"},
+    "dual": {"clip", "series"},
     "simclr": {"z"},
     "vfs": {"projector"},
     "vfs_kinetics_negatives_8gpu": {"m"},
@@ -62,6 +64,8 @@ HEADS = {
 def reduced(found: Recipe) -> dict[str, Any]:
     """Overrides that make a recipe small enough for the tiny world."""
     changes = dict(PAPER_REDUCED if found.needs_gpu else REDUCED)
+    if found.needs_gpu and SYSTEMS[found.system].family == "clips":
+        changes["model.backbone.name"] = "small3d"
     # two items in each group of the norm, as many as the norm needs
     changes["train.batch_size"] = max(8, 2 * found.model.backbone.norm_groups)
     if found.train.schedule.warmup_epochs:
@@ -217,7 +221,7 @@ def test_recipes_for_gpus_are_refused_on_a_cpu(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", SMALL)
 def test_small_recipes_are_small(name: str) -> None:
     found = recipe(name)
-    assert found.model.backbone.name == "small"
+    assert found.model.backbone.name in ("small", "small3d")
     assert found.model.transform.size <= 64
     assert (found.train.steps or 0) <= 1000
     assert (found.train.epochs or 0) <= 30
@@ -245,6 +249,32 @@ def test_the_published_simclr() -> None:
     small = recipe("simclr_imagenet_b512")
     assert small.train.peak_lr == pytest.approx(0.075 * 512**0.5)
     assert (small.model.temperature, small.model.head.layers) == (0.2, 3)
+
+
+@pytest.mark.parametrize("data", ["k400", "ucf101"])
+@pytest.mark.parametrize("base", ["simclr", "moco"])
+def test_the_published_dual(data: str, base: str) -> None:
+    found = recipe(f"dual_{data}_{base}_8gpu")
+    train, model = found.train, found.model
+    assert isinstance(model, DualConfig)
+    assert (train.epochs, train.batch_size, train.peak_lr) == (200, 64, 0.003)
+    optimizer, schedule = train.optimizer, train.schedule
+    assert (optimizer.name, optimizer.momentum, optimizer.weight_decay) == ("sgd", 0.9, 1e-4)
+    assert optimizer.decays_all
+    assert (schedule.name, schedule.milestones, schedule.gamma) == ("step", (120, 160), 0.1)
+    assert (schedule.per, schedule.warmup_steps, schedule.warmup_epochs) == ("epoch", 0, 0)
+    assert (model.backbone.name, model.backbone.norm_groups) == ("r21d", 1)
+    assert (model.base, model.mode, model.segments) == (base, "clip-sr-tc", 2)
+    assert (model.frames, model.stride, model.place, model.reverse) == (16, 4, "edges", 0.5)
+    assert (model.temperature, model.tc_temperature, model.theta) == (0.07, 0.07, 0.05)
+    assert (model.w_clip, model.w_tc, model.w_sr, model.clamp) == (1, 1, 1, None)
+    assert (model.momentum, model.queue) == (0.999, 16384)
+    for head, out in ((model.head, 128), (model.series, 64)):
+        assert (head.layers, head.out, head.hidden, head.hidden_norm) == (2, out, None, False)
+    assert model.transform == ContrastTransform.dual(size=112)
+    assert model.source_skip == 0.2
+    published = recipe("dual_k400_published_8gpu").model
+    assert published == DualConfig.published(transform=published.transform)
 
 
 def test_the_published_versions_of_moco() -> None:
@@ -289,7 +319,7 @@ def test_unknown_and_planned_names() -> None:
         recipe("moco_folder_gpu")
     assert "moco_folder_cpu" in str(caught.value.remedy)
     with pytest.raises(ConfigError, match="planned"):
-        recipe("dual")
+        recipe("nerv")
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from rhyme.training import (
     Trainer,
     checkpoint,
 )
-from support.tiny_systems import BUILT, TINY, build_tiny
+from support.tiny_systems import BUILT, build_tiny, tiny_backbone
 
 ITEMS, STEPS = 20, 9
 CONFIG = TrainConfig(
@@ -84,7 +84,7 @@ class Bank(System):
 def make_system(name: str, seed: int) -> System:
     if name == "bank":
         return Bank(seed)
-    return build_tiny(name, seed, backbone=dataclasses.replace(TINY, norm_groups=4))
+    return build_tiny(name, seed, backbone=tiny_backbone(name, 4))
 
 
 def make_source(system: System) -> ArraySource:
@@ -96,7 +96,7 @@ def make_source(system: System) -> ArraySource:
         return ArraySource({"x": x}, CONFIG.batch_size, 0, groups=groups)
     arrays = {
         n: torch.randn(
-            ITEMS, plan.clips[v.clip].frames, 3, 12, 12, generator=generator, dtype=torch.float64
+            ITEMS, plan.frames(v.clip), 3, 12, 12, generator=generator, dtype=torch.float64
         )
         for n, v in plan.views.items()
     }

@@ -10,7 +10,7 @@ import torch
 
 from resume.harness import assert_bit_equal_resume
 from resume.test_systems import CONFIG, make_source
-from support.tiny_systems import TINY, build_tiny
+from support.tiny_systems import build_tiny, tiny_backbone
 
 CASES = [
     ("moco", {"precision": "fp16", "nan": "skip"}),
@@ -24,7 +24,7 @@ def test_switches_resume_bit_equal(name, switches, tmp_path, monkeypatch):
     if "compile" in switches:  # the graphs of inductor take too long to build for a test
         torch._dynamo.reset()
         monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    backbone = dataclasses.replace(TINY, norm_groups=2)
+    backbone = tiny_backbone(name, 2)
 
     def make_system(seed):
         return build_tiny(name, seed, torch.float32, backbone=backbone)

@@ -11,7 +11,7 @@ from resume.harness import assert_bit_equal_resume
 from rhyme.loading import ArraySource
 from rhyme.systems import system_class
 from rhyme.training import OptimizerConfig, ScheduleConfig, TrainConfig
-from support.tiny_systems import CASES, TINY, build_tiny, memories
+from support.tiny_systems import CASES, build_tiny, memories, tiny_backbone
 
 CONFIG = TrainConfig(
     steps=5,
@@ -28,7 +28,7 @@ def make_source(system):
     generator = torch.Generator().manual_seed(0)
     plan = system.plans()["train"]
     arrays = {
-        name: torch.randn(ITEMS, plan.clips[view.clip].frames, 3, 12, 12, generator=generator)
+        name: torch.randn(ITEMS, plan.frames(view.clip), 3, 12, 12, generator=generator)
         for name, view in plan.views.items()
     }
     groups, kinds = torch.arange(ITEMS) // 2, dict.fromkeys(arrays, "pixels")
@@ -37,7 +37,7 @@ def make_source(system):
 
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_every_built_system_resumes_bit_equal(name, options, tmp_path):
-    backbone = dataclasses.replace(TINY, norm_groups=2)
+    backbone = tiny_backbone(name, 2)
 
     def make_system(seed):
         return build_tiny(name, seed, torch.float32, backbone=backbone, **options)

@@ -19,6 +19,7 @@ from rhyme.systems import SYSTEMS, RunContext, StepContext, System, system_class
 from rhyme.views import View
 
 TINY = BackboneConfig(name="small", widths=(4, 6, 8, 10))
+TINY_CLIP = BackboneConfig(name="small3d", widths=(4, 6, 8, 10))
 HEAD = HeadConfig(layers=2, out=8)
 LARGE = 64  # a default above it needs a small value
 
@@ -48,6 +49,11 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"negatives": True, "frames": 4, "mask_same_group": True},
         {"negatives": True, "batch_negatives": False},
     ],
+    "dual": [
+        {"frames": 4},
+        {"frames": 6, "segments": 3, "base": "moco", "mask_same_group": True},
+        {"frames": 4, "mode": "clip-sr", "mask_same_group": True, "calibration": "random"},
+    ],
     "cycle_contrast": [
         {"cycle_weight": 1.0},
         {"cycle_weight": 1.0, "mask_same_group": True, "include_self": True},
@@ -67,6 +73,12 @@ CASES = [(name, options) for name in BUILT for options in OPTIONS.get(name, [{}]
 MAPPED_CASES = [(name, options) for name in BUILT for options in MAPPED.get(name, [])]
 
 
+def tiny_backbone(system: str, norm_groups: int = 1) -> BackboneConfig:
+    """A tiny backbone of the kind that a system needs: of frames, or of clips."""
+    kind = TINY_CLIP if SYSTEMS[system].family == "clips" else TINY
+    return dataclasses.replace(kind, norm_groups=norm_groups)
+
+
 def small_options(system: str) -> dict[str, Any]:
     """Options of a system at a size for tests, derived from its ``Config``."""
     found: dict[str, Any] = {}
@@ -74,7 +86,7 @@ def small_options(system: str) -> dict[str, Any]:
         factory = field.default_factory
         default = field.default if factory is dataclasses.MISSING else factory()
         if isinstance(default, BackboneConfig):
-            found[field.name] = TINY
+            found[field.name] = tiny_backbone(system)
         elif isinstance(default, HeadConfig):
             found[field.name] = HEAD
         elif field.name in SMALL:
@@ -110,7 +122,7 @@ def batch_for(
 ) -> Batch:
     """Random pixels for every view of a system's training plan."""
     plan = system.plans()["train"]
-    frames = {name: plan.clips[view.clip].frames for name, view in plan.views.items()}
+    frames = {name: plan.frames(view.clip) for name, view in plan.views.items()}
     return _batch(frames, items, seed, dtype)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,13 @@ from torch import Tensor, nn
 
 from ranks.pool import run_on_ranks
 from rhyme import distributed
-from rhyme.encoders import GroupBatchNorm1d, GroupBatchNorm2d, HeadConfig, in_parts
+from rhyme.encoders import (
+    GroupBatchNorm1d,
+    GroupBatchNorm2d,
+    GroupBatchNorm3d,
+    HeadConfig,
+    in_parts,
+)
 from rhyme.errors import ConfigError, TrainingError
 from rhyme.loading import Batch
 from rhyme.objectives import nt_xent
@@ -22,7 +27,7 @@ from rhyme.systems import StepOutput, System
 from rhyme.training import OptimizerConfig, ScheduleConfig, TrainConfig
 from rhyme.training.stepper import Stepper
 from rhyme.views import View
-from support.tiny_systems import TINY, at, batch_for, build_tiny
+from support.tiny_systems import at, batch_for, build_tiny, tiny_backbone
 
 ITEMS, STEPS = 16, 3
 HEAD = HeadConfig(layers=2, out=8, hidden_norm=True)
@@ -30,6 +35,7 @@ CYCLE = {"cycle_weight": 1.0, "mask_same_group": True, "include_self": True}
 OPTIONS: dict[str, dict[str, Any]] = {
     "cycle_contrast": CYCLE,
     "densecl": {"mask_same_group": True},
+    "dual": {"frames": 4},
     "moco": {"positive": "video", "mask_same_group": True},
     "vfs": {"frames": 4},
 }
@@ -38,13 +44,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def without_norms(system: System) -> System:
     for module in list(system.modules()):
         for name, child in module.named_children():
-            if isinstance(child, GroupBatchNorm1d | GroupBatchNorm2d):
+            if isinstance(child, GroupBatchNorm1d | GroupBatchNorm2d | GroupBatchNorm3d):
                 setattr(module, name, nn.Identity())
     return system
 
 
 def make(name: str, groups: int, dtype: torch.dtype) -> System:
-    backbone = dataclasses.replace(TINY, norm_groups=max(groups, 1))
+    backbone = tiny_backbone(name, max(groups, 1))
     system = build_tiny(name, dtype=dtype, backbone=backbone, head=HEAD, **OPTIONS[name])
     return system if groups else without_norms(system)
 

@@ -16,7 +16,7 @@ from rhyme.config import to_dict
 from rhyme.encoders import EncoderPackage, load_package, untrained
 from rhyme.errors import DataError, EvaluationError
 from rhyme.evaluation.frames import FrameData
-from rhyme.evaluation.heads import behind_head, cycle_head
+from rhyme.evaluation.heads import behind_head, cycle_head, heads_of
 from rhyme.evaluation.inputs import (
     Seen,
     classes_of,
@@ -272,7 +272,9 @@ def evaluate(
         train, val = (catalog.select(indices=part) for part in (splits.train, splits.val))
         tested = replace(tested, train_items=train, val_items=val)
     framed = {
-        name: replace(tested, encoder=module.eval().to(device), place=place)
+        name: replace(
+            tested, encoder=module.eval().to(device), place=place, heads=heads_of(package, name)
+        )
         for place, (name, module) in enumerate(modules.items())
     }
     framed["trained"] = replace(framed["trained"], pictures=pictures)

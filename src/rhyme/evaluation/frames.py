@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rhyme.catalog import Catalog
-from rhyme.encoders import InferencePlan
+from rhyme.encoders import Head, InferencePlan
 from rhyme.tasks.extract import Progress
 from rhyme.views import frame_counts, frame_times
 
@@ -35,6 +36,7 @@ class FrameData:
         train_items: the training items, for protocols that fit something; None without a split.
         val_items: the validation items.
         label_column: the column that items are judged by; None without labels.
+        heads: the encoder's heads by name, fresh ones for an untrained encoder.
     """
 
     encoder: nn.Module
@@ -49,6 +51,7 @@ class FrameData:
     train_items: Catalog | None = None
     val_items: Catalog | None = None
     label_column: str | None = None
+    heads: Mapping[str, Head] = field(default_factory=dict[str, Head])
 
     def of(self, catalog: Catalog) -> FrameData:
         """The same encoder with other items."""

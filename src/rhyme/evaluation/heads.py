@@ -12,7 +12,7 @@ from rhyme.errors import EvaluationError, UnknownName, nearest
 from rhyme.evaluation.protocol import SplitData
 from rhyme.tasks import FeatureTable
 
-__all__ = ["behind_head", "cycle_head", "fresh_head", "through_head"]
+__all__ = ["behind_head", "cycle_head", "fresh_head", "heads_of", "through_head"]
 
 
 def cycle_head(package: EncoderPackage) -> str | None:
@@ -41,6 +41,12 @@ def fresh_head(head: Head, seed: int) -> Head:
 def _device(head: Head) -> torch.device:
     """Where a head is; one without weights passes its input on and is anywhere."""
     return next((p.device for p in head.parameters()), torch.device("cpu"))
+
+
+def heads_of(package: EncoderPackage, encoder: str) -> dict[str, Head]:
+    """The heads of ``"trained"``, or fresh ones of the same forms for ``"untrained/<seed>"``."""
+    _, _, seed = encoder.partition("/")
+    return {n: fresh_head(h, int(seed)) if seed else h for n, h in package.heads.items()}
 
 
 @torch.inference_mode()

@@ -28,6 +28,7 @@ PROTOCOLS: dict[str, str] = {
     "semi_supervised": "rhyme.evaluation.semi_supervised:PROTOCOL",
     "correspondence": "rhyme.evaluation.correspondence:PROTOCOL",
     "propagation": "rhyme.evaluation.propagation:PROTOCOL",
+    "segments": "rhyme.evaluation.segments:PROTOCOL",
     "segmentation": "rhyme.evaluation.segmentation:PROTOCOL",
     "cells": "rhyme.evaluation.cells:PROTOCOL",
 }

@@ -16,18 +16,18 @@ from rhyme.objectives.neighbour import SoftNeighbour, cycle, soft_nearest_neighb
 from rhyme.objectives.output import ObjectiveOutput, masked_mean
 from rhyme.objectives.pairs import multi_positive_info_nce, pair_distance
 from rhyme.objectives.segments import (
-    coherent_info_nce,
-    coherent_nt_xent,
+    calibrate_segments,
     segment_accuracy,
+    segment_mean,
     segment_ranking,
+    shuffle_segments,
 )
 
 __all__ = [
     "ObjectiveOutput",
     "SoftNeighbour",
     "balanced_accuracy",
-    "coherent_info_nce",
-    "coherent_nt_xent",
+    "calibrate_segments",
     "cycle",
     "dense_info_nce",
     "info_nce",
@@ -41,6 +41,8 @@ __all__ = [
     "nt_xent",
     "pair_distance",
     "segment_accuracy",
+    "segment_mean",
     "segment_ranking",
+    "shuffle_segments",
     "soft_nearest_neighbour",
 ]

@@ -24,10 +24,39 @@ import torch
 from torch import Tensor
 
 from rhyme.errors import ConfigError, DataError
-from rhyme.kernels import Kernel
-from rhyme.kernels.common import Temperature, full_precision, no_autocast
-from rhyme.objectives.contrast import info_nce, nt_xent
+from rhyme.kernels.common import full_precision, no_autocast
 from rhyme.objectives.output import ObjectiveOutput, masked_mean
+
+
+def shuffle_segments(clips: Tensor, order: Tensor) -> Tensor:
+    """Clips with their segments in another order.
+
+    Args:
+        clips: ``[b, t, ...]``, cut into ``s`` segments of ``t / s`` frames.
+        order: int64 ``[b, s]``, a permutation a clip: the segment that comes to stand at each
+            place.
+
+    Raises:
+        DataError: ``t`` does not divide by ``s``, or there is not one order for each clip.
+    """
+    b, s = order.shape
+    if len(clips) != b or clips.shape[1] % s:
+        raise DataError(
+            "the frames of each clip must divide into the segments of its order",
+            value=(tuple(clips.shape), tuple(order.shape)),
+        )
+    pieces = clips.unflatten(1, (s, -1))
+    return pieces[torch.arange(b, device=clips.device)[:, None], order].flatten(1, 2)
+
+
+def calibrate_segments(vectors: Tensor, order: Tensor) -> Tensor:
+    """The segment vectors of shuffled clips, each put back to the place that its segment came from.
+
+    Args:
+        vectors: ``[b, s, d]``, one for each place of the shuffled clip.
+        order: int64 ``[b, s]`` as given to :func:`shuffle_segments`.
+    """
+    return vectors.scatter(1, order[..., None].expand_as(vectors), vectors)
 
 
 def segment_ranking(
@@ -123,97 +152,25 @@ def segment_accuracy(first: Tensor, second: Tensor) -> Tensor:
     return (own - nearest > 8 * torch.finfo(cosine.dtype).eps).to(cosine).mean(dim=(0, 2))
 
 
-def coherent_nt_xent(
-    first: Tensor,
-    second: Tensor,
-    *,
-    temperature: Temperature,
-    groups: Tensor | None = None,
-    kernel: Kernel = "auto",
-) -> ObjectiveOutput:
-    """:func:`nt_xent` between clips that are as alike as their segments are on average.
+def segment_mean(segments: Tensor) -> Tensor:
+    """The rows that temporal coherence compares: their products are S.
 
-    It does not depend on the order of a clip's segments.
+    Give them to :func:`nt_xent` or :func:`info_nce` as they are: a mean of unit vectors is shorter
+    than 1, the more so the further the segments are apart. What those call cosines is S then. The
+    order of a clip's segments plays no part.
 
     Args:
-        first: ``[b, s, d]`` unit rows, the segments of one clip of each local item.
-        second: ``[b, s, d]`` unit rows of another clip.
-        temperature: τ > 0, a number or a learned scalar.
-        groups: int64 ``[b]``: other items of an item's group are no negatives.
-        kernel: implementation, see :mod:`rhyme.kernels`.
+        segments: ``[b, s, d]`` unit rows, the segments of each clip.
 
     Returns:
-        As :func:`nt_xent`; its cosines are called ``positive_similarity`` and
-        ``hardest_negative_similarity`` here.
+        ``[b, d]``.
 
     Raises:
-        DataError: shapes do not fit, also between ranks.
-        ConfigError: the temperature is not positive.
+        DataError: another shape.
     """
-    _check(first, second)
-    return _similarities(
-        nt_xent(
-            first.mean(dim=1),
-            second.mean(dim=1),
-            temperature=temperature,
-            groups=groups,
-            kernel=kernel,
-        )
-    )
-
-
-def coherent_info_nce(
-    anchors: Tensor,
-    positives: Tensor,
-    negatives: Tensor,
-    *,
-    temperature: Temperature,
-    anchor_groups: Tensor | None = None,
-    negative_groups: Tensor | None = None,
-    kernel: Kernel = "auto",
-) -> ObjectiveOutput:
-    """:func:`info_nce` between clips that are as alike as their segments are on average.
-
-    Args:
-        anchors: ``[b, s, d]`` unit rows.
-        positives: ``[b, s, d]`` unit rows.
-        negatives: ``[n, s, d]`` unit rows, e.g. of a queue.
-        temperature: τ > 0, a number or a learned scalar.
-        anchor_groups: int64 ``[b]``: negatives of the anchor's own group are left out.
-        negative_groups: int64 ``[n]``; negative ids are nobody's and never left out.
-        kernel: implementation, see :mod:`rhyme.kernels`.
-
-    Returns:
-        As :func:`info_nce`; its cosines are called ``positive_similarity`` and
-        ``hardest_negative_similarity`` here.
-
-    Raises:
-        DataError: shapes do not fit.
-        ConfigError: the temperature is not positive.
-    """
-    _check(anchors, positives)
-    if negatives.ndim != 3 or negatives.shape[1:] != anchors.shape[1:]:
-        raise DataError(
-            "negatives must be [n, s, d], with the segments of the anchors",
-            value=(tuple(negatives.shape), tuple(anchors.shape)),
-        )
-    return _similarities(
-        info_nce(
-            anchors.mean(dim=1),
-            positives.mean(dim=1),
-            negatives.mean(dim=1),
-            temperature=temperature,
-            anchor_groups=anchor_groups,
-            negative_groups=negative_groups,
-            kernel=kernel,
-        )
-    )
-
-
-def _similarities(found: ObjectiveOutput) -> ObjectiveOutput:
-    """The products of means are no cosines, so they are not called that."""
-    renamed = {k.replace("cosine", "similarity"): v for k, v in found.diagnostics.items()}
-    return ObjectiveOutput(found.values, found.valid, renamed)
+    if segments.ndim != 3:
+        raise DataError("expected the segments of clips, [b, s, d]", value=tuple(segments.shape))
+    return segments.mean(dim=1)
 
 
 def _check(first: Tensor, second: Tensor) -> None:

@@ -28,6 +28,15 @@ RECIPES: dict[str, str] = {
             "densecl_imagenet_8gpu",
             "densecl_world_demo",
         ),
+        "dual": (
+            "dual_folder_cpu",
+            "dual_k400_moco_8gpu",
+            "dual_k400_published_8gpu",
+            "dual_k400_simclr_8gpu",
+            "dual_ucf101_moco_8gpu",
+            "dual_ucf101_simclr_8gpu",
+            "dual_world_demo",
+        ),
         "moco": (
             "moco_cifar10_1gpu",
             "moco_cifar10_cpu",

@@ -47,7 +47,14 @@ SYSTEMS: dict[str, SystemEntry] = _entries(
         "partial",
         "rhyme.systems.cycle_contrast:CycleContrast",
     ),
-    SystemEntry("dual", "DUAL, inter-intra variant dual", "clips", "BMVC 2021, arXiv 2107.01194"),
+    SystemEntry(
+        "dual",
+        "DUAL, inter-intra variant dual",
+        "clips",
+        "BMVC 2021, arXiv 2107.01194",
+        "partial",
+        "rhyme.systems.dual:Dual",
+    ),
     SystemEntry(
         "simclr",
         "SimCLR",

@@ -1,0 +1,168 @@
+"""What a clip encoder knows of the order of a clip's segments, and of its video (DUAL)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rhyme.errors import ConfigError, EvaluationError
+from rhyme.evaluation.frames import FrameData
+from rhyme.evaluation.protocol import Metric, Protocol
+from rhyme.loading import inference_batches
+from rhyme.objectives import calibrate_segments, segment_accuracy, shuffle_segments
+from rhyme.tasks import encode
+from rhyme.tasks.clip_segments import clip_coherence, intra_variance, other_orders
+from rhyme.tasks.table import Float
+from rhyme.views import clip_sampling
+
+__all__ = ["PROTOCOL", "Settings", "run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings of the protocol.
+
+    Attributes:
+        clips: clips of each test item, equally spaced inside it; at least 2.
+        head: the head that gives one vector a segment.
+        order_seed: seed of the permutations; None takes the evaluation's.
+        batch_size: clips of a forward pass.
+    """
+
+    clips: int = 4
+    head: str = "series"
+    order_seed: int | None = None
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.clips < 2:
+            raise ConfigError("segments.clips must be at least 2", value=self.clips)
+
+
+def run(data: FrameData, settings: Settings) -> list[Metric]:
+    """Figures of the segments and clips of held-out items, without augmentation.
+
+    Args:
+        data: the test items, an encoder of clips, and its heads.
+        settings: the settings.
+
+    Returns:
+        ``intra_variance``: variance between the clips of an item as a share of all, of the trunk's
+        feature (more is no better by itself: it tells how far an item's clips are apart). With a
+        series head also ``ranking_accuracy``: share of segments that are nearest to themselves in
+        the clip with its segments in another order, put back by the known permutation, chance one
+        in s; and ``coherence_margin``: by how much two clips of an item are more alike than clips
+        of other groups.
+
+    Raises:
+        EvaluationError: the encoder reads frames, or no item can be read.
+        DataError: there are too few items or groups.
+    """
+    if not getattr(data.encoder, "reads_clips", False):
+        raise EvaluationError(
+            "the protocol needs an encoder of clips", stage="evaluate", value=data.plan.frames
+        )
+    head = data.heads.get(settings.head)
+    rows, pooled, hits, vectors = _pass(data, settings, None if head is None else head.eval())
+    facts = data.catalog.facts(rows)
+    found = [
+        Metric(
+            name="intra_variance",
+            value=intra_variance(pooled),
+            items=len(rows),
+            details={"clips": settings.clips},
+        )
+    ]
+    if vectors is None or hits is None:
+        return found
+    s = vectors.shape[2]
+    details: dict[str, Any] = {"segments": s, "head": settings.head, "clips": settings.clips}
+    if s > 1:
+        apart = vectors @ vectors.swapaxes(2, 3)
+        inner = (apart.sum(axis=(2, 3)) - s) / (s * (s - 1))
+        cosine = float(inner.mean())
+        found.append(
+            Metric(
+                name="ranking_accuracy",
+                value=float(hits.mean()),
+                items=hits.size,
+                chance=1 / s,
+                details={**details, "segment_cosine": cosine},
+            )
+        )
+    coherence = clip_coherence(vectors, np.asarray(facts.group, dtype=np.int64))
+    told = {**details, "positive": coherence.positive, "negative": coherence.negative}
+    found.append(
+        Metric(
+            name="coherence_margin", value=coherence.margin, items=len(rows), chance=0.0,
+            details=told,
+        )
+    )  # fmt: skip
+    return found
+
+
+@torch.inference_mode()
+def _pass(
+    data: FrameData, settings: Settings, head: Any
+) -> tuple[np.ndarray, Float, Float | None, Float | None]:
+    """Rows ``[n]``, features ``[n, f, d]``, right segments ``[n, f]``, vectors ``[n, f, s, e]``."""
+    plan, f = data.plan, settings.clips
+    sampling = clip_sampling(
+        f"linspace{f}", frames=plan.frames, stride=plan.stride, spacing=plan.spacing
+    )
+    facts = data.catalog.facts()
+    s = 1 if head is None else head.config.blocks
+    orders = None
+    if s > 1:
+        seed = data.seed if settings.order_seed is None else settings.order_seed
+        orders = torch.from_numpy(other_orders(np.asarray(facts.id), s, seed))
+    batches = inference_batches(
+        data.catalog, plan, clips=sampling.of(facts), batch_size=settings.batch_size
+    )
+    rows: list[Tensor] = []
+    pooled: list[Tensor] = []
+    hits: list[Tensor] = []
+    vectors: list[Tensor] = []
+    for batch in batches:
+        clips = batch.pixels.to(data.device)
+        features = encode(data.encoder, clips)
+        rows.append(batch.rows)
+        pooled.append(features.float().cpu())
+        data.told(int(batch.rows[-1]) + 1)
+        if head is None:
+            continue
+        segments = head(features).unflatten(1, (s, -1))
+        vectors.append(segments.float().cpu())
+        if orders is not None:
+            order = orders[batch.rows].to(data.device)
+            shuffled = head(encode(data.encoder, shuffle_segments(clips, order)))
+            back = calibrate_segments(shuffled.unflatten(1, (s, -1)), order)
+            hits.append(segment_accuracy(segments, back).float().cpu())
+    if not rows:
+        raise EvaluationError("no item can be read", stage="evaluate", file=data.catalog.root)
+    every = torch.cat(rows).numpy()
+    return (
+        every[::f],
+        _by_item(pooled, f),
+        _by_item(hits, f) if hits else None,
+        _by_item(vectors, f) if vectors else None,
+    )
+
+
+def _by_item(parts: list[Tensor], clips: int) -> Float:
+    """``[n * f, ...]`` as ``[n, f, ...]``: an item that cannot be read has none of its clips."""
+    return torch.cat(parts).unflatten(0, (-1, clips)).numpy()
+
+
+PROTOCOL = Protocol(
+    id="segments",
+    title="order of a clip's segments, coherence and variance of a video's clips",
+    settings=Settings,
+    run=run,
+    needs_labels=False,
+    reads="frames",
+)
