@@ -109,7 +109,7 @@ def test_items_that_cannot_be_decoded_are_left_out(own_folder):
         views={"x": ViewSpec(clip="a", transform=EvalTransform(size=8, resize=8))},
     )
     source = CatalogSource(catalog, plan, batch_size=8, seed=0, cache=cache)
-    assert source.left_out == (2,)
+    assert source.left_out == {2: "cannot be decoded"}
     left = torch.arange(9)[torch.arange(9) != 2]
     ids = next(source.batches()).ids
     assert set(ids.tolist()) == set(catalog.facts(left).id.view(np.int64).tolist())

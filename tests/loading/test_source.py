@@ -142,7 +142,7 @@ def test_items_that_are_too_short_are_left_out_and_named(own_folder, film, tmp_p
         views={"x": ViewSpec(clip="a", transform=transform)},
     )
     source = make(catalog, plan)
-    assert source.left_out == (5,)
+    assert source.left_out == {5: "too short for the clips (4 frames)"}
     assert source.items == 8
     indices = torch.cat([b.index for b in take(source, 2)]).tolist()
     assert sorted(indices) == list(range(8))

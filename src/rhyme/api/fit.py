@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from rhyme.config import override
 from rhyme.encoders import seeded
 from rhyme.errors import DataError
 from rhyme.evaluation import group_hashes
-from rhyme.loading import CatalogSource, FrameCache, Placement
+from rhyme.loading import CatalogSource, FrameCache, Placement, count_reasons
 from rhyme.recipes import Recipe, load_recipe
 from rhyme.run import RunFolder, read_jsonl
 from rhyme.systems import System, system_class
@@ -32,6 +33,7 @@ from rhyme.views import fork_seed
 
 CATALOG = "catalog.arrow"
 FRAMES = ".frames"
+LISTED = 1000  # items that are left out, named one by one in the events
 PROBE_ITEMS = 256  # enough for a curve; the protocols measure on everything
 
 
@@ -50,6 +52,8 @@ class Trained:
         encoder: folder of the encoder package.
         quarantined: files that the scan left out.
         damaged: files that proved damaged in training; others took their place.
+        left_out: items that were not trained on, by reason: too short for the clips, sound alone,
+            not decodable.
     """
 
     path: Path
@@ -62,6 +66,7 @@ class Trained:
     encoder: Path
     quarantined: int = 0
     damaged: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def fit_run(
@@ -110,6 +115,11 @@ def _fit(run: RunFolder, device: str, resume: bool, progress: bool | None) -> Tr
             tell=lambda figures: run.event("augment", **figures),
         ),
     )
+    reasons = count_reasons(source.left_out)
+    if reasons and distributed.rank() == 0:
+        note_left_out(run, items, source.left_out)
+        if progress is not False:
+            print(f"{describe_left_out(reasons)}, {source.items} are used", file=sys.stderr)
     trainer = Trainer(
         system,
         source,
@@ -137,7 +147,25 @@ def _fit(run: RunFolder, device: str, resume: bool, progress: bool | None) -> Tr
         encoder=run.encoder,
         quarantined=len(quarantined(catalog)),
         damaged=len(damaged_files(run)),
+        left_out=reasons,
     )
+
+
+def describe_left_out(reasons: Mapping[str, int]) -> str:
+    """How many items a plan cannot use, and why."""
+    listed = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    return f"{sum(reasons.values())} items to train on are left out: {listed}"
+
+
+def note_left_out(run: RunFolder, items: Catalog, left_out: Mapping[int, str]) -> None:
+    """Write once into a run's events which items its plan cannot use."""
+    if any(row.get("event") == "left_out" for row in read_jsonl(run.events)):
+        return  # of a run that goes on
+    listed = [
+        {"path": items.item(row).path, "start": items.item(row).start, "reason": reason}
+        for row, reason in list(left_out.items())[:LISTED]
+    ]
+    run.event("left_out", items=len(left_out), reasons=count_reasons(left_out), listed=listed)
 
 
 def damaged_files(run: RunFolder) -> set[str]:

@@ -23,8 +23,8 @@ _TURNS: dict[str, State] = {
     "preempted": "stopped",
     "finished": "finished",
 }
-_TROUBLE = ("quarantined", "partial", "damaged", "not_finite", "collapse", "probe_failed",
-            "checkpoint_damaged", "logger_failed")  # fmt: skip
+_TROUBLE = ("quarantined", "partial", "damaged", "left_out", "not_finite", "collapse",
+            "probe_failed", "checkpoint_damaged", "logger_failed")  # fmt: skip
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 16
 

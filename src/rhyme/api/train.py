@@ -10,7 +10,7 @@ from typing import Any
 
 from rhyme import distributed
 from rhyme.api.data import DataOptions, part, quarantined, read_data
-from rhyme.api.fit import CATALOG, Trained, build_system, fit_run
+from rhyme.api.fit import CATALOG, Trained, build_system, describe_left_out, fit_run
 from rhyme.api.launch import LaunchOptions, check_ranks, check_shared, ranks_here, start_ranks
 from rhyme.api.prepare import prepared_note
 from rhyme.api.provenance import command_line, commit
@@ -18,11 +18,14 @@ from rhyme.catalog import Catalog
 from rhyme.config import override
 from rhyme.errors import ConfigError, DataError
 from rhyme.group import in_a_group, launch_id, restarted
+from rhyme.loading import count_reasons, unusable
 from rhyme.recipes import Recipe, load_recipe, recipe_from_dict, recipe_to_dict
 from rhyme.recipes import recipe as named_recipe
 from rhyme.run import RunFolder, read_jsonl
+from rhyme.systems import System
 from rhyme.training import check_loggers, resolve_device
 from rhyme.training.ranks import joined, leader_first, one_fate
+from rhyme.views import ViewPlan
 
 
 def resolve_recipe(
@@ -147,7 +150,7 @@ def new_run(
     if wanted.segment is None:
         wanted = replace(wanted, segment=chosen.data.segment)
     catalog = read_data(data, wanted, seed=seed)
-    check_size(chosen, catalog)
+    check_size(chosen, catalog, system)
     run, saved = begin(chosen, catalog, out)
     if progress is not False:
         where = "" if elsewhere else f" on {resolve_device(chosen.train.device)}"
@@ -290,20 +293,28 @@ def check_device(recipe: Recipe) -> None:
         )
 
 
-def check_size(recipe: Recipe, catalog: Catalog) -> None:
+def check_size(recipe: Recipe, catalog: Catalog, system: System) -> None:
     """Refuse data that do not fill one batch, before a run folder is made.
 
     Raises:
         DataError: with both numbers and the ways out.
     """
-    items, batch = len(part(catalog, "train")), recipe.train.batch_size
-    if items < batch:
+    items, batch = part(catalog, "train"), recipe.train.batch_size
+    left_out: dict[str, int] = {}
+    plan = system.plans().get("train")
+    if isinstance(plan, ViewPlan) and recipe.data.cache_frames is None:
+        left_out = count_reasons(unusable(items, plan))
+    count = len(items) - sum(left_out.values())
+    if count < batch:
+        note = f"; {describe_left_out(left_out)}" if left_out else ""
+        ways = "give shorter clips, or another policy than short=drop; " if left_out else ""
+        lower = f", or lower the batch: --train.batch_size {count}" if count else ""
         raise DataError(
-            f"{items} items to train on do not fill a batch of {batch}",
+            f"{count} items to train on do not fill a batch of {batch}{note}",
             file=catalog.root,
             stage="train",
-            remedy=f"give more videos, cut long ones into shorter items (--segment), "
-            f"train on all of them (--split all), or lower the batch: --train.batch_size {items}",
+            remedy=f"{ways}give more videos, cut long ones into shorter items (--segment), "
+            f"train on all of them (--split all){lower}",
         )
 
 

@@ -157,6 +157,9 @@ def _answer(done: api.Trained | api.Submitted) -> Answer | None:
         lines.append(
             f"damaged files: {done.damaged}; others took their place, see {done.path}/events.jsonl"
         )
+    if done.left_out:
+        listed = ", ".join(f"{count} {reason}" for reason, count in done.left_out.items())
+        lines.append(f"items left out: {listed}; see {done.path}/events.jsonl")
     # Torchrun takes every code but 0 for a rank that has failed.
     left_out = (done.quarantined or done.damaged) and not in_a_group()
     return Answer(document=done, show=lines, exit_code=3 if left_out else 0)

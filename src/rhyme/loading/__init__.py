@@ -18,6 +18,7 @@ from rhyme.loading.prepare import prepare_shards
 from rhyme.loading.prepare_file import PrepareOptions
 from rhyme.loading.prepared_folder import PREPARED, PreparedSummary, verify_shards
 from rhyme.loading.source import CatalogSource
+from rhyme.loading.usable import count_reasons, unusable
 
 __all__ = [
     "PREPARED",
@@ -34,7 +35,9 @@ __all__ = [
     "Replaced",
     "Source",
     "ZipSource",
+    "count_reasons",
     "inference_batches",
     "prepare_shards",
+    "unusable",
     "verify_shards",
 ]

@@ -23,6 +23,7 @@ from rhyme.loading.damaged import Damaged, Tell
 from rhyme.loading.maker import BatchMaker, Made, Replaced, Request
 from rhyme.loading.order import BatchOrder
 from rhyme.loading.placement import Placement, finish
+from rhyme.loading.usable import unusable
 from rhyme.views import ViewPlan
 from rhyme.workers import Pool
 
@@ -57,8 +58,8 @@ class CatalogSource:
 
     Attributes:
         catalog: the items that are used, after leaving out those in ``left_out``.
-        left_out: rows of the given catalog that are too short for the plan, have no frames, or
-            failed in the cache.
+        left_out: why, by row of the given catalog: items that are too short for the plan, have no
+            frames, or failed in the cache.
         replaced: damaged items met by this object, with reason and stand-in.
         wait_seconds: time that the consumer spent waiting for batches.
 
@@ -84,21 +85,17 @@ class CatalogSource:
         tell: Tell | None = None,
         placement: Placement | None = None,
     ) -> None:
-        facts = catalog.facts()
-        usable = (facts.width > 0) & (facts.height > 0)  # sound alone has no frames
-        if cache is not None:
-            usable &= cache.counts[cache.rows(facts.id)] > 0
-            facts = cache.facts(facts)
-        usable &= plan.feasible(facts)
-        self.left_out: tuple[int, ...] = tuple(int(row) for row in np.flatnonzero(~usable))
-        if self.left_out and not usable.any():
+        self.left_out: dict[int, str] = unusable(catalog, plan, cache)
+        kept = np.setdiff1d(np.arange(len(catalog)), list(self.left_out))
+        if self.left_out and not len(kept):
             raise DataError(
                 "every item is too short for the view plan, or damaged",
                 stage="loading",
-                value=len(catalog),
-                remedy='use fewer or closer frames, or another policy than short="drop"',
+                value=next(iter(self.left_out.values())),
+                remedy='use fewer or closer frames, or another policy than short="drop"'
+                + ("" if cache is None else ", or hold more frames: --data.cache_frames"),
             )
-        self.catalog = catalog.select(indices=np.flatnonzero(usable)) if self.left_out else catalog
+        self.catalog = catalog.select(indices=kept) if self.left_out else catalog
         self.plan = plan
         self.replaced: list[Replaced] = []
         self.wait_seconds = 0.0

@@ -1,0 +1,51 @@
+"""Which items of a catalog a view plan can use, and why it cannot use the others."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+
+from rhyme.catalog import Catalog
+from rhyme.loading.cache import FrameCache
+from rhyme.views import ViewPlan
+from rhyme.views.facts import frame_counts
+
+__all__ = ["count_reasons", "unusable"]
+
+NO_FRAMES = "no frames, sound alone"
+UNDECODED = "cannot be decoded"
+TOO_SHORT = "too short for the clips"
+
+
+def unusable(catalog: Catalog, plan: ViewPlan, cache: FrameCache | None = None) -> dict[int, str]:
+    """Reasons by row of the items that are left out.
+
+    Args:
+        catalog: the items.
+        plan: the draws; its clips with ``short="drop"`` leave out what is too short for them.
+        cache: the frames that are drawn from, where they are held in memory.
+    """
+    facts = catalog.facts()
+    found: dict[int, str] = {}
+
+    def note(bad: np.ndarray, reason: str) -> None:
+        for row in np.flatnonzero(bad).tolist():
+            found.setdefault(row, reason)
+
+    note((facts.width <= 0) | (facts.height <= 0), NO_FRAMES)
+    if cache is not None:
+        note(cache.counts[cache.rows(facts.id)] <= 0, UNDECODED)
+        facts = cache.facts(facts)
+    short = ~plan.feasible(facts)
+    counts = frame_counts(facts)
+    for row in np.flatnonzero(short).tolist():
+        found.setdefault(row, f"{TOO_SHORT} ({counts[row]} frames)")
+    return dict(sorted(found.items()))
+
+
+def count_reasons(reasons: Mapping[int, str]) -> dict[str, int]:
+    """How many items there are of each reason, whatever their length, the most frequent first."""
+    kinds = Counter(reason.partition(" (")[0] for reason in reasons.values())
+    return dict(kinds.most_common())
