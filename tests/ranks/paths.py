@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -19,14 +18,7 @@ ENGINES: dict[str, type[Parallel]] = {"plain": Parallel, "ddp": Replicated, "fsd
 
 def my_rows(batch: Batch) -> Batch:
     """This rank's rows of a global batch."""
-    rows = distributed.rank_slice(len(batch))
-    return dataclasses.replace(
-        batch,
-        ids=batch.ids[rows],
-        index=batch.index[rows],
-        group=batch.group[rows],
-        views={name: view[rows] for name, view in batch.views.items()},
-    )
+    return batch[distributed.rank_slice(len(batch))]
 
 
 def trace(

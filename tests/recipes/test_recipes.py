@@ -24,6 +24,7 @@ from rhyme.recipes import (
 )
 from rhyme.run import read_jsonl
 from rhyme.systems import SYSTEMS, system_class
+from rhyme.systems.cstp import CstpConfig
 from rhyme.systems.cycle_contrast import CycleContrastConfig
 from rhyme.systems.densecl import DenseCLConfig
 from rhyme.systems.dual import DualConfig
@@ -52,6 +53,7 @@ PAPER_REDUCED = {
 }
 SIZES = {"queue": 64, "cycle_queue": 80, "dense_queue": 64, "support": 16}
 HEADS = {
+    "cstp": {"projector"},
     "cycle_contrast": {"m", "c"},
     "densecl": {"m", "dense"},
     "dual": {"clip", "series"},
@@ -275,6 +277,30 @@ def test_the_published_dual(data: str, base: str) -> None:
     assert model.source_skip == 0.2
     published = recipe("dual_k400_published_8gpu").model
     assert published == DualConfig.published(transform=published.transform)
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "rate"),
+    [("cstp_k400_r21d_8gpu", 128, 0.09), ("cstp_ucf101_r21d_1gpu", 60, 0.03)],
+)
+def test_the_published_cstp(name: str, batch: int, rate: float) -> None:
+    found = recipe(name)
+    train, model = found.train, found.model
+    assert isinstance(model, CstpConfig)
+    assert (train.epochs, train.batch_size, train.clip_norm) == (300, batch, 18)
+    optimizer, schedule = train.optimizer, train.schedule
+    assert (optimizer.name, optimizer.lr, optimizer.momentum) == ("sgd", rate, 0.9)
+    assert (optimizer.weight_decay, optimizer.decays_all) == (5e-4, True)
+    rates = [learning_rate(schedule, rate, step, 600, 2) for step in (0, 150, 300, 450, 600)]
+    half = (rate + 1e-5) / 2
+    assert rates == pytest.approx([1e-5, half, rate, half, 1e-5])
+    assert model == CstpConfig(), "the defaults are the published ones"
+    assert (model.backbone.name, model.backbone.norm_groups) == ("r21d", 1)
+    assert model.overlap.paces == (1, 2, 4, 8)
+    assert model.overlap.rates == (1.0, 0.8, 0.6, 0.4, 0.2)
+    look = model.transform
+    assert (look.size, look.skip, look.flip, look.gray_mode) == (112, 0.7, 0.5, "channel")
+    assert (look.jitter, look.gray, look.blur, look.hue) == (0.8, 0.2, 0.5, 0.1)
 
 
 def test_the_published_versions_of_moco() -> None:

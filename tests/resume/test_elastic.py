@@ -34,7 +34,7 @@ from rhyme.training import (
     Trainer,
     checkpoint,
 )
-from support.tiny_systems import BUILT, build_tiny, tiny_backbone
+from support.tiny_systems import BUILT, build_tiny, targets_for, tiny_backbone
 
 ITEMS, STEPS = 20, 9
 CONFIG = TrainConfig(
@@ -101,7 +101,8 @@ def make_source(system: System) -> ArraySource:
         for n, v in plan.views.items()
     }
     kinds: dict[str, Any] = dict.fromkeys(arrays, "pixels")
-    return ArraySource(arrays, CONFIG.batch_size, 0, groups=groups, kinds=kinds)
+    targets = targets_for(plan, ITEMS)
+    return ArraySource(arrays, CONFIG.batch_size, 0, groups=groups, kinds=kinds, targets=targets)
 
 
 def part(folder: str, name: str, until: int, engine: str, every: int) -> tuple[list, dict]:

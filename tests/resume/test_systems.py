@@ -11,7 +11,7 @@ from resume.harness import assert_bit_equal_resume
 from rhyme.loading import ArraySource
 from rhyme.systems import system_class
 from rhyme.training import OptimizerConfig, ScheduleConfig, TrainConfig
-from support.tiny_systems import CASES, build_tiny, memories, tiny_backbone
+from support.tiny_systems import CASES, build_tiny, memories, targets_for, tiny_backbone
 
 CONFIG = TrainConfig(
     steps=5,
@@ -32,7 +32,8 @@ def make_source(system):
         for name, view in plan.views.items()
     }
     groups, kinds = torch.arange(ITEMS) // 2, dict.fromkeys(arrays, "pixels")
-    return ArraySource(arrays, CONFIG.batch_size, 0, groups=groups, kinds=kinds)
+    targets = targets_for(plan, ITEMS)
+    return ArraySource(arrays, CONFIG.batch_size, 0, groups=groups, kinds=kinds, targets=targets)
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)

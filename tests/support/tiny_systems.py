@@ -9,14 +9,16 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from rhyme.catalog import ItemFacts
 from rhyme.encoders import BackboneConfig, HeadConfig
 from rhyme.loading import Batch
 from rhyme.memory import FeatureQueue, MomentumEncoder
 from rhyme.systems import SYSTEMS, RunContext, StepContext, System, system_class
-from rhyme.views import View
+from rhyme.views import Keys, Overlap, View, ViewPlan
 
 TINY = BackboneConfig(name="small", widths=(4, 6, 8, 10))
 TINY_CLIP = BackboneConfig(name="small3d", widths=(4, 6, 8, 10))
@@ -53,6 +55,11 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"frames": 4},
         {"frames": 6, "segments": 3, "base": "moco", "mask_same_group": True},
         {"frames": 4, "mode": "clip-sr", "mask_same_group": True, "calibration": "random"},
+    ],
+    "cstp": [
+        {"frames": 4},
+        {"frames": 4, "byol_weight": 0.0, "overlap": Overlap(sampler="released")},
+        {"frames": 4, "spatial_weight": 0.0, "pace_weight": 0.0, "rotation_weight": 0.0},
     ],
     "cycle_contrast": [
         {"cycle_weight": 1.0},
@@ -123,7 +130,29 @@ def batch_for(
     """Random pixels for every view of a system's training plan."""
     plan = system.plans()["train"]
     frames = {name: plan.frames(view.clip) for name, view in plan.views.items()}
-    return _batch(frames, items, seed, dtype)
+    batch = _batch(frames, items, seed, dtype)
+    return dataclasses.replace(batch, targets=targets_for(plan, items, seed))
+
+
+def made_up_facts(items: int) -> ItemFacts:
+    """Facts of videos of 40 frames, ten a second."""
+    return ItemFacts(
+        id=np.arange(items, dtype=np.uint64),
+        start=np.zeros(items),
+        stop=np.full(items, 4.0),
+        fps=np.full(items, 10.0),
+        frames=np.full(items, 40),
+        width=np.full(items, 32),
+        height=np.full(items, 24),
+        group=np.arange(items),
+    )
+
+
+def targets_for(plan: ViewPlan, items: int, seed: int = 0) -> dict[str, Tensor]:
+    """What a plan draws beside its views."""
+    facts = made_up_facts(items)
+    drawn = plan.draw(facts, Keys.of(seed, 0, facts.id)).targets
+    return {name: torch.from_numpy(value) for name, value in drawn.items()}
 
 
 def _batch(frames: dict[str, int], items: int, seed: int, dtype: torch.dtype) -> Batch:

@@ -7,6 +7,7 @@ from rhyme.api.estimate import Estimate, estimate
 from rhyme.api.fit import Trained
 from rhyme.api.judge import compare, encoder_of, evaluate
 from rhyme.api.launch import LaunchOptions, SlurmOptions, Submitted, submit
+from rhyme.api.overlaps import OverlapAnswers, overlap_answers
 from rhyme.api.overview import as_yaml, recipe, recipe_names, recipe_values, systems
 from rhyme.api.package import Packaged, export_package
 from rhyme.api.prepare import prepare, verify
@@ -24,6 +25,7 @@ __all__ = [
     "Found",
     "LaunchOptions",
     "Moments",
+    "OverlapAnswers",
     "Packaged",
     "RunLine",
     "Scanned",
@@ -42,6 +44,7 @@ __all__ = [
     "export_package",
     "load",
     "new_run",
+    "overlap_answers",
     "prepare",
     "read_data",
     "recipe",

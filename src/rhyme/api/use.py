@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rhyme.api.checks import HTML, PNG, check_root, check_seed, output_file
 from rhyme.api.data import DataOptions, part, quarantined, read_data
 from rhyme.api.judge import encoder_of
+from rhyme.api.overlaps import with_overlaps
 from rhyme.api.package import export_package
 from rhyme.api.pictures import draw_pictures
 from rhyme.api.prepare import prepared_note
@@ -242,6 +243,8 @@ def report(
             data = replace(
                 data, rhymes=drawn.rhymes, strips=drawn.strips, rhymes_measured=drawn.measured
             )
+            if data.system == "cstp":
+                data = with_overlaps(data, folder, seed=seed, device=device)
         except DataError as error:
             notes.append(f"no pictures: {error.cause}")
     else:

@@ -17,6 +17,12 @@ from rhyme.systems import SYSTEMS, system_class
 RECIPES: dict[str, str] = {
     name: f"rhyme.recipes.{module}:{name}"
     for module, names in {
+        "cstp": (
+            "cstp_folder_cpu",
+            "cstp_k400_r21d_8gpu",
+            "cstp_ucf101_r21d_1gpu",
+            "cstp_world_demo",
+        ),
         "cycle_contrast": (
             "cycle_contrast_folder_cpu",
             "cycle_contrast_r2v2_8gpu",

@@ -6,15 +6,27 @@ page can be made from the text files of a run alone.
 
 from rhyme.report.card import model_card
 from rhyme.report.collect import collect
-from rhyme.report.data import Frame, ReportData, Rhyme, RunFacts, Strip
+from rhyme.report.data import (
+    ClipPair,
+    Frame,
+    ReportData,
+    Rhyme,
+    RunFacts,
+    SeenClip,
+    Strip,
+    Told,
+)
 from rhyme.report.page import render, write_report
 
 __all__ = [
+    "ClipPair",
     "Frame",
     "ReportData",
     "Rhyme",
     "RunFacts",
+    "SeenClip",
     "Strip",
+    "Told",
     "collect",
     "model_card",
     "render",

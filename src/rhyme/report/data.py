@@ -94,6 +94,59 @@ class Rhyme:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Told:
+    """A label of a pair of clips, and what a head says.
+
+    Attributes:
+        name: what is told, in words.
+        drawn: the label, in words.
+        told: the answer, in words.
+        right: whether they are the same.
+    """
+
+    name: str
+    drawn: str
+    told: str
+    right: bool
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SeenClip:
+    """A clip as an encoder sees it, and where that was taken from.
+
+    Attributes:
+        frames: some of its frames, in order.
+        times: seconds in the file of all its frames.
+        outline: corners of its crop as shares (x, y) of the frame, from the view's top left on.
+        top: the middle of the view's upper edge, alike.
+    """
+
+    frames: Sequence[Frame]
+    times: Sequence[float]
+    outline: Sequence[tuple[float, float]]
+    top: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClipPair:
+    """Two clips of one item, drawn to overlap, and what is told of them.
+
+    Attributes:
+        frame: a frame of the item.
+        start: seconds at which the item starts in its file.
+        stop: seconds at which it ends.
+        clips: the two clips.
+        labels: labels and answers.
+    """
+
+    frame: Frame
+    start: float
+    stop: float
+    clips: tuple[SeenClip, SeenClip]
+    labels: Sequence[Told]
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunFacts:
     """How the encoder came to be. What is None is not known and not printed.
 
@@ -148,6 +201,8 @@ class ReportData:
         rhymes_measured: (came home, queries) over the whole measurement that the rhymes were
             drawn from; None when only those given were measured.
         strips: retrieval strips.
+        pairs: pairs of clips with their labels, of systems that tell overlaps.
+        pairs_measured: (label, balanced accuracy, chance) over all pairs that were asked for.
         notes: what was left out, quarantine counts, known limits.
         events: rows of ``events.jsonl``: ``time`` (seconds since 1970), ``event``, other facts.
     """
@@ -165,6 +220,8 @@ class ReportData:
     rhymes: Sequence[Rhyme] = ()
     rhymes_measured: tuple[int, int] | None = None
     strips: Sequence[Strip] = ()
+    pairs: Sequence[ClipPair] = ()
+    pairs_measured: Sequence[tuple[str, float, float]] = ()
     notes: Sequence[str] = ()
     events: Sequence[Row] = ()
 

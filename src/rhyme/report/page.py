@@ -8,6 +8,7 @@ from typing import Any
 from rhyme.report.charts import line_chart
 from rhyme.report.data import ReportData
 from rhyme.report.frames import rhyme_views, strip_views
+from rhyme.report.pairs import pair_views
 from rhyme.report.pictures import QUALITIES, Quality
 from rhyme.report.series import charts
 from rhyme.report.story import facts_table, lede, limits, missing, settings_table
@@ -72,6 +73,7 @@ def _render(data: ReportData, quality: Quality | None) -> str:
         settings=settings_table(lines),
         rhymes=rhyme_views(data, quality),
         strips=strip_views(data, quality),
+        pairs=pair_views(data, quality),
         charts=[(chart, _mark(line_chart(chart))) for chart in drawn],
         missing=missing(data),
         facts=facts_table(data),

@@ -87,7 +87,14 @@ SYSTEMS: dict[str, SystemEntry] = _entries(
         "partial",
         "rhyme.systems.vfs:VFS",
     ),
-    SystemEntry("cstp", "CSTP, spatio-temporal overlap rate", "clips", "arXiv 2112.08913"),
+    SystemEntry(
+        "cstp",
+        "CSTP, spatio-temporal overlap rate",
+        "clips",
+        "arXiv 2112.08913",
+        "partial",
+        "rhyme.systems.cstp:Cstp",
+    ),
     SystemEntry("lsfd", "LSFD, long-short view features", "clips", "arXiv 2109.11593"),
     SystemEntry("nerv", "NeRV, neural representations", "clips", "arXiv 2110.13903"),
     SystemEntry(
