@@ -10,7 +10,14 @@ from typing import Any, Literal, cast, get_args
 
 from rhyme.api.checks import CATALOG, check_seed, output_file
 from rhyme.api.progress import progress_bar
-from rhyme.catalog import FILE_NAME, Catalog, assign_splits, open_data
+from rhyme.catalog import (
+    FILE_NAME,
+    Catalog,
+    assign_splits,
+    official_lists,
+    open_data,
+    relabelled,
+)
 from rhyme.catalog import scan as scan_folder
 from rhyme.errors import ConfigError, DataError, UnknownName, nearest
 from rhyme.evaluation import fold_splits
@@ -28,12 +35,16 @@ class DataOptions:
     """How a collection is read; the defaults suit a plain folder.
 
     Attributes:
-        labels: ``auto``, ``none``, ``folder``, or a CSV file.
+        labels: ``auto``, ``none``, ``folder``, a CSV file, or official lists as
+            ``ucf101:FOLDER``, ``hmdb51:FOLDER``, ``kinetics:PATH`` or ``something:FOLDER``. Only
+            official lists may be given for a catalog that was scanned before, or for shards.
         label_column: column of the label to judge by.
         group_column: column whose equal values mean: same source.
         split_column: column with train, val and test, or with folds.
+        split_number: number of the split of official lists, from 1.
         fold: value of the split column to test on; the next one validates, the rest trains.
-        segment: seconds of an item of a long file; the recipe's, or 10, where None.
+        segment: seconds of an item of a long file; where None, the recipe's, or 10, or whole
+            files with official lists, whose figures are of whole videos.
         kinds: what is taken of a folder, separated by commas: ``video``, ``frames`` (a folder of
             numbered pictures is a film), ``image`` (every picture for itself), ``audio``. By
             default films, else pictures, else sound.
@@ -44,6 +55,7 @@ class DataOptions:
     label_column: str | None = None
     group_column: str | None = None
     split_column: str | None = None
+    split_number: int | None = None
     fold: str | None = None
     segment: float | None = None
     kinds: str | None = None
@@ -79,7 +91,8 @@ def scan(
         depth: ``header``, ``packets`` or ``frames``.
         workers: processes that read.
         kinds: what is taken, see :class:`DataOptions`.
-        **options: ``labels``, ``label_column``, ``group_column``, ``split_column``, ``segment``.
+        **options: ``labels``, ``label_column``, ``group_column``, ``split_column``,
+            ``split_number``, ``segment``.
 
     Raises:
         DataError: the folder holds nothing that can be used.
@@ -89,6 +102,7 @@ def scan(
     if not target.is_dir():
         output_file(target, "catalog", CATALOG)
     begun = time.perf_counter()
+    options["segment"] = whole_or(options.get("segment"), str(options.get("labels", "auto")))
     with progress_bar("scan", "files") as progress:
         found = scan_folder(
             folder,
@@ -170,6 +184,9 @@ def read_source(data: str | Path | Catalog, options: DataOptions | None = None) 
         return data
     if is_catalog(data):
         catalog = open_data(Path(data))
+        lists = official_lists(o.labels, o.split_number)
+        if lists is not None:
+            return relabelled(catalog, lists)
         if o.label_column is not None:
             catalog.labels(o.label_column)
             catalog = catalog.with_meta(label_column=o.label_column)
@@ -189,10 +206,18 @@ def read_source(data: str | Path | Catalog, options: DataOptions | None = None) 
             label_column=o.label_column,
             group_column=o.group_column,
             split_column=o.split_column,
-            segment=DEFAULT_SEGMENT if o.segment is None else o.segment,
+            split_number=o.split_number,
+            segment=whole_or(o.segment, o.labels),
             progress=progress,
             **taken,
         )
+
+
+def whole_or(segment: float | None, labels: str) -> float | None:
+    """Seconds of an item: those asked for, else 10; None, for whole files, with official lists."""
+    if segment is not None:
+        return segment
+    return None if official_lists(labels, None) is not None else DEFAULT_SEGMENT
 
 
 def parse_kinds(text: str) -> tuple[Kind, ...]:

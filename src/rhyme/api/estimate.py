@@ -18,7 +18,7 @@ import torch
 from rhyme.api.data import DataOptions, part, read_data
 from rhyme.api.fit import PROBE_ITEMS, build_system
 from rhyme.api.train import resolve_recipe
-from rhyme.catalog import Catalog, scan
+from rhyme.catalog import Catalog, official_lists, scan
 from rhyme.config import override
 from rhyme.errors import ConfigError
 from rhyme.loading import Batch, FrameCache
@@ -186,7 +186,7 @@ def _sample(
         found = scan(room / "stand-in")
         return found, found
     wanted = options or DataOptions()
-    if wanted.segment is None:
+    if wanted.segment is None and official_lists(wanted.labels, None) is None:
         wanted = replace(wanted, segment=recipe.data.segment)
     found = read_data(data, wanted, seed=seed)
     rows = np.random.default_rng(seed).permutation(len(found))[:SAMPLE]

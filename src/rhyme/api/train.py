@@ -14,7 +14,7 @@ from rhyme.api.fit import CATALOG, Trained, build_system, describe_left_out, fit
 from rhyme.api.launch import LaunchOptions, check_ranks, check_shared, ranks_here, start_ranks
 from rhyme.api.prepare import prepared_note
 from rhyme.api.provenance import command_line, commit
-from rhyme.catalog import Catalog
+from rhyme.catalog import Catalog, official_lists
 from rhyme.config import override
 from rhyme.errors import ConfigError, DataError
 from rhyme.group import in_a_group, launch_id, restarted
@@ -147,7 +147,7 @@ def new_run(
     check_ranks(chosen, system, ranks)
     check_loggers(chosen.train.loggers)
     wanted = options or DataOptions()
-    if wanted.segment is None:
+    if wanted.segment is None and official_lists(wanted.labels, None) is None:
         wanted = replace(wanted, segment=chosen.data.segment)
     catalog = read_data(data, wanted, seed=seed)
     check_size(chosen, catalog, system)

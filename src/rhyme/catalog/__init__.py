@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rhyme.catalog.catalog import Catalog
 from rhyme.catalog.data import cache_folder, open_data
+from rhyme.catalog.lists import LIST_FORMS, OfficialLists, official_lists, relabelled
 from rhyme.catalog.prepared import find_prepared, prepared_catalog, refusal_of
 from rhyme.catalog.scan import scan, segments
 from rhyme.catalog.schema import Item, ItemFacts, stable_id
@@ -12,17 +13,21 @@ from rhyme.catalog.storage import FILE_NAME
 
 __all__ = [
     "FILE_NAME",
+    "LIST_FORMS",
     "Catalog",
     "Fold",
     "Item",
     "ItemFacts",
+    "OfficialLists",
     "assign_splits",
     "cache_folder",
     "find_prepared",
     "folds",
+    "official_lists",
     "open_data",
     "prepared_catalog",
     "refusal_of",
+    "relabelled",
     "scan",
     "segments",
     "stable_id",

@@ -358,10 +358,14 @@ class Catalog:
         """The catalog with a column of words replaced; it is not written.
 
         Args:
-            name: ``"split"``, or ``"label:NAME"``.
+            name: ``"split"``, ``"group"``, or ``"label:NAME"``.
             values: one a row.
         """
+        import pyarrow as pa
+
         words = encode_words(list(values))
+        if name == "group":  # mostly one value an item: plain strings
+            words = pa.array(list(values), type=pa.string())
         names = self.table.column_names
         if name in names:
             table = self.table.set_column(names.index(name), name, words)

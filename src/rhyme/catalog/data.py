@@ -10,6 +10,7 @@ from typing import Any
 
 from rhyme.catalog.catalog import Catalog
 from rhyme.catalog.discover import discover
+from rhyme.catalog.lists import official_lists
 from rhyme.catalog.scan import listing, scan
 from rhyme.catalog.storage import FILE_NAME
 from rhyme.errors import CatalogError, DataError
@@ -80,6 +81,8 @@ def _name(folder: Path, options: dict[str, Any]) -> str:
     """A folder name for this data and these options, the CSV file's content included."""
     plain = {k: v for k, v in options.items() if k not in ("progress", "workers")}
     tables = [folder / "labels.csv", Path(str(options.get("labels", "")))]
+    lists = official_lists(str(options.get("labels", "")), options.get("split_number"))
+    tables += [] if lists is None else lists.files
     sums = [hashlib.sha256(t.read_bytes()).hexdigest() for t in tables if t.is_file()]
     text = json.dumps([str(folder.absolute()), plain, sums], default=str, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]

@@ -54,6 +54,7 @@ class Labels:
         assets: assets by path.
         asset_names: the asset columns, without prefix.
         lines: line in the CSV file by path, as written there.
+        lost: where a file is named that is not there, by path as written.
         source: the CSV file.
     """
 
@@ -67,6 +68,7 @@ class Labels:
     assets: dict[str, dict[str, str]] = field(default_factory=dict[str, "dict[str, str]"])
     asset_names: list[str] = field(default_factory=list[str])
     lines: dict[str, int] = field(default_factory=dict[str, int])
+    lost: dict[str, str] = field(default_factory=dict[str, str])
     source: Path | None = None
 
 

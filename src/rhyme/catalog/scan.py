@@ -23,6 +23,7 @@ from rhyme.catalog.labels import (
     read_header,
     resolve,
 )
+from rhyme.catalog.lists import listed_labels, official_lists
 from rhyme.catalog.schema import ASSET, LABEL, OFFSET, STORED, VERSION, build_table, stable_id
 from rhyme.catalog.storage import FILE_NAME
 from rhyme.errors import CatalogError, ConfigError, DataError
@@ -45,6 +46,7 @@ def scan(
     group_column: str | None = None,
     split_column: str | None = None,
     path_column: str | None = None,
+    split_number: int | None = None,
     segment: float | None = 10.0,
     spacing: float | None = None,
     kinds: Iterable[Kind] | None = None,
@@ -61,13 +63,15 @@ def scan(
         folder: the data, a folder or one media file.
         out: where to write the catalog, a file or an existing folder; None keeps it in memory.
         depth: ``"header"``, ``"packets"`` or ``"frames"``; see `rhyme.media.probe`.
-        labels: a CSV file; ``"folder"`` for the first folder of each path; ``"none"``; or
-            ``"auto"``: ``labels.csv`` in the folder, else class folders where there clearly are
-            such, else none.
+        labels: a CSV file; official lists as ``"ucf101:FOLDER"`` (see
+            `rhyme.catalog.LIST_FORMS`); ``"folder"`` for the first folder of each path;
+            ``"none"``; or ``"auto"``: ``labels.csv`` in the folder, else class folders where there
+            clearly are such, else none.
         label_column: the main label column of the CSV file.
         group_column: the CSV column that names the source; splits and masks go by it.
         split_column: the CSV column that names the split.
         path_column: the CSV column that names the file.
+        split_number: number of the split of official lists, from 1.
         segment: seconds; longer files become several items of one group, and a last piece below
             half of this joins the one before; None never cuts.
         spacing: seconds between the frames of frame folders; by default 5 s for R2V2 names and
@@ -100,7 +104,10 @@ def scan(
     listed = None if kinds is None else tuple(kinds)
     found = discover(given, kinds=listed, limits=limits)
     columns = Columns(path=path_column, label=label_column, group=group_column, split=split_column)
-    table = None if single else _read_labels(root, labels, columns)
+    lists = official_lists(labels, split_number)
+    if lists is not None and columns != Columns():
+        raise ConfigError("official lists have no columns to name", stage="labels", value=columns)
+    table = None if single or lists is not None else _read_labels(root, labels, columns)
     target = None if out is None else Path(out)
     if target is not None and target.is_dir():
         target = target / FILE_NAME
@@ -109,11 +116,15 @@ def scan(
     digest = _digest(depth, spacing, limits)
     with Journal(None if note is None else Path(note), digest) as log:
         results, reused = _examine_all(root, found, log, depth, spacing, workers, limits, progress)
+        if lists is None:
+            chosen, told = _labels_for(root, found, results, table, labels), {}
+        else:
+            chosen, told = listed_labels(lists, [c.path for c in found.candidates])
         catalog = _assemble(
             root,
             found,
             results,
-            _labels_for(root, found, results, table, labels),
+            chosen,
             segment=segment,
             settings={
                 "depth": depth,
@@ -122,7 +133,7 @@ def scan(
                 "spacing": spacing,
                 "kinds": listed,
             },
-            extra={"reused": reused, "listing": listing(found)},
+            extra={"reused": reused, "listing": listing(found), **told},
         )
         if target is not None:
             catalog = catalog.save(target)
@@ -228,7 +239,11 @@ def _labels_for(
             groups={path: table.groups[w] for path, w in matched.items() if w in table.groups},
             splits={path: table.splits[w] for path, w in matched.items() if w in table.splits},
             assets={path: table.assets[w] for path, w in matched.items() if w in table.assets},
-            lines={p: table.lines[p] for p in table.lines if p not in set(matched.values())},
+            lost={
+                p: f"on line {line} of {table.source}"
+                for p, line in table.lines.items()
+                if p not in set(matched.values())
+            },
         )
     if str(labels) == "none":
         return Labels()
@@ -261,13 +276,13 @@ def _assemble(
         }
         for path, reason, remedy in found.unreadable
     ]
-    for written, line in labels.lines.items():
-        # Only in "auto" are named files that are not there tolerated this far.
+    for written, where in labels.lost.items():
+        # Only in "auto" and by official lists are files named that need not be there.
         bad.append(
             quarantined(
                 written,
                 {
-                    "reason": f"FileMissing: named on line {line} of {labels.source}, not there",
+                    "reason": f"FileMissing: named {where}, not there",
                     "remedy": "add the file, or delete the line",
                     "versions": tool_versions(),
                     "sha256": head_hash(root / written),

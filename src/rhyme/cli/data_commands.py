@@ -91,6 +91,8 @@ class Scan(Common):
     Exit code 3 when files were left out.
 
     Example: rhyme scan my_videos --out mine.catalog.arrow --label-column action
+
+    Example: rhyme scan UCF-101 --labels ucf101:ucfTrainTestlist --split-number 1
     """
 
     folder: Annotated[Positional[Path], arg(metavar="DIR")]
@@ -100,7 +102,8 @@ class Scan(Common):
     """Where the catalog goes; by default beside the folder as DIR.catalog.arrow."""
 
     labels: str = "auto"
-    """Where labels come from: auto, none, folder (class sub-folders), or a CSV file."""
+    """Where labels come from: auto, none, folder (class sub-folders), a CSV file, or official lists
+    as ucf101:LISTS, hmdb51:LISTS, kinetics:LISTS or something:LISTS."""
 
     label_column: str | None = None
     """Column of the CSV that holds the label to judge by."""
@@ -111,8 +114,11 @@ class Scan(Common):
     split_column: str | None = None
     """Column with train, val and test, or with folds."""
 
-    segment: float = 10.0
-    """Seconds of an item of a long file."""
+    split_number: int | None = None
+    """Number of the split of official lists, from 1."""
+
+    segment: float | None = None
+    """Seconds of an item of a long file; 10, or whole files with official lists."""
 
     kinds: str | None = None
     """What is taken: video, frames, image, audio; by default films, else pictures, else sound."""
@@ -137,6 +143,7 @@ class Scan(Common):
             label_column=self.label_column,
             group_column=self.group_column,
             split_column=self.split_column,
+            split_number=self.split_number,
             path_column=self.path_column,
             spacing=self.spacing,
             segment=self.segment,
@@ -193,7 +200,8 @@ class Prepare(Common):
     """MiB of a shard."""
 
     labels: str = "auto"
-    """Where labels come from: auto, none, folder (class sub-folders), or a CSV file."""
+    """Where labels come from: auto, none, folder (class sub-folders), a CSV file, or official lists
+    as ucf101:LISTS, hmdb51:LISTS, kinetics:LISTS or something:LISTS."""
 
     label_column: str | None = None
     """Column of the CSV that holds the label to judge by."""
@@ -204,8 +212,11 @@ class Prepare(Common):
     split_column: str | None = None
     """Column with train, val and test, or with folds."""
 
-    segment: float = 10.0
-    """Seconds of an item of a long file."""
+    split_number: int | None = None
+    """Number of the split of official lists, from 1."""
+
+    segment: float | None = None
+    """Seconds of an item of a long file; 10, or whole files with official lists."""
 
     verify: bool = False
     """Compare every byte of a folder of shards with its checksums, and write nothing."""
@@ -241,6 +252,7 @@ class Prepare(Common):
                 label_column=self.label_column,
                 group_column=self.group_column,
                 split_column=self.split_column,
+                split_number=self.split_number,
                 segment=self.segment,
             ),
         )

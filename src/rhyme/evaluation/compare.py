@@ -16,7 +16,7 @@ from rhyme.evaluation.result import Result
 __all__ = ["Comparison", "ComparisonLine", "Difference", "compare"]
 
 # settings that tell repetitions of one measurement apart
-_REPETITION = ("fold", "seed")
+_REPETITION = ("fold", "seed", "split_number")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -206,6 +206,7 @@ def evaluate(
     if left_out:
         notes.append(f"{len(left_out)} items could not be read and are left out")
 
+    number = (catalog.meta.get("lists") or {}).get("split_number")
     # the folds of a collection are one collection: the split is told by the pair key
     fingerprint = catalog.with_column("split", [None] * len(catalog)).fingerprint
     record = Record(
@@ -224,6 +225,7 @@ def evaluate(
             "label_column": None if classes is None else label_column or catalog.label_column,
             "split": splits.origin,
             "split_seed": seed,
+            **({} if number is None else {"split_number": number}),
             "fold": (catalog.meta.get("fold") or {}).get("test"),
             "seen": seen,
             **({} if sampling is None else {"sampling": f"{clips}, {sampling}, {sampling.short}"}),

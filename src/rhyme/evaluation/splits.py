@@ -90,7 +90,19 @@ def make_splits(catalog: Catalog, *, seed: int = 0) -> Splits:
     notes: list[str] = []
     if any(name is not None for name in names):
         fold = catalog.meta.get("fold")
-        origin = f"folds of '{fold['column']}'" if fold else "split given with the data"
+        lists = catalog.meta.get("lists")
+        origin = "split given with the data"
+        if fold:
+            origin = f"folds of '{fold['column']}'"
+        elif lists:
+            origin = f"official lists of {lists['title']}"
+            if lists["splits"] > 1:
+                notes.append(f"split {lists['split_number']} of {lists['splits']}")
+            if lists["missing"]:
+                notes.append(
+                    f"{lists['missing']} of the {lists['listed']} videos that the lists name are "
+                    "not there: they are named in the quarantine of the catalog"
+                )
     else:
         origin = f"60/20/20 by group, seed {seed}"
         names = _column(assign_splits(catalog, seed=seed), "split")
