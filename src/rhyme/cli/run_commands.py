@@ -190,7 +190,8 @@ class Evaluate(Common):
     linear_sgd, finetune, semi_supervised and segmentation train and take longer."""
 
     heads: str = ""
-    """Heads of the encoder behind which to measure too, separated by commas, e.g. z of SimCLR."""
+    """Heads of the encoder behind which to measure too, or named parts of its feature, separated by
+    commas, e.g. z of SimCLR, or stationary,non_stationary of LSFD."""
 
     frames: int = 4
     """Frames of each item (clips, for an encoder of clips), equally spaced."""

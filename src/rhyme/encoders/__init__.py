@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rhyme.encoders.aggregate import Aggregation, Aggregator
 from rhyme.encoders.backbone import (
     BACKBONES,
     Backbone,
@@ -28,6 +29,8 @@ from rhyme.encoders.weights import LoadReport, load_state_file
 __all__ = [
     "BACKBONES",
     "HEAD_PRESETS",
+    "Aggregation",
+    "Aggregator",
     "Backbone",
     "BackboneConfig",
     "ClipBackbone",

@@ -66,6 +66,7 @@ class BackboneConfig:
         norm_groups: parts of the *global* batch that batch norm normalises apart.
         zero_init_residual: start every residual branch at zero. ResNets only.
         in_channels: channels of the input.
+        parts: names of equal parts of the pooled feature, in order; ``Features.parts`` has them.
     """
 
     name: str = "resnet18"
@@ -77,6 +78,7 @@ class BackboneConfig:
     norm_groups: int = 1
     zero_init_residual: bool = False
     in_channels: int = 3
+    parts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for field, limit in _LIMITS.items():
@@ -93,6 +95,11 @@ class BackboneConfig:
             raise ConfigError("backbone.in_channels must lie in 1 to 1024", value=self.in_channels)
         if not 1 <= self.norm_groups <= 65536:
             raise ConfigError("backbone.norm_groups must lie in 1 to 65536", value=self.norm_groups)
+        if len(self.parts) > 64 or len({*self.parts, "pooled"}) <= len(self.parts):
+            raise ConfigError(
+                "backbone.parts names up to 64 parts, each once, and none 'pooled'",
+                value=self.parts,
+            )
 
 
 class Backbone(nn.Module):
@@ -158,13 +165,20 @@ class Backbone(nn.Module):
         self.check_stages(stages)
         x, kept = self._through(pixels, stages)
         stride, offset = list(self.geometry.values())[-1]
+        pooled = x.mean(dim=(-2, -1))
         return Features(
-            pooled=x.mean(dim=(-2, -1)), map=x, stride=stride, offset=offset, stages=kept
-        )
+            pooled=pooled, map=x, stride=stride, offset=offset, stages=kept,
+            parts=self.named_parts(pooled),
+        )  # fmt: skip
 
     def walk(self, pixels: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Yield (name, map) for every stage of ``geometry``, in order."""
         raise TypeError(f"{type(self).__name__} defines no stages")
+
+    def named_parts(self, pooled: Tensor) -> dict[str, Tensor]:
+        """The parts of pooled features ``[b, d]`` that the configuration names."""
+        names = self.config.parts
+        return dict(zip(names, pooled.chunk(len(names), dim=1), strict=True)) if names else {}
 
     def check_stages(self, stages: Sequence[str]) -> None:
         """Refuse stages that it does not have."""
@@ -248,6 +262,7 @@ class ClipBackbone(Backbone):
             temporal_stride=temporal_stride,
             temporal_offset=temporal_offset,
             stages=kept,
+            parts=self.named_parts(pooled),
         )
 
     def encode(self, x: Tensor, stages: Sequence[str]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -291,7 +306,14 @@ def build_backbone(
         config = BackboneConfig(name=config)
     config = override(config, options)
     with nullcontext() if seed is None else seeded(seed):
-        return backbone_class(config.name)(config)
+        built = backbone_class(config.name)(config)
+    if built.feature_dim % max(len(config.parts), 1):
+        raise ConfigError(
+            f"a feature of {built.feature_dim} values does not divide into {len(config.parts)} "
+            "parts",
+            value=config.parts,
+        )
+    return built
 
 
 def backbone_class(name: str) -> type[Backbone]:

@@ -21,8 +21,8 @@ class HeadConfig:
 
     Attributes:
         layers: linear layers; 0 passes the feature on (normalised, if asked for).
-        out: length of the output; 0 for that of the input.
-        hidden: length of the layers between; None for that of the input.
+        out: length of the output; 0 for that of what it reads.
+        hidden: length of the layers between; None for that of what it reads.
         hidden_norm: batch norm behind each linear layer but the last.
         last_norm: batch norm behind the last linear layer.
         last_affine: of that norm: ``"both"`` scale and offset, only the ``"scale"`` (SimCLR), or
@@ -32,6 +32,7 @@ class HeadConfig:
         normalise: bring the output to length 1.
         blocks: equal parts of the output that are brought to length 1 each by itself, e.g. one for
             each segment of a clip (DUAL's series head).
+        part: ``(i, n)``: read the i-th of ``n`` equal parts of the input alone, i from 0.
     """
 
     layers: int = 2
@@ -44,6 +45,7 @@ class HeadConfig:
     activation: Literal["relu", "gelu"] = "relu"
     normalise: bool = True
     blocks: int = 1
+    part: tuple[int, int] = (0, 1)
 
     def __post_init__(self) -> None:
         if not 0 <= self.layers <= 16:
@@ -61,6 +63,8 @@ class HeadConfig:
                 "head.out must divide into head.blocks equal parts",
                 value={"out": self.out, "blocks": self.blocks},
             )
+        if not 0 <= self.part[0] < self.part[1]:
+            raise ConfigError("head.part counts from (0, n) to (n - 1, n)", value=self.part)
 
 
 HEAD_PRESETS: dict[str, HeadConfig] = {
@@ -97,10 +101,16 @@ class Head(nn.Module):
         self.config = config
         self.in_dim = in_dim
         self.norm_groups = norm_groups
-        self.out_dim = config.out or in_dim
-        if config.layers == 0 and self.out_dim != in_dim:
+        if in_dim % config.part[1]:
             raise ConfigError(
-                f"a head of 0 layers cannot turn {in_dim} values into {config.out}",
+                f"a feature of {in_dim} values does not divide into {config.part[1]} parts",
+                value=config.part,
+            )
+        reads = in_dim // config.part[1]
+        self.out_dim = config.out or reads
+        if config.layers == 0 and self.out_dim != reads:
+            raise ConfigError(
+                f"a head of 0 layers cannot turn {reads} values into {config.out}",
                 value=config.out,
                 remedy="set head.out to 0, or head.layers to 1",
             )
@@ -109,7 +119,7 @@ class Head(nn.Module):
                 f"a head of {self.out_dim} values does not divide into {config.blocks} blocks",
                 value=config.blocks,
             )
-        widths = [in_dim, *[config.hidden or in_dim] * (config.layers - 1), self.out_dim]
+        widths = [reads, *[config.hidden or reads] * (config.layers - 1), self.out_dim]
         self.layers = nn.Sequential()
         for index in range(config.layers):
             last = index == config.layers - 1
@@ -148,7 +158,8 @@ class Head(nn.Module):
                 value=tuple(x.shape),
                 remedy="give it the pooled features of the backbone it was built for",
             )
-        z: Tensor = self.layers(x)
+        index, parts = self.config.part
+        z: Tensor = self.layers(x if parts == 1 else x.chunk(parts, dim=1)[index])
         if self.config.normalise if normalise is None else normalise:
             blocks = self.config.blocks
             z = unit(z) if blocks == 1 else unit(z.unflatten(1, (blocks, -1))).flatten(1)

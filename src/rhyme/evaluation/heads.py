@@ -1,4 +1,4 @@
-"""Features behind a head: for systems whose cycle has a head of its own."""
+"""Features behind a head, or a part of them: as one sees them that trained with it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import torch
 
-from rhyme.encoders import EncoderPackage, Head, build_head, seeded
+from rhyme.encoders import EncoderPackage, Head, HeadConfig, build_head, seeded
 from rhyme.errors import EvaluationError, UnknownName, nearest
 from rhyme.evaluation.protocol import SplitData
 from rhyme.tasks import FeatureTable
 
-__all__ = ["behind_head", "cycle_head", "fresh_head", "heads_of", "through_head"]
+__all__ = ["behind_head", "cycle_head", "fresh_head", "heads_of", "part_heads", "through_head"]
 
 
 def cycle_head(package: EncoderPackage) -> str | None:
@@ -60,17 +60,39 @@ def through_head(table: FeatureTable, head: Head) -> FeatureTable:
 def behind_head(
     package: EncoderPackage, head: str, ready: Mapping[str, SplitData]
 ) -> dict[str, SplitData]:
-    """The same splits behind a head; behind a fresh one for the untrained encoders."""
-    if head not in package.heads:
+    """The same splits behind a head; behind a fresh one for the untrained encoders.
+
+    Args:
+        package: the encoder.
+        head: name of one of its heads, or of a part of its feature.
+        ready: features by encoder.
+
+    Raises:
+        UnknownName: it has no such head and no such part.
+    """
+    known = {**part_heads(package), **package.heads}
+    if head not in known:
         raise UnknownName(
             f"the package has no head '{head}'",
             file=package.directory,
-            remedy=nearest(head, package.heads) if package.heads else "it has none at all",
+            remedy=nearest(head, known) if known else "it has none at all",
         )
     found: dict[str, SplitData] = {}
     for name, data in ready.items():
         _, _, seed = name.partition("/")
-        used = fresh_head(package.heads[head], int(seed)) if seed else package.heads[head]
+        used = fresh_head(known[head], int(seed)) if seed else known[head]
         train, val, test = (through_head(t, used) for t in (data.train, data.val, data.test))
         found[name] = replace(data, train=train, val=val, test=test, pixels=None)
     return found
+
+
+def part_heads(package: EncoderPackage) -> dict[str, Head]:
+    """For each part that the encoder names, a head that does nothing but read it."""
+    names = package.config.parts
+    return {
+        name: Head(
+            HeadConfig(layers=0, out=0, normalise=False, part=(i, len(names))),
+            package.module.feature_dim,
+        )
+        for i, name in enumerate(names)
+    }

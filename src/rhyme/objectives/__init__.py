@@ -13,6 +13,7 @@ from rhyme.objectives.contrast import info_nce, info_nce_in_batch, info_nce_symm
 from rhyme.objectives.dense import dense_info_nce, nearest_cells
 from rhyme.objectives.labels import balanced_accuracy, label_cross_entropy
 from rhyme.objectives.neighbour import SoftNeighbour, cycle, soft_nearest_neighbour
+from rhyme.objectives.order import with_own_negative
 from rhyme.objectives.output import ObjectiveOutput, masked_mean
 from rhyme.objectives.pairs import multi_positive_info_nce, pair_distance
 from rhyme.objectives.segments import (
@@ -45,4 +46,5 @@ __all__ = [
     "segment_ranking",
     "shuffle_segments",
     "soft_nearest_neighbour",
+    "with_own_negative",
 ]

@@ -95,7 +95,14 @@ SYSTEMS: dict[str, SystemEntry] = _entries(
         "partial",
         "rhyme.systems.cstp:Cstp",
     ),
-    SystemEntry("lsfd", "LSFD, long-short view features", "clips", "arXiv 2109.11593"),
+    SystemEntry(
+        "lsfd",
+        "LSFD, long-short view features",
+        "clips",
+        "arXiv 2109.11593",
+        "partial",
+        "rhyme.systems.lsfd:LSFD",
+    ),
     SystemEntry("nerv", "NeRV, neural representations", "clips", "arXiv 2110.13903"),
     SystemEntry(
         "semantic_match", "Multi-level semantic matching", "correspondence", "arXiv 2109.10967"
