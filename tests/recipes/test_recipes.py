@@ -57,6 +57,7 @@ HEADS = {
     "cycle_contrast": {"m", "c"},
     "densecl": {"m", "dense"},
     "dual": {"clip", "series"},
+    "lsfd": {"psi", "phi"},
     "simclr": {"z"},
     "vfs": {"projector"},
     "vfs_kinetics_negatives_8gpu": {"m"},

@@ -36,6 +36,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "cycle_contrast": CYCLE,
     "densecl": {"mask_same_group": True},
     "dual": {"frames": 4},
+    "lsfd": {"frames": 4, "order_negatives": True},
     "moco": {"positive": "video", "mask_same_group": True},
     "vfs": {"frames": 4},
 }

@@ -43,6 +43,12 @@ RECIPES: dict[str, str] = {
             "dual_ucf101_simclr_8gpu",
             "dual_world_demo",
         ),
+        "lsfd": (
+            "lsfd_folder_cpu",
+            "lsfd_k400_moco_8gpu",
+            "lsfd_k400_simclr_8gpu",
+            "lsfd_world_demo",
+        ),
         "moco": (
             "moco_cifar10_1gpu",
             "moco_cifar10_cpu",
