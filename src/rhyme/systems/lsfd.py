@@ -90,7 +90,7 @@ class LSFDConfig:
             where items share groups (SimCLR), or where the set is small for the queue (MoCo).
     """
 
-    backbone: BackboneConfig = field(default_factory=lambda: BackboneConfig(name="small3d"))
+    backbone: BackboneConfig = field(default_factory=lambda: BackboneConfig(name="r21d"))
     head: HeadConfig = field(default_factory=lambda: HeadConfig(layers=2, out=128))
     transform: Transform = field(default_factory=ContrastTransform.dual)
     parts: int = 2
