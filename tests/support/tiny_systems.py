@@ -62,10 +62,8 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"frames": 4, "spatial_weight": 0.0, "pace_weight": 0.0, "rotation_weight": 0.0},
     ],
     "lsfd": [
-        {"frames": 4},
-        {"frames": 4, "aggregator": "gru", "order_negatives": True, "parts": 3},
+        {"frames": 4, "aggregator": "gru", "order_negatives": True},
         {"frames": 4, "aggregator": "mlp", "base": "moco", "mask_same_group": True},
-        {"frames": 4, "base": "moco", "divided": False, "w_i": 0.0, "order_negatives": True},
     ],
     "cycle_contrast": [
         {"cycle_weight": 1.0},
