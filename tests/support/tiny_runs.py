@@ -37,6 +37,7 @@ MOCO = {
 }
 OVERRIDES: dict[str, dict[str, Any]] = {
     "moco": MOCO,
+    "dual": {name: value for name, value in MOCO.items() if name.startswith("train.")},
     "cycle_contrast": {**MOCO, "model.cycle_queue": 40, "model.support": 10},
 }
 """Six steps of eight items: enough for every part of the loop to be used."""

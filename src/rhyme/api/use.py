@@ -18,6 +18,7 @@ from rhyme.api.package import export_package
 from rhyme.api.pictures import draw_pictures
 from rhyme.api.prepare import prepared_note
 from rhyme.api.progress import progress_bar
+from rhyme.api.segment_pictures import draw_segments
 from rhyme.api.train import CATALOG
 from rhyme.catalog import Catalog
 from rhyme.encoders import EncoderPackage
@@ -241,7 +242,13 @@ def report(
             )
             notes += drawn.notes
             data = replace(
-                data, rhymes=drawn.rhymes, strips=drawn.strips, rhymes_measured=drawn.measured
+                data,
+                rhymes=drawn.rhymes,
+                strips=drawn.strips,
+                rhymes_measured=drawn.measured,
+                segments=draw_segments(
+                    package, part(catalog, "test"), seed=seed, device=str(resolve_device(device))
+                ),
             )
             if data.system == "cstp":
                 data = with_overlaps(data, folder, seed=seed, device=device)

@@ -13,6 +13,7 @@ from rhyme.report.data import (
     Rhyme,
     RunFacts,
     SeenClip,
+    SegmentStrip,
     Strip,
     Told,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "Rhyme",
     "RunFacts",
     "SeenClip",
+    "SegmentStrip",
     "Strip",
     "Told",
     "collect",

@@ -93,6 +93,37 @@ class Rhyme:
     support: int | None = None
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SegmentStrip:
+    """A clip in segments, its shuffled copy, and how alike the segments of both are.
+
+    Attributes:
+        clip: frames of the clip in order, equally many of each of its s segments.
+        order: the segment, from 0, that stands at each place of the shuffled copy.
+        trained: ``[s, s]`` cosines under the trained encoder: segments of the clip (rows) with
+            those of the shuffled copy (columns), put back to the places that they came from.
+        untrained: the same under the encoder with fresh weights.
+
+    Raises:
+        DataError: the sizes do not fit.
+    """
+
+    clip: Sequence[Frame]
+    order: Sequence[int]
+    trained: NDArray[np.float32]
+    untrained: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        s = len(self.order)
+        fits = sorted(self.order) == list(range(s)) and len(self.clip) % max(s, 1) == 0
+        if not s or not fits or any(m.shape != (s, s) for m in (self.trained, self.untrained)):
+            raise DataError(
+                "a strip of segments needs frames, an order and matrices of one number of segments",
+                stage="report",
+                value=(len(self.clip), list(self.order), self.trained.shape, self.untrained.shape),
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Told:
     """A label of a pair of clips, and what a head says.
@@ -203,6 +234,7 @@ class ReportData:
         strips: retrieval strips.
         pairs: pairs of clips with their labels, of systems that tell overlaps.
         pairs_measured: (label, balanced accuracy, chance) over all pairs that were asked for.
+        segments: clips in segments with their shuffled copies.
         notes: what was left out, quarantine counts, known limits.
         events: rows of ``events.jsonl``: ``time`` (seconds since 1970), ``event``, other facts.
     """
@@ -222,6 +254,7 @@ class ReportData:
     strips: Sequence[Strip] = ()
     pairs: Sequence[ClipPair] = ()
     pairs_measured: Sequence[tuple[str, float, float]] = ()
+    segments: Sequence[SegmentStrip] = ()
     notes: Sequence[str] = ()
     events: Sequence[Row] = ()
 

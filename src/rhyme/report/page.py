@@ -10,6 +10,7 @@ from rhyme.report.data import ReportData
 from rhyme.report.frames import rhyme_views, strip_views
 from rhyme.report.pairs import pair_views
 from rhyme.report.pictures import QUALITIES, Quality
+from rhyme.report.segments import segment_views
 from rhyme.report.series import charts
 from rhyme.report.story import facts_table, lede, limits, missing, settings_table
 from rhyme.report.summary import compare, headline
@@ -74,6 +75,7 @@ def _render(data: ReportData, quality: Quality | None) -> str:
         rhymes=rhyme_views(data, quality),
         strips=strip_views(data, quality),
         pairs=pair_views(data, quality),
+        segments=segment_views(data, quality),
         charts=[(chart, _mark(line_chart(chart))) for chart in drawn],
         missing=missing(data),
         facts=facts_table(data),

@@ -1,0 +1,107 @@
+"""The protocol on segments, and the strips of a report, on a tiny run of DUAL."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rhyme import api
+from rhyme.api.segment_pictures import draw_segments
+from rhyme.catalog import Catalog
+from rhyme.encoders import Features, Head, HeadConfig, InferencePlan
+from rhyme.errors import ConfigError, EvaluationError
+from rhyme.evaluation.frames import FrameData
+from rhyme.evaluation.segments import PROTOCOL, Settings, run
+from support.tiny_runs import catalog, rhyme, trained
+
+
+class Halves(torch.nn.Module):
+    """An encoder that knows the mean level of each half of a clip, in order."""
+
+    reads_clips = True
+
+    def forward(self, clips: Tensor) -> Features:
+        return Features(pooled=clips.unflatten(1, (2, -1)).mean(dim=(2, 3, 4, 5)))
+
+
+class Angles(torch.nn.Module):
+    """A series head whose vectors are the halves' levels as directions; or constants."""
+
+    config = HeadConfig(layers=1, out=4, blocks=2)
+
+    def __init__(self, constant: bool = False) -> None:
+        super().__init__()
+        self.constant = constant
+
+    def forward(self, features: Tensor) -> Tensor:
+        level = features * 5
+        if self.constant:
+            level = torch.tensor([0.0, 1.5]).expand_as(level)
+        return torch.stack([level.cos(), level.sin()], dim=-1).flatten(1)
+
+
+def data(head: torch.nn.Module | None, encoder: torch.nn.Module | None = None) -> FrameData:
+    plan = InferencePlan(size=24, resize=30, frames=8, stride=1)
+    items = Catalog.open(catalog()).select(split="test")
+    heads: dict[str, Head] = {} if head is None else {"series": head}  # type: ignore[dict-item]
+    return FrameData(encoder=encoder or Halves(), plan=plan, catalog=items, heads=heads)
+
+
+def figures(head: torch.nn.Module | None) -> dict[str, float]:
+    return {m.name: m.value for m in run(data(head), Settings())}
+
+
+def test_an_encoder_that_sees_each_segment_is_right_and_a_constant_wrong() -> None:
+    found = run(data(Angles()), Settings())
+    accuracy = next(m for m in found if m.name == "ranking_accuracy")
+    assert accuracy.value == 1
+    assert accuracy.chance == 0.5
+    assert accuracy.items == 12 * 4
+    assert figures(Angles(constant=True))["ranking_accuracy"] == 0
+    assert figures(Angles(constant=True))["coherence_margin"] == pytest.approx(0, abs=1e-6)
+    assert figures(Angles())["coherence_margin"] > 0
+    assert 0 < figures(Angles())["intra_variance"] < 1
+
+
+def test_without_a_series_head_only_the_variance_is_measured() -> None:
+    assert set(figures(None)) == {"intra_variance"}
+
+
+def test_what_it_refuses() -> None:
+    with pytest.raises(EvaluationError, match="encoder of clips"):
+        run(data(None, torch.nn.Identity()), Settings())
+    with pytest.raises(ConfigError, match="clips"):
+        Settings(clips=1)
+    assert PROTOCOL.reads == "frames"
+
+
+def test_a_run_is_judged_and_drawn() -> None:
+    folder = trained("dual")
+    done = rhyme("evaluate", folder, "--protocol", "segments", "--json")
+    assert done.code == 0, done.err
+    rows = [row for row in done.document["results"] if row["protocol"] == "segments"]
+    assert {row["metric"] for row in rows} == {
+        "ranking_accuracy", "coherence_margin", "intra_variance"
+    }  # fmt: skip
+    untrained = [r for r in rows if r["encoder"] == "untrained" and r["metric"][:4] == "rank"]
+    assert len(untrained) == 3
+    package = api.load(folder).package
+    test = Catalog.open(catalog()).select(split="test")
+    strips = draw_segments(package, test, seed=1)
+    assert len(strips) == 6
+    assert len({strip.clip[0].file for strip in strips}) == 6
+    for strip in strips:
+        assert list(strip.order) == [1, 0]
+        assert len(strip.clip) == 8
+        assert strip.clip[0].pixels.shape == (24, 24, 3)
+        assert np.abs(strip.trained).max() <= 1 + 1e-5
+        assert not np.allclose(strip.trained, strip.untrained)
+    plain = dataclasses.replace(package, heads={})
+    assert draw_segments(plain, test) == []
+    page = folder / "segments.html"
+    assert rhyme("report", folder, "--out", page).code == 0
+    assert 'id="segments"' in page.read_text()
