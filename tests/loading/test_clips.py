@@ -6,13 +6,23 @@ The films' frames tell their number and their item, so what was really decoded i
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from rhyme.catalog import open_data, scan
-from rhyme.loading import CatalogSource, FrameCache, Placement, PrepareOptions, prepare_shards
+from rhyme.loading import (
+    CatalogSource,
+    FrameCache,
+    Placement,
+    PrepareOptions,
+    gathering,
+    prepare_shards,
+)
+from rhyme.loading.maker import BatchMaker, Request
+from rhyme.loading.placement import finish
 from rhyme.views import (
     Clip,
     ContrastTransform,
@@ -181,6 +191,57 @@ def test_the_two_back_ends_differ_by_a_level(catalog, straight):
             assert torch.equal(one.views[name].map, two.views[name].map)
             assert apart.mean() < 0.05
             assert apart.flatten().quantile(0.99) <= 2.0
+
+
+def only_dual() -> ViewPlan:
+    """Views that all scale a clip's frames alike."""
+    plan = dual()
+    views = {name: plan.views[name] for name in ("source", "positive")}
+    views["shuffled"] = replace(views["positive"], clip="a")
+    return ViewPlan(clips={"a": plan.clips["a"], "b": plan.clips["b"]}, views=views)
+
+
+@pytest.mark.parametrize("way", ["files", "shards", "cache"])
+def test_frames_go_to_the_device_as_small_as_their_views_want_them(
+    catalog, shards, cache, same, way
+):
+    data = shards if way == "shards" else catalog
+    maker = BatchMaker(
+        catalog=data, plan=only_dual(), seed=1, cache=cache if way == "cache" else None
+    )
+    rows = np.arange(6)
+    made = [maker(Request(epoch=0, rows=rows, repeats=0 * rows, raw=raw)) for raw in (False, True)]
+    assert made[1].batch.views == {}
+    for pixels in made[1].raw.pixels.values():
+        assert {tuple(clip.shape[1:]) for clip in pixels.frames} == {(3, 18, 24)}
+    # Cuts alone are left to do, so both back ends give the same bits.
+    same(made[0].batch, finish(made[1].batch, made[1].raw, maker.plan, CPU))
+
+
+@pytest.mark.parametrize("limit", [1, 100_000])
+def test_views_made_a_few_items_at_a_time_are_the_same_bits(own_folder, same, monkeypatch, limit):
+    catalog = scan(own_folder)
+    (own_folder / "v03.mp4").unlink()  # another takes its place, in a group of its own
+    rows = np.arange(9)[::-1].copy()
+
+    def make():
+        maker = BatchMaker(catalog=catalog, plan=dual(), seed=1)
+        return maker(Request(epoch=0, rows=rows, repeats=0 * rows))
+
+    whole = make()
+    monkeypatch.setattr(gathering, "LIMIT", limit)
+    sizes, apply = [], ViewPlan.apply
+
+    def counted(self, pixels, draws, device=None):
+        sizes.append(len(draws.clips["a"]))
+        return apply(self, pixels, draws, device)
+
+    monkeypatch.setattr(ViewPlan, "apply", counted)
+    parts = make()
+    same(whole.batch, parts.batch)
+    assert [one.path for one in parts.replaced] == ["v03.mp4"]
+    assert sum(sizes) == 9
+    assert max(sizes) == (1 if limit == 1 else 2)
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from rhyme.api.data import DataOptions, part, read_data
-from rhyme.api.fit import PROBE_ITEMS, build_system
+from rhyme.api.fit import PROBE_ITEMS, build_system, describe_left_out
 from rhyme.api.train import resolve_recipe
 from rhyme.catalog import Catalog, official_lists, scan
 from rhyme.config import override
 from rhyme.errors import ConfigError
-from rhyme.loading import Batch, FrameCache
+from rhyme.loading import Batch, FrameCache, count_reasons, unusable
 from rhyme.loading.maker import BatchMaker, Request
 from rhyme.recipes import Recipe
 from rhyme.run import RunFolder
@@ -131,6 +131,11 @@ def estimate(
         say(f"measuring {chosen.name} on {target}: {local} items a step, about {seconds:.0f} s")
         baseline, held = in_use(target), resident() or 0
         system = build_system(chosen)
+        short: dict[str, int] = {}
+        if items is None and chosen.data.cache_frames is None:
+            short = count_reasons(unusable(part(found, "train"), system.plans()["train"]))
+            count -= sum(short.values())
+            _length(chosen, count)
         cache, decode_s = _cache(chosen, sample)
         maker = BatchMaker(catalog=sample, plan=system.plans()["train"], seed=seed, cache=cache)
         reading = _reading(maker, min(local, 16), seconds / 2)
@@ -152,7 +157,9 @@ def estimate(
         state=state,
         encoder=encoder,
         held=held,
+        cached=0 if cache is None else cache.frames[0].nbytes,
         stand_in=data is None,
+        short=short,
     )
 
 
@@ -295,9 +302,11 @@ def _compose(
     state: int,
     encoder: int,
     held: int,
+    cached: int,
     stand_in: bool,
+    short: Mapping[str, int],
 ) -> Estimate:
-    t, d = recipe.train, recipe.data
+    t = recipe.train
     steps = _length(recipe, count)
     loading = reading * local
     paces = [_pace(s, r, t.workers, target, ranks) for s, r in (
@@ -328,14 +337,17 @@ def _compose(
         memory=None if cost.memory is None else cost.memory + (
             0 if target.type == "cuda" else held
         ),
-        host_memory=float(count * (d.cache_frames or 0) * 3 * (d.cache_size or 0) ** 2),
+        host_memory=float(count * cached),
         disk={
             "checkpoints": float((saved + 1) * state),  # one more while the newest is written
             "encoder": float(encoder),
             "logs": float(_ROW * (steps // t.log_every + probes)),
         },
         error=(seconds.high - seconds.low) / 2 / seconds.value,
-        notes=_notes(recipe, cost, local, ranks, target, stand_in),
+        notes=[
+            *_notes(recipe, cost, local, ranks, target, stand_in),
+            *([describe_left_out(short)] if short else []),
+        ],
     )  # fmt: skip
 
 

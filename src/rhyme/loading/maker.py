@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +13,9 @@ from rhyme.errors import CatalogError, DataError, MediaError
 from rhyme.loading.batch import Batch
 from rhyme.loading.cache import FrameCache
 from rhyme.loading.decode import Readers
+from rhyme.loading.gathering import Decoded, Gathering, stacked
 from rhyme.loading.placement import Raw
-from rhyme.views import ClipPixels, Draws, Keys, ViewPlan
+from rhyme.views import ClipPixels, Draws, Keys, View, ViewPlan
 
 __all__ = ["BatchMaker", "Made", "Replaced", "Request"]
 
@@ -99,8 +99,10 @@ class BatchMaker:
         if self.cache is not None:
             draws = self._draw(request.epoch, rows, repeats)
             pixels = self._cached(self.cache, rows, draws)
-            return self._made(request, rows, draws, pixels)
-        decoded: list[Any] = [None] * len(rows)
+            if request.raw:
+                return self._made(request, rows, draws, {}, Raw(pixels=pixels, draws=draws))
+            return self._made(request, rows, draws, self.plan.apply(pixels, draws))
+        gathering = Gathering(self.plan, len(rows), keep=request.raw)
         replaced: list[Replaced] = []
         todo = list(range(len(rows)))
         for attempt in range(_ATTEMPTS):
@@ -111,7 +113,7 @@ class BatchMaker:
                 try:
                     if row in request.bad:
                         raise MediaError(request.bad[row])
-                    decoded[j] = self.readers.clips(row, draws.clips, place)
+                    gathering.add(j, place, self._decoded(row, draws, place), draws)
                 except (MediaError, CatalogError) as error:
                     known = request.bad.get(row)
                     rows[j], repeats[j] = self._stand_in(request.epoch, row, attempt)
@@ -119,6 +121,7 @@ class BatchMaker:
                         self._record(request.epoch, row, known or error.reason, int(rows[j]))
                     )
                     failed.append(j)
+            gathering.flush(draws)
             if not failed:
                 break
             todo = failed
@@ -131,14 +134,10 @@ class BatchMaker:
             )
         if replaced:
             draws = self._draw(request.epoch, rows, repeats)
-        pixels = {
-            name: ClipPixels(
-                frames=[item[name][0] for item in decoded],
-                times=np.stack([item[name][1] for item in decoded]),
-            )
-            for name in self.plan.clips
-        }
-        return self._made(request, rows, draws, pixels, tuple(replaced))
+        if not request.raw:
+            return self._made(request, rows, draws, gathering.views(), replaced=tuple(replaced))
+        raw = Raw(pixels=stacked(self.plan, gathering.decoded), draws=draws)
+        return self._made(request, rows, draws, {}, raw, tuple(replaced))
 
     def facts(self, rows: NDArray[np.int64] | None = None) -> ItemFacts:
         """Facts of items as the draws see them."""
@@ -154,6 +153,13 @@ class BatchMaker:
         keys = Keys(self.seed, epoch, np.asarray(facts.id, dtype=np.uint64), repeats)
         return self.plan.draw(facts, keys)
 
+    def _decoded(self, row: int, draws: Draws, place: int) -> Decoded:
+        """Frames and times of all clips of an item, as small as all their views want them."""
+        found = self.readers.clips(row, draws.clips, place)
+        return {
+            name: (self.plan.scaled(name, frames), times) for name, (frames, times) in found.items()
+        }
+
     def _cached(
         self, cache: FrameCache, rows: NDArray[np.int64], draws: Draws
     ) -> dict[str, ClipPixels]:
@@ -161,8 +167,10 @@ class BatchMaker:
         out: dict[str, ClipPixels] = {}
         for name, drawn in draws.clips.items():
             pick = (place[:, None], drawn.index)
+            frames = torch.from_numpy(np.asarray(cache.frames[pick]))
+            small = self.plan.scaled(name, frames.flatten(0, 1))
             out[name] = ClipPixels(
-                frames=torch.from_numpy(np.asarray(cache.frames[pick])),
+                frames=small.unflatten(0, frames.shape[:2]),
                 times=cache.times[pick],
                 maps=cache.maps[place],
             )
@@ -173,7 +181,8 @@ class BatchMaker:
         request: Request,
         rows: NDArray[np.int64],
         draws: Draws,
-        pixels: dict[str, ClipPixels],
+        views: dict[str, View],
+        raw: Raw | None = None,
         replaced: tuple[Replaced, ...] = (),
     ) -> Made:
         facts = self.catalog.facts(rows)
@@ -182,11 +191,10 @@ class BatchMaker:
             ids=torch.from_numpy(ids.view(np.int64).copy()),
             index=torch.from_numpy(rows.astype(np.int64)),
             group=torch.from_numpy(np.array(facts.group, dtype=np.int64)),
-            views={} if request.raw else self.plan.apply(pixels, draws),
+            views=views,
             targets={name: torch.from_numpy(value) for name, value in draws.targets.items()},
             epoch=request.epoch,
         )
-        raw = Raw(pixels=pixels, draws=draws) if request.raw else None
         return Made(batch=batch, raw=raw, replaced=replaced)
 
     def _stand_in(self, epoch: int, row: int, attempt: int) -> tuple[int, int]:

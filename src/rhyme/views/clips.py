@@ -161,6 +161,12 @@ class FrameDraws:
     def __len__(self) -> int:
         return len(self.index)
 
+    def rows(self, items: NDArray[np.int64]) -> FrameDraws:
+        """The draws of some items."""
+        arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "targets"}
+        targets = {name: value[items] for name, value in self.targets.items()}
+        return FrameDraws(**{name: a[items] for name, a in arrays.items()}, targets=targets)
+
     def take(self, frames: slice) -> FrameDraws:
         """Some of the frames of every item, without targets."""
         index, times, valid = (x[:, frames] for x in (self.index, self.times, self.valid))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from rhyme.errors import ConfigError, UnknownName, nearest
 from rhyme.views.batched import apply_batched, to_device
 from rhyme.views.clips import SPACED, Clip, FrameDraws
 from rhyme.views.contrast import ContrastTransform
-from rhyme.views.crops import Frames, frame_sizes
+from rhyme.views.crops import Frames, Interpolation, frame_sizes, resized
 from rhyme.views.facts import Facts
 from rhyme.views.geometry import compose
 from rhyme.views.keys import Keys
@@ -62,6 +63,14 @@ class ViewDraw:
     parameters: Mapping[str, NDArray[Any]]
     sizes: NDArray[np.int64]
 
+    def rows(self, items: NDArray[np.int64]) -> ViewDraw:
+        """The draws of some items."""
+        return ViewDraw(
+            frames=self.frames.rows(items),
+            parameters={name: value[items] for name, value in self.parameters.items()},
+            sizes=self.sizes[items],
+        )
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Draws:
@@ -78,6 +87,14 @@ class Draws:
     clips: Mapping[str, FrameDraws]
     views: Mapping[str, ViewDraw]
     targets: Mapping[str, NDArray[Any]]
+
+    def rows(self, items: NDArray[np.int64]) -> Draws:
+        """The draws of some items."""
+        return Draws(
+            clips={name: clip.rows(items) for name, clip in self.clips.items()},
+            views={name: view.rows(items) for name, view in self.views.items()},
+            targets={name: value[items] for name, value in self.targets.items()},
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -154,6 +171,29 @@ class ViewPlan:
     def parts(self, clip: str) -> int:
         """Number of parts that other clips cut a clip into; 1 if none does."""
         return max([c.part[1] for c in self.clips.values() if c.part and c.of == clip], default=1)
+
+    def scaled(self, clip: str, frames: Tensor) -> Tensor:
+        """Frames ``uint8 [t, 3, h, w]`` of a clip as all of its views scale them at first.
+
+        What several views would do is done once, and what goes to a device is as small as it may
+        be. Frames stay as they are where the views do different things.
+        """
+        if clip not in self._scales:
+            return frames
+        rows, columns, interpolation = self._scales[clip]
+        return resized(frames, rows, columns, interpolation)
+
+    @cached_property
+    def _scales(self) -> dict[str, tuple[int, int, Interpolation]]:
+        """Rows, columns and interpolation of the first step of all views, by clip."""
+        wanted: dict[str, set[tuple[int, int, Interpolation] | None]] = {}
+        for spec in self.views.values():
+            how = spec.transform
+            size = how.resize if isinstance(how, ContrastTransform) else None
+            scale = None if size is None else (*size, how.interpolation)
+            wanted.setdefault(spec.clip, set()).add(scale)
+        common = {name: next(iter(scales)) for name, scales in wanted.items() if len(scales) == 1}
+        return {name: scale for name, scale in common.items() if scale is not None}
 
     def feasible(self, facts: Facts) -> NDArray[np.bool_]:
         """``bool [b]``: items that no clip with ``short="drop"`` finds too short."""
