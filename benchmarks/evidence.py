@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.clips_evidence import dual_jobs
+from benchmarks.lsfd_evidence import lsfd_jobs
 from benchmarks.machine import machine
 from benchmarks.studies import Job, picture_jobs, real_jobs, world_jobs
 from rhyme import api
@@ -119,6 +120,8 @@ def jobs_of(system: str, runs: Path, data: Path | None, only: str | None) -> lis
         jobs += real_jobs(data, [0, 1, 2]) if data is not None and only != "world" else []
     elif system == "dual":
         jobs += dual_jobs(runs, data, only)
+    elif system == "lsfd":
+        jobs += lsfd_jobs(runs, only)
     elif data is not None:
         jobs += picture_jobs(runs, data, system)
     if data is None and only != "world":
@@ -126,7 +129,7 @@ def jobs_of(system: str, runs: Path, data: Path | None, only: str | None) -> lis
     return jobs
 
 
-SYSTEMS = ("cycle_contrast", "dual", "moco", "simclr")
+SYSTEMS = ("cycle_contrast", "dual", "lsfd", "moco", "simclr")
 
 
 def main() -> None:
