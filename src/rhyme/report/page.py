@@ -9,6 +9,7 @@ from rhyme.report.charts import line_chart
 from rhyme.report.data import ReportData
 from rhyme.report.frames import rhyme_views, strip_views
 from rhyme.report.pairs import pair_views
+from rhyme.report.parts import part_table
 from rhyme.report.pictures import QUALITIES, Quality
 from rhyme.report.segments import segment_views
 from rhyme.report.series import charts
@@ -71,6 +72,7 @@ def _render(data: ReportData, quality: Quality | None) -> str:
         top=top,
         rows=table(lines),
         dots=_mark(dot_plot(lines)),
+        parts=part_table(lines),
         settings=settings_table(lines),
         rhymes=rhyme_views(data, quality),
         strips=strip_views(data, quality),

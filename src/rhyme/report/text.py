@@ -22,7 +22,7 @@ PROTOCOLS = {
     "propagation": "Mask propagation",
     "pose": "Pose propagation",
     "tracking": "Tracking",
-    "segmentation": "Segmentation",
+    "segmentation": "Action segmentation",
 }
 METRICS = {
     "top1": "top-1 accuracy",
@@ -39,7 +39,13 @@ METRICS = {
     "return_rate_uniform": "return rate with uniform weights",
     "same_class_mass": "attention on the same class",
     "nearest_same_class": "nearest neighbour of the same class",
+    "edit": "edit score",
+    "f1_10": "F1 @ 10 %",
+    "f1_25": "F1 @ 25 %",
+    "f1_50": "F1 @ 50 %",
 }
+PARTS = {"stationary": "stationary half", "non_stationary": "non-stationary half"}
+"""Named parts of a feature, in words."""
 LOWER_IS_BETTER = ("error", "loss", "median_rank", "mean_rank", "mse", "distance", "epe", "perplex")
 
 
@@ -153,7 +159,7 @@ def metric_name(metric: str) -> str:
     """Name of a metric for readers, e.g. ``recall_at_5`` as ``recall @ 5``."""
     name, at, head = metric.partition("@")
     if at:
-        return f"{metric_name(name)}, head {clean(head, 20)}"
+        return f"{metric_name(name)}, {PARTS.get(head) or f'head {clean(head, 20)}'}"
     return METRICS.get(metric) or words(metric).replace(" at ", " @ ").replace(" map", " mAP")
 
 
