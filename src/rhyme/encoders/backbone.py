@@ -206,11 +206,14 @@ class ClipBackbone(Backbone):
         config: the configuration it is built from.
 
     Attributes:
+        channels_last_on_cpu: whether it is faster there with channels last. Elsewhere, and where it
+            is not, the layout of the weights decides (``train.channels_last``).
         smallest: frames, and pixels a side, of the smallest clip that it can read.
         temporal_geometry: for each stage (stride, offset) in frames, as ``geometry`` in pixels.
     """
 
     reads_clips: ClassVar[bool] = True
+    channels_last_on_cpu: ClassVar[bool] = False
     smallest: ClassVar[tuple[int, int]] = (1, 1)
     temporal_geometry: dict[str, tuple[float, float]]
 
@@ -247,9 +250,7 @@ class ClipBackbone(Backbone):
                 remedy="give longer or larger clips, or choose small3d",
             )
         x = pixels.transpose(1, 2)
-        if x.device.type == "cpu":
-            # Convolutions over time or space alone are 1.5 times as fast in this layout, whole
-            # ones no slower; the layout of the weights decides elsewhere.
+        if self.channels_last_on_cpu and x.device.type == "cpu":
             x = x.contiguous(memory_format=torch.channels_last_3d)
         pooled, x, kept = self.encode(x, stages)
         stride, offset = list(self.geometry.values())[-1]

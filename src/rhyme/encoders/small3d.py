@@ -23,8 +23,8 @@ class SmallClipEncoder(ClipBackbone):
     """Four (2+1)-D layers; stages ``layer1`` to ``layer4``.
 
     Each is a 1x3x3 and a 3x1x1 convolution, both with batch norm and ReLU (after R(2+1)D, arXiv
-    1711.11248, without its residual connections): on a CPU that takes no longer than one 3x3x3
-    convolution, and learns faster. With the default strides a 16x24x24 clip becomes 4x3x3 cells,
+    1711.11248, without its residual connections), with channels last: on a CPU that takes no longer
+    than one 3x3x3 convolution. With the default strides a 16x24x24 clip becomes 4x3x3 cells,
     each of which sees 11 frames.
 
     Args:
@@ -34,6 +34,7 @@ class SmallClipEncoder(ClipBackbone):
         ConfigError: an option that it does not have.
     """
 
+    channels_last_on_cpu: ClassVar = True
     own: ClassVar = {
         "strides": (2, 2, 2, 1),
         "temporal_strides": (1, 1, 2, 2),
