@@ -8,7 +8,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "views.md"
 
 def test_the_example_of_the_page_runs():
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), names)
