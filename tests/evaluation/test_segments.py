@@ -71,6 +71,12 @@ def test_without_a_series_head_only_the_variance_is_measured() -> None:
     assert set(figures(None)) == {"intra_variance"}
 
 
+def test_items_of_one_group_have_no_margin() -> None:
+    alone = data(Angles())
+    alone = dataclasses.replace(alone, catalog=alone.catalog.select(indices=[0]))
+    assert {m.name for m in run(alone, Settings())} == {"intra_variance", "ranking_accuracy"}
+
+
 def test_what_it_refuses() -> None:
     with pytest.raises(EvaluationError, match="encoder of clips"):
         run(data(None, torch.nn.Identity()), Settings())

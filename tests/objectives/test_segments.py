@@ -257,6 +257,24 @@ def test_a_head_that_ignores_its_input_is_right_only_where_nothing_moved() -> No
     assert float(measured.diagnostics["accuracy"]) == 0, "on what moved alone it is never right"
 
 
+def test_the_best_that_a_head_can_do_which_ignores_its_input() -> None:
+    """With two segments .6507, a little below ln 2, at (1 - cos) / θ = ln 2; and 0 % right.
+
+    A run whose shuffle-rank stays there has not begun to see order.
+    """
+
+    def mean(apart: float) -> float:
+        c = 1 - 0.05 * apart
+        head = torch.tensor([[1.0, 0.0], [c, math.sqrt(1 - c * c)]], dtype=F64)[None]
+        values = [segment_ranking(head, x).values for x in (head, head.flip(1))]
+        return float(sum(values)) / 2
+
+    least = (math.log(1.5) + math.log(3) / 2 + math.log(2) / 2) / 2
+    assert mean(math.log(2)) == pytest.approx(least, abs=1e-9)
+    assert least == pytest.approx(0.6507, abs=1e-4)
+    assert all(mean(x) > least for x in (0.0, 0.3, 0.6, 0.8, 2.0, 20.0))
+
+
 def test_the_clamp_takes_the_gradient_of_the_worst_pairs() -> None:
     q = unit(4, 2, 64)
     for clamp, moves in ((None, True), (5.0, False)):

@@ -276,6 +276,8 @@ def test_the_published_dual(data: str, base: str) -> None:
         assert (head.layers, head.out, head.hidden, head.hidden_norm) == (2, out, None, False)
     assert model.transform == ContrastTransform.dual(size=112)
     assert model.source_skip == 0.2
+    for small in ("dual_folder_cpu", "dual_world_demo"):
+        assert recipe(small).model.backbone.temporal_strides == (1, 2, 2, 2), "sees 16 frames"
     published = recipe("dual_k400_published_8gpu").model
     assert published == DualConfig.published(transform=published.transform)
 

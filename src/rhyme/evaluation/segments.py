@@ -55,12 +55,12 @@ def run(data: FrameData, settings: Settings) -> list[Metric]:
         feature (more is no better by itself: it tells how far an item's clips are apart). With a
         series head also ``ranking_accuracy``: share of segments that are nearest to themselves in
         the clip with its segments in another order, put back by the known permutation, chance one
-        in s; and ``coherence_margin``: by how much two clips of an item are more alike than clips
-        of other groups.
+        in s; and, where there are two groups, ``coherence_margin``: by how much two clips of an
+        item are more alike than clips of other groups.
 
     Raises:
         EvaluationError: the encoder reads frames, or no item can be read.
-        DataError: there are too few items or groups.
+        DataError: nothing varies between the clips.
     """
     if not getattr(data.encoder, "reads_clips", False):
         raise EvaluationError(
@@ -94,7 +94,10 @@ def run(data: FrameData, settings: Settings) -> list[Metric]:
                 details={**details, "segment_cosine": cosine},
             )
         )
-    coherence = clip_coherence(vectors, np.asarray(facts.group, dtype=np.int64))
+    groups = np.asarray(facts.group, dtype=np.int64)
+    if len(np.unique(groups)) < 2:
+        return found
+    coherence = clip_coherence(vectors, groups)
     told = {**details, "positive": coherence.positive, "negative": coherence.negative}
     found.append(
         Metric(
