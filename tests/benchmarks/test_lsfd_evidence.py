@@ -25,7 +25,10 @@ def test_arms_are_those_of_the_specification() -> None:
 
 def test_every_job_can_be_judged(tmp_path: Path) -> None:
     jobs = lsfd_jobs(tmp_path)
-    assert len({job.key for job in jobs}) == len(jobs) == 15
+    keys = [job.key for job in jobs]
+    assert len(set(keys)) == len(jobs) == 33
+    assert sum(job.trained_as is None for job in jobs) == 15
+    assert all(job.trained_as in keys[:i] for i, job in enumerate(jobs) if job.trained_as)
     assert {job.seed for job in jobs} == {0, 1, 2}
     assert BACKGROUNDS == 20
     for job in jobs:
@@ -34,5 +37,6 @@ def test_every_job_can_be_judged(tmp_path: Path) -> None:
         assert config.untrimmed > 0
         for name in job.protocols:
             parse_settings(load_protocol(name), job.settings.get(name, {}))
-        assert bool(job.heads) == (job.arm.name != "undivided"), "an undivided feature has no parts"
+        whole = job.arm.name in ("undivided", "finetuned")
+        assert bool(job.heads) != whole, "an undivided feature has no parts"
     assert lsfd_jobs(tmp_path, "real") == []
