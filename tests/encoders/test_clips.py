@@ -18,6 +18,7 @@ from rhyme.encoders import (
 )
 from rhyme.encoders.backbone import backbone_class
 from rhyme.errors import ConfigError, DataError, UnknownName
+from rhyme.training.environment import lay_out
 
 
 def test_a_clip_becomes_a_map_with_an_axis_of_time() -> None:
@@ -142,3 +143,16 @@ def test_options_that_a_backbone_does_not_have_are_refused(options: dict[str, ob
 def test_widths_that_earlier_packages_state_are_let_pass() -> None:
     net = build_backbone("resnet18", widths=(32, 64, 96, 128))
     assert net.config == build_backbone("resnet18").config
+
+
+def test_channels_last_turns_the_weights_of_clips() -> None:
+    class Held(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = build_backbone("r3d", seed=0)
+
+    held = lay_out(Held(), channels_last=True)
+    weights = [p for p in held.parameters() if p.ndim == 5 and p.shape[2] > 1]
+    assert weights
+    assert all(p.is_contiguous(memory_format=torch.channels_last_3d) for p in weights)
+    assert held.net.bn1.weight.is_contiguous()
