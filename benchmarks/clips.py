@@ -201,7 +201,7 @@ def cases(room: Path, quick: bool) -> Iterator[Case]:
             same=partial(close, levels=1.0 if as_float else 3.0),
             at_least=2.5,
             why="hue and blur of our own, a clip's frames together",
-            cause="a third of our time is the resize, which both sides share",
+            cause="a quarter of our time is the resize, which both sides share",
             threads=1,
         )
     yield Case(
