@@ -112,9 +112,21 @@ def test_what_does_not_fit_is_named_and_changes_nothing(tmp_path: Path) -> None:
     assert same(target, twin)
 
 
+def test_a_file_of_another_network_is_refused_loudly(tmp_path: Path) -> None:
+    """Not one entry fits: the silent case in which probes judge random weights."""
+    file = tmp_path / "other.pt"
+    torch.save({"trunk.0.weight": torch.zeros(3), "trunk.0.bias": torch.zeros(3)}, file)
+    module = build_backbone("small", seed=0)
+    with pytest.raises(PackageError, match="none of the 2 entries belongs to") as caught:
+        load_state_file(module, file)
+    assert "nothing was loaded" in caught.value.cause
+    assert "layer1" in str(caught.value.remedy)
+
+
 def test_many_missing_names_are_cut_short(tmp_path: Path) -> None:
-    torch.save({"x": torch.zeros(1)}, tmp_path / "w.pt")
-    with pytest.raises(PackageError, match="and 12 more; unexpected x"):
+    known = build_backbone("small").state_dict()["layer1.bn.bias"]
+    torch.save({"x": torch.zeros(1), "layer1.bn.bias": known}, tmp_path / "w.pt")
+    with pytest.raises(PackageError, match="and 11 more; unexpected x"):
         load_state_file(build_backbone("small"), tmp_path / "w.pt")
 
 

@@ -105,6 +105,49 @@ def test_retrieval_of_class_and_of_group(split):
     assert frames["frame_recall_at_1"].items == 72
 
 
+def test_retrieval_of_centred_features(split):
+    """The published form, and those that do not depend on the other queries."""
+    found = run("retrieval", split, preset="dual", ks=[1, 5])
+    assert set(found) == {
+        f"{name}{end}"
+        for name in ("recall_at_1", "recall_at_5", "map")
+        for end in ("_own_mean", "_train_mean", "_plain")
+    }
+    x, y = split.train.mean(), split.test.mean()
+    sides = {
+        "_own_mean": (y - y.mean(0), x - x.mean(0)),
+        "_train_mean": (y - x.mean(0), x - x.mean(0)),
+        "_plain": (y, x),
+    }
+    for end, (queries, gallery) in sides.items():
+        direct = retrieval(
+            queries, gallery, split.labels["test"], split.labels["train"],
+            split.test.group, split.train.group, ks=(1, 5),
+        )  # fmt: skip
+        for k in (1, 5):
+            assert found[f"recall_at_{k}{end}"].value == direct.recall[k]
+            assert found[f"recall_at_{k}{end}"].chance == direct.chance_recall[k]
+    preset = parse_settings(load_protocol("retrieval"), {"preset": "dual"})
+    assert preset.ks == (1, 5, 10, 20, 50)
+
+
+def test_linear_on_stored_features(split):
+    found = run("linear_stored", split)["top1"]
+    assert found.items == 18
+    assert found.value > 0.85
+    assert found.details["lr"] == 1.0
+    assert "validation" not in found.details
+    chosen = run("linear_stored", split, lr=[0.1, 1.0], epochs=10, milestones=[5])["top1"]
+    assert set(chosen.details["validation"]) == {
+        "lr 0.1, weight decay 0.001",
+        "lr 1, weight decay 0.001",
+    }
+    none = {**split.labels, "val": np.full(len(split.val), -1)}
+    with pytest.raises(EvaluationError, match="no labelled item"):
+        run("linear_stored", replace(split, labels=none), lr=[0.1, 1.0])
+    assert run("linear_stored", replace(split, labels=none))["top1"].value == found.value
+
+
 def test_without_labels_only_the_group_is_retrieved(split):
     found = run("retrieval", replace(split, labels=None), group=False)
     assert set(found) == {f"group_recall_at_{k}" for k in (1, 5, 10)}

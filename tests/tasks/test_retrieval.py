@@ -110,3 +110,30 @@ def test_refusals(world):
         group_retrieval(frames, np.zeros(20, np.int64))
     with pytest.raises(DataError, match="two frames"):
         group_retrieval(frames, np.arange(20))
+
+
+@pytest.mark.parametrize(
+    ("classes", "gallery", "percent"),
+    [
+        (101, 95, (1.0, 4.9, 9.5, 18.0, 39.2)),
+        (51, 70, (2.0, 9.4, 18.0, 32.7, 62.9)),
+    ],
+)
+def test_chance_of_ucf101_and_hmdb51(classes, gallery, percent):
+    """Classes of equal size, as many items as split 1 has; guesses are drawn without repeats."""
+    rng = np.random.default_rng(0)
+    held = np.repeat(np.arange(classes), gallery)
+    asked = np.arange(classes)
+    found = retrieval(
+        rng.normal(size=(len(asked), 2)).astype(np.float32),
+        rng.normal(size=(len(held), 2)).astype(np.float32),
+        asked,
+        held,
+        np.full(len(asked), -1),
+        np.arange(len(held)),
+        ks=(1, 5, 10, 20, 50),
+    )
+    got = [100 * found.chance_recall[k] for k in (1, 5, 10, 20, 50)]
+    assert got == pytest.approx(percent, abs=0.25)
+    drawn = [100 * (1 - (1 - 1 / classes) ** k) for k in (1, 5, 10, 20, 50)]
+    assert drawn == pytest.approx(percent, abs=0.06), "the published table draws with repeats"

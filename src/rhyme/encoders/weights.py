@@ -144,6 +144,15 @@ def load_state_file(module: nn.Module, path: str | Path) -> LoadReport:
     inside = {n[len(prefix) :]: t for n, t in state.items() if n.startswith(prefix)}
     beside = {name for name in inside if name not in wanted and name.startswith(_BESIDE)}
     chosen = {name: tensor for name, tensor in inside.items() if name not in beside}
+    if wanted and not chosen.keys() & wanted.keys():
+        raise PackageError(
+            f"none of the {len(state)} entries belongs to '{type(module).__name__}': nothing was "
+            "loaded",
+            file=path,
+            stage="load weights",
+            value=listed(state),
+            remedy=f"it is another network, or under another name; expected {listed(wanted, 3)}",
+        )
     # Files from before the counters came to batch norm lack them, and inference needs none.
     check_fit(wanted, chosen, path, type(module).__name__, counters_optional=True)
     module.load_state_dict(chosen, strict=False)

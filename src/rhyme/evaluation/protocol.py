@@ -24,6 +24,7 @@ PROTOCOLS: dict[str, str] = {
     "cycle": "rhyme.evaluation.cycle:PROTOCOL",
     "transfer": "rhyme.evaluation.transfer:PROTOCOL",
     "linear_sgd": "rhyme.evaluation.linear_sgd:PROTOCOL",
+    "linear_stored": "rhyme.evaluation.linear_stored:PROTOCOL",
     "finetune": "rhyme.evaluation.finetune:PROTOCOL",
     "semi_supervised": "rhyme.evaluation.semi_supervised:PROTOCOL",
     "correspondence": "rhyme.evaluation.correspondence:PROTOCOL",

@@ -1,20 +1,27 @@
-"""Retrieval across groups: of the class with labels, of the own group without."""
+"""Retrieval across groups: of the class with labels, of the own group without.
+
+The preset ``dual`` is the protocol of the UCF101 and HMDB51 tables (DualVar, CoCLR): recall at 1 to
+50 of centred features. Their code centres test and training items each by their own mean, which
+makes a query's answer depend on the other queries; so ``own`` stands beside ``train`` and ``none``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from rhyme.errors import DataError
 from rhyme.evaluation.protocol import Metric, Protocol, SplitData
-from rhyme.tasks import group_retrieval, retrieval
+from rhyme.tasks import FeatureTable, group_retrieval, retrieval
 from rhyme.tasks.table import Float, Integer
 
-__all__ = ["PROTOCOL", "Settings", "run"]
+__all__ = ["PRESETS", "PROTOCOL", "Settings", "run"]
 
 Level = Literal["video", "frame"]
+Centring = Literal["own", "train", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,17 +29,23 @@ class Settings:
     """Settings of the protocol.
 
     Attributes:
+        preset: name of the published settings that the others start from.
         ks: the k of recall at k.
         gallery: split that answers: ``"train"`` as in the UCF101 tables, or ``"test"``, where
             held-out items answer each other.
         standardise: take out the training bank's mean and deviation first.
+        centring: measure the class with these mean vectors taken out instead: ``"own"``, that of
+            each side (needs all queries at once); ``"train"``, that of the training items for
+            both; ``"none"``. Figures then end in ``_own_mean``, ``_train_mean``, ``_plain``.
         levels: ``"video"`` or ``"frame"``: what asks and what answers.
         group: also measure the retrieval of a frame's own group, which needs no labels.
     """
 
+    preset: str = "image"
     ks: tuple[int, ...] = (1, 5, 10)
     gallery: Literal["train", "test"] = "train"
     standardise: bool = True
+    centring: tuple[Centring, ...] = ()
     levels: tuple[Level, ...] = ("video",)
     group: bool = True
 
@@ -63,43 +76,64 @@ def run(split: SplitData, settings: Settings) -> list[Metric]:
 
 
 def _of_class(split: SplitData, settings: Settings, level: Level) -> list[Metric]:
+    (test, labels), (gallery, gallery_labels) = (
+        split.labelled(name) for name in ("test", settings.gallery)
+    )
     train, _ = split.labelled("train")
-    statistics = train.statistics() if settings.standardise else None
 
-    def side(name: str) -> tuple[Float, Integer, Integer]:
-        table, codes = split.labelled(name)
-        if level == "video":
-            return table.video(statistics), codes, table.group
-        repeat = table.frames_per_item
-        return table.frames(statistics), np.repeat(codes, repeat), np.repeat(table.group, repeat)
+    def spread(table: FeatureTable, values: Integer) -> Integer:
+        return values if level == "video" else np.repeat(values, table.frames_per_item)
 
-    queries, labels, groups = side("test")
-    gallery, gallery_labels, gallery_groups = side(settings.gallery)
-    found = retrieval(
-        queries, gallery, labels, gallery_labels, groups, gallery_groups, ks=settings.ks
-    )
-    prefix = "" if level == "video" else "frame_"
-    details = {"gallery": found.gallery, "left_out": found.left_out}
-    metrics = [
-        Metric(
-            name=f"{prefix}recall_at_{k}",
-            value=found.recall[k],
-            items=found.queries,
-            chance=found.chance_recall[k],
-            details=details,
+    metrics: list[Metric] = []
+    for suffix, queries, answers in _sides(test, gallery, train, settings, level):
+        found = retrieval(
+            queries,
+            answers,
+            spread(test, labels),
+            spread(gallery, gallery_labels),
+            spread(test, test.group),
+            spread(gallery, gallery.group),
+            ks=settings.ks,
         )
-        for k in settings.ks
-    ]
-    metrics.append(
-        Metric(
-            name=f"{prefix}map",
-            value=found.mean_average_precision,
-            items=found.queries,
-            chance=found.chance_average_precision,
-            details=details,
-        )
-    )
+        prefix = "" if level == "video" else "frame_"
+        figures = [(f"recall_at_{k}", found.recall[k], found.chance_recall[k]) for k in settings.ks]
+        figures.append(("map", found.mean_average_precision, found.chance_average_precision))
+        metrics += [
+            Metric(
+                name=prefix + name + suffix,
+                value=value,
+                items=found.queries,
+                chance=chance,
+                details={"gallery": found.gallery, "left_out": found.left_out},
+            )
+            for name, value, chance in figures
+        ]
     return metrics
+
+
+def _sides(
+    test: FeatureTable, gallery: FeatureTable, train: FeatureTable, settings: Settings, level: Level
+) -> Iterator[tuple[str, Float, Float]]:
+    """Ending of the names, queries and gallery, for every form that is measured."""
+    if not settings.centring:
+        statistics = train.statistics() if settings.standardise else None
+        one, two = (
+            t.video(statistics) if level == "video" else t.frames(statistics)
+            for t in (test, gallery)
+        )
+        yield "", one, two
+        return
+    asked, held, bank = (
+        t.mean() if level == "video" else t.features.reshape(-1, t.dim)
+        for t in (test, gallery, train)
+    )
+    for form in settings.centring:
+        if form == "own":
+            yield "_own_mean", asked - asked.mean(axis=0), held - held.mean(axis=0)
+        elif form == "train":
+            yield "_train_mean", asked - bank.mean(axis=0), held - bank.mean(axis=0)
+        else:
+            yield "_plain", asked, held
 
 
 def _of_group(split: SplitData, settings: Settings) -> list[Metric]:
@@ -118,10 +152,22 @@ def _of_group(split: SplitData, settings: Settings) -> list[Metric]:
     ]
 
 
+PRESETS: dict[str, dict[str, Any]] = {
+    "image": {},
+    "dual": {
+        "ks": (1, 5, 10, 20, 50),
+        "standardise": False,
+        "centring": ("own", "train", "none"),
+        "group": False,
+    },
+}
+"""Published settings by name."""
+
 PROTOCOL = Protocol(
     id="retrieval",
     title="retrieval across groups, and of the own group",
     settings=Settings,
     run=run,
     needs_labels=False,
+    presets=PRESETS,
 )

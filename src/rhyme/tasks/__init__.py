@@ -12,6 +12,7 @@ from rhyme.tasks.dense import DenseEncoder, dense_encoder
 from rhyme.tasks.extract import encode, encode_parts, extract_features, extract_many
 from rhyme.tasks.finetune import Tuning, fine_tune, predict_classes
 from rhyme.tasks.linear import L2_GRID, LinearProbe, linear_probe
+from rhyme.tasks.linear_norm import NormProbe, norm_probe
 from rhyme.tasks.masks import (
     MaskScore,
     boundary_map,
@@ -61,6 +62,7 @@ __all__ = [
     "MaskScore",
     "MultiStageTCN",
     "Neighbours",
+    "NormProbe",
     "PropagationRule",
     "Retrieval",
     "Rhyme",
@@ -90,6 +92,7 @@ __all__ = [
     "mask_score",
     "match_segments",
     "nearest_rows",
+    "norm_probe",
     "normalise",
     "predict_classes",
     "predict_frames",
