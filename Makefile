@@ -68,7 +68,7 @@ docs: setup  ## the site, docs/_build/html
 
 lock: setup  ## resolve the requirements anew
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --output-file requirements.lock
-	@echo "decord2 faiss-cpu numkong opencv-python-headless usearch" | tr ' ' '\n' | $(BIN)/uv pip compile - --no-deps --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --output-file requirements-bench.lock
+	@echo "decord2 faiss-cpu lightly numkong opencv-python-headless usearch" | tr ' ' '\n' | $(BIN)/uv pip compile - --no-deps --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --output-file requirements-bench.lock
 	@echo uv | $(BIN)/uv pip compile - --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --output-file requirements-bootstrap.lock
 
 clean:  ## remove what was built

@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.clips_evidence import dual_jobs
 from benchmarks.lsfd_evidence import lsfd_jobs
 from benchmarks.machine import machine
-from benchmarks.studies import Job, picture_jobs, real_jobs, world_jobs
+from benchmarks.studies import Job, picture_jobs, place_jobs, real_jobs, world_jobs
 from rhyme import api
 from rhyme.evaluation import Result, append_results, compare, read_results
 from rhyme.run import read_jsonl
@@ -65,6 +65,7 @@ def training_rows(job: Job, folder: Path, like: Result) -> list[Result]:
             items=0, settings={"split_seed": job.seed}, details=steps if name == "loss" else {},
         )
         for metric, name in job.watched.items()
+        if name in ("loss", "rise") or name in {**log[-1]["diagnostics"], **log[-1]["monitors"]}
     ]  # fmt: skip
 
 
@@ -122,6 +123,8 @@ def jobs_of(system: str, runs: Path, data: Path | None, only: str | None) -> lis
         jobs += dual_jobs(runs, data, only)
     elif system == "lsfd":
         jobs += lsfd_jobs(runs, only)
+    elif system in ("densecl", "vfs"):
+        return place_jobs(runs, system)
     elif data is not None:
         jobs += picture_jobs(runs, data, system)
     if data is None and only != "world":
@@ -129,7 +132,7 @@ def jobs_of(system: str, runs: Path, data: Path | None, only: str | None) -> lis
     return jobs
 
 
-SYSTEMS = ("cycle_contrast", "dual", "lsfd", "moco", "simclr")
+SYSTEMS = ("cycle_contrast", "densecl", "dual", "lsfd", "moco", "simclr", "vfs")
 
 
 def main() -> None:

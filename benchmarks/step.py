@@ -9,6 +9,7 @@ queues of 65,536 and 81,920, on frames that are there already.
 - ``accumulate/memory``: most memory that tensors hold at once, whole step over the step in 4 parts.
 - ``compile``: a step after ``train.compile=auto`` has decided, against an eager one.
 - ``lars``: our multi-tensor LARS against a loop over the parameters.
+- ``lightly``: whole steps of other systems against lightly's, see ``lightly_step.py``.
 
 Checked: the momentum copy is the loop's average, and the queue holds the keys; losses of both sides
 agree; LARS and the loop give the same weights.
@@ -30,6 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks import lightly_step
 from benchmarks.ratio import Case, WrongResult, peak_mib, told
 from rhyme.encoders import BackboneConfig, HeadConfig
 from rhyme.loading import Batch
@@ -256,3 +258,4 @@ def cases(room: Path, quick: bool) -> Iterator[Case]:
     if not quick:  # building the graphs takes minutes
         yield compiled(room)
     yield lars(quick)
+    yield from lightly_step.cases(room, quick)

@@ -180,3 +180,71 @@ def picture_jobs(runs: Path, data: Path, system: str) -> list[Job]:
             for job in firsts
         ]  # fmt: skip
     return jobs
+
+
+# DenseCL and VFS: places within frames of the generated world
+
+PLACES = {"counts": (1000, 100, 200), "size": 30, "sound": False}
+"""A world a seed, with masks: 1,000 videos of 16 frames to learn from, 200 to judge on."""
+PLACE_BUDGET = {"train.log_every": 5, "train.probe_every": None}
+PLACE_SETTINGS = {
+    "knn": {"levels": ("frame",)},
+    "cells": {"stride": 4, "cells": 6000},
+    "correspondence": {"stride": 4, "size": 24},
+    "propagation": {"stride": 4},
+}
+"""A cell in four pixels, so 8 x 8 a frame: what the encoders have in training (DenseCL), or half of
+it (VFS, as in its own protocol)."""
+
+DENSE_STEPS = 200
+DENSE_ARMS = (
+    Arm("half dense", "densecl_world_demo", seeds=FIVE),
+    Arm("no dense part", "densecl_world_demo", {"model.dense_weight": 0.0}, FIVE),
+    Arm("dense alone", "densecl_world_demo", {"model.dense_weight": 1.0}),
+    Arm("dense alone, warmed", "densecl_world_demo",
+        {"model.dense_weight": 1.0, "model.dense_warmup_steps": 50}),
+    Arm("true matches", "densecl_world_demo", {"model.matching": "geometry"}),
+    Arm("random matches", "densecl_world_demo", {"model.matching": "random"}),
+)  # fmt: skip
+"""Expected of ``miou`` of single cells and of the correspondence's ``accuracy``: half dense above
+no dense part (five seeds each); true matches not below half dense, which is not below random
+matches; dense alone with warm-up not below dense alone; all above the untrained encoder."""
+DENSE_TOLD = {"loss": "loss", "true match": "dense/true_match"}
+
+VFS_STEPS = 240
+VFS_ARMS = (
+    Arm("whole video", "vfs_world_demo", seeds=FIVE),
+    Arm("neighbouring frames", "vfs_world_demo", {"model.stride": 1}, FIVE),
+    Arm("all pairs of eight", "vfs_world_demo", {"model.frames": 8, "train.batch_size": 32}),
+    Arm("with colour", "vfs_world_demo",
+        {f"model.transform.{name}": value for name, value in
+         {"contrast": 0.4, "brightness": 0.4, "channel_gain": 0.2, "gray": 0.2}.items()}),
+    Arm("no stop-gradient", "vfs_world_demo",
+        {"model.stop_gradient": False, "train.collapse_stop": False}),
+)  # fmt: skip
+"""All arms see 256 frames a step; eight frames are of 32 videos. Expected of J of propagated masks:
+whole video above the untrained encoder and above neighbouring frames (five seeds each); all pairs
+and kept colours not below one pair and changed colours; no stop-gradient: ``rank`` falls to a few
+dimensions and J is not above the untrained encoder's, which is strong here, as random convolutions
+carry masks well. ``chance`` is the first mask repeated."""
+VFS_TOLD = {"loss": "loss", "std": "std/z", "rank": "rank/z"}
+
+
+def place_jobs(runs: Path, system: str) -> list[Job]:
+    """Frames of a world a seed, which both systems share."""
+    dense = system == "densecl"
+    arms, told = (DENSE_ARMS, DENSE_TOLD) if dense else (VFS_ARMS, VFS_TOLD)
+    protocols = ("knn", "cells", "correspondence") if dense else ("knn", "propagation")
+    budget = {**PLACE_BUDGET, "train.steps": DENSE_STEPS if dense else VFS_STEPS}
+    return [
+        Job(
+            "world", arm, s, runs / f"places-{s}", DataOptions(label_column="appearance"),
+            protocols, (), system, budget=budget,
+            settings={name: PLACE_SETTINGS[name] for name in protocols},
+            untrained=(s,) if arm is arms[0] else (), world={**PLACES, "seed": 3000 + s},
+            watched=told,
+        )
+        for s in FIVE
+        for arm in arms
+        if s in arm.seeds
+    ]  # fmt: skip

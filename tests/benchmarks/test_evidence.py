@@ -1,6 +1,7 @@
 """The lists of runs behind the tables: their options exist, and their data can be cut."""
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,16 +10,29 @@ from benchmarks import studies
 from benchmarks.evidence import watched
 from benchmarks.pictures import cut_pictures
 from rhyme.api import resolve_recipe
+from rhyme.evaluation import load_protocol
+from rhyme.evaluation.protocol import parse_settings
 from rhyme.recipes import recipe
 
 
-@pytest.mark.parametrize("arms", [studies.WORLD_ARMS, studies.SIMCLR_ARMS, studies.MOCO_ARMS])
+@pytest.mark.parametrize(
+    "arms",
+    [
+        *(studies.WORLD_ARMS, studies.SIMCLR_ARMS, studies.MOCO_ARMS),
+        *(studies.DENSE_ARMS, studies.VFS_ARMS),
+    ],
+)
 def test_arms_differ_from_their_recipe_in_what_they_name(arms) -> None:
     assert len({arm.name for arm in arms}) == len(arms)
     for arm in arms:
         changed = resolve_recipe(arm.recipe, arm.changes)
         assert (changed != recipe(arm.recipe)) == bool(arm.changes)
-    budgets = {resolve_recipe(arm.recipe, arm.changes).train for arm in arms}
+    # an arm of more frames a video takes fewer videos, and one that collapses must not be stopped
+    budgets = {
+        replace(made.train, batch_size=made.train.batch_size * getattr(made.model, "frames", 2),
+                collapse_stop=False)
+        for made in (resolve_recipe(arm.recipe, arm.changes) for arm in arms)
+    }  # fmt: skip
     assert len(budgets) == 1
 
 
@@ -45,6 +59,20 @@ def test_jobs_of_pictures(tmp_path: Path) -> None:
         assert file.namelist() == ["test/cat/0000.jpg", "test/dog/0000.jpg"]
     assert cut_pictures(tmp_path / "gone", cut) == cut, "what is there is kept"
     assert {job.system for job in studies.picture_jobs(tmp_path, tmp_path, "moco")} == {"moco"}
+
+
+@pytest.mark.parametrize("system", ["densecl", "vfs"])
+def test_jobs_of_places(tmp_path: Path, system: str) -> None:
+    jobs = studies.place_jobs(tmp_path, system)
+    assert len({job.key for job in jobs}) == len(jobs)
+    assert {job.data for job in jobs} == {tmp_path / f"places-{s}" for s in range(5)}
+    assert len({job.world["seed"] for job in jobs}) == 5
+    assert [seed for job in jobs for seed in job.untrained] == [0, 1, 2, 3, 4]
+    for job in jobs:
+        made = resolve_recipe(job.arm.recipe, {**job.budget, **job.arm.changes})
+        assert made.train.epochs is None
+        for name, changes in job.settings.items():
+            parse_settings(load_protocol(name), changes)
 
 
 def test_what_a_training_tells() -> None:
