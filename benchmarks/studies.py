@@ -184,34 +184,39 @@ def picture_jobs(runs: Path, data: Path, system: str) -> list[Job]:
 
 # DenseCL and VFS: places within frames of the generated world
 
-PLACES = {"counts": (1000, 100, 200), "size": 30, "sound": False}
-"""A world a seed, with masks: 1,000 videos of 16 frames to learn from, 200 to judge on."""
-PLACE_BUDGET = {"train.log_every": 5, "train.probe_every": None}
+PLACES = {"counts": (1000, 100, 150), "size": 30, "sound": False}
+"""A world a seed, with masks: 1,000 videos of 16 frames to learn from, 150 to judge on."""
+PLACE_BUDGET = {
+    "train.log_every": 5,
+    "train.probe_every": None,
+    "train.schedule.warmup_steps": 20,
+}
 PLACE_SETTINGS = {
-    "knn": {"levels": ("frame",)},
-    "cells": {"stride": 4, "cells": 6000},
-    "correspondence": {"stride": 4, "size": 24},
+    "cells": {"stride": 4, "items": 300, "cells": 6000},
+    "correspondence": {"stride": 4, "size": 24, "pairs": 3},
     "propagation": {"stride": 4},
 }
 """A cell in four pixels, so 8 x 8 a frame: what the encoders have in training (DenseCL), or half of
 it (VFS, as in its own protocol)."""
 
-DENSE_STEPS = 200
+DENSE_STEPS = 120
 DENSE_ARMS = (
     Arm("half dense", "densecl_world_demo", seeds=FIVE),
     Arm("no dense part", "densecl_world_demo", {"model.dense_weight": 0.0}, FIVE),
     Arm("dense alone", "densecl_world_demo", {"model.dense_weight": 1.0}),
     Arm("dense alone, warmed", "densecl_world_demo",
-        {"model.dense_weight": 1.0, "model.dense_warmup_steps": 50}),
+        {"model.dense_weight": 1.0, "model.dense_warmup_steps": 30}),
     Arm("true matches", "densecl_world_demo", {"model.matching": "geometry"}),
     Arm("random matches", "densecl_world_demo", {"model.matching": "random"}),
 )  # fmt: skip
 """Expected of ``miou`` of single cells and of the correspondence's ``accuracy``: half dense above
 no dense part (five seeds each); true matches not below half dense, which is not below random
-matches; dense alone with warm-up not below dense alone; all above the untrained encoder."""
+matches; dense alone with warm-up not below dense alone; all above the untrained encoder. Seen
+before, on world 2007 after 240 steps: half dense and no dense part alike in ``miou`` (.152, .153),
+.534 against .520 in ``accuracy``, so the first claim may not show."""
 DENSE_TOLD = {"loss": "loss", "true match": "dense/true_match"}
 
-VFS_STEPS = 240
+VFS_STEPS = 130
 VFS_ARMS = (
     Arm("whole video", "vfs_world_demo", seeds=FIVE),
     Arm("neighbouring frames", "vfs_world_demo", {"model.stride": 1}, FIVE),
@@ -226,7 +231,8 @@ VFS_ARMS = (
 whole video above the untrained encoder and above neighbouring frames (five seeds each); all pairs
 and kept colours not below one pair and changed colours; no stop-gradient: ``rank`` falls to a few
 dimensions and J is not above the untrained encoder's, which is strong here, as random convolutions
-carry masks well. ``chance`` is the first mask repeated."""
+carry masks well. ``chance`` is the first mask repeated. Seen before, on world 2007 after 200 steps:
+J .429 where the first mask repeated scores .433."""
 VFS_TOLD = {"loss": "loss", "std": "std/z", "rank": "rank/z"}
 
 
@@ -234,7 +240,7 @@ def place_jobs(runs: Path, system: str) -> list[Job]:
     """Frames of a world a seed, which both systems share."""
     dense = system == "densecl"
     arms, told = (DENSE_ARMS, DENSE_TOLD) if dense else (VFS_ARMS, VFS_TOLD)
-    protocols = ("knn", "cells", "correspondence") if dense else ("knn", "propagation")
+    protocols = ("cells", "correspondence") if dense else ("propagation",)
     budget = {**PLACE_BUDGET, "train.steps": DENSE_STEPS if dense else VFS_STEPS}
     return [
         Job(

@@ -91,20 +91,23 @@ def test_cells_are_drawn_by_seed(coloured) -> None:
     data = data_of(coloured, colour_net())
     few = cells.Settings(stride=4, cells=300)
     first = cells._read(
-        data, cells.dense_encoder(data.encoder, 4), few, data.train_items, 300, "train"
+        data, cells.dense_encoder(data.encoder, 4), few, data.train_items, 1, "train"
     )
     again = cells._read(
-        data, cells.dense_encoder(data.encoder, 4), few, data.train_items, 300, "train"
+        data, cells.dense_encoder(data.encoder, 4), few, data.train_items, 1, "train"
     )
     assert len(first.names) == 300
     assert np.array_equal(first.names, again.names)
     other = dataclasses.replace(data, seed=1)
     drawn = cells._read(
-        other, cells.dense_encoder(data.encoder, 4), few, data.train_items, 300, "train"
+        other, cells.dense_encoder(data.encoder, 4), few, data.train_items, 1, "train"
     )
     assert not np.array_equal(first.features, drawn.features)
     told = cells.run(data, few)[0].details
     assert (told["train_cells"], told["val_cells"]) == (300, 100)
+    fewer = dataclasses.replace(few, cells=10_000, items=3)
+    told = cells.run(data, fewer)[0].details
+    assert (told["train_cells"], told["val_cells"]) == (3 * 120, 120), "of three items, and of one"
 
 
 def test_the_class_of_a_cell_is_that_of_the_pixel_at_its_centre() -> None:

@@ -41,8 +41,9 @@ class Settings:
         ids: what a mask's ids are: ``"objects"``, of the item's class (or of one class, where
             items have none), or ``"classes"`` themselves. 0 is the background.
         frames: equally spaced frames of an item.
-        cells: most training cells, drawn by seed; validation gets a third of it, and of the test
-            items all cells are measured.
+        items: most training items, drawn by seed; validation gets a third of it, and all test
+            items are measured.
+        cells: most training cells, drawn by seed from those of the items; a third for validation.
         l2: penalties to choose from on validation cells.
     """
 
@@ -51,6 +52,7 @@ class Settings:
     height: int | None = None
     ids: Literal["objects", "classes"] = "objects"
     frames: int = 2
+    items: int = 2000
     cells: int = 20_000
     l2: tuple[float, ...] = L2_GRID
 
@@ -79,10 +81,10 @@ def run(data: FrameData, settings: Settings) -> list[Metric]:
     """
     encoder = dense_encoder(data.encoder, settings.stride, settings.stage)
     train, val, test = (
-        _read(data, encoder, settings, split, most, name)
-        for name, split, most in (
-            ("train", data.train_items, settings.cells),
-            ("val", data.val_items, settings.cells // 3),
+        _read(data, encoder, settings, split, share, name)
+        for name, split, share in (
+            ("train", data.train_items, 1),
+            ("val", data.val_items, 3),
             ("test", data.catalog, None),
         )
     )
@@ -152,14 +154,17 @@ def _read(
     encoder: DenseEncoder,
     settings: Settings,
     catalog: Catalog | None,
-    most: int | None,
+    share: int | None,
     split: str,
 ) -> _Cells:
-    """The cells of the items of a split, in order, or ``most`` of them drawn by seed."""
+    """The cells of a split in order: all, or one in ``share`` of as many as the settings allow."""
     features: list[NDArray[np.float32]] = []
     names: list[NDArray[np.str_]] = []
     part = data.of(catalog) if catalog is not None else None
-    for row in range(0 if part is None else len(part.catalog)):
+    rows = np.arange(0 if part is None else len(part.catalog))
+    if share is not None:
+        rows = _drawn(data.seed, split, "items", len(rows), settings.items // share)
+    for row in rows.tolist():
         assert part is not None
         item = part.catalog.item(row)
         try:
@@ -189,11 +194,18 @@ def _read(
             "a split of its own or items enough to draw one",
         )
     x, y = np.concatenate(features), np.concatenate(names)
-    if most is not None and len(x) > most:
-        drawn = Keys.of(data.seed, 0, np.arange(len(x), dtype=np.uint64)).within(split)
-        kept = np.sort(np.argsort(drawn.uniform("cells", 1)[:, 0], kind="stable")[:most])
+    if share is not None:
+        kept = _drawn(data.seed, split, "cells", len(x), settings.cells // share)
         x, y = x[kept], y[kept]
     return _Cells(x, y)
+
+
+def _drawn(seed: int, split: str, name: str, count: int, most: int) -> Integer:
+    """Places of at most ``most`` of ``count`` things, ascending, drawn by seed."""
+    if count <= most:
+        return np.arange(count)
+    keys = Keys.of(seed, 0, np.arange(count, dtype=np.uint64)).within(split)
+    return np.sort(np.argsort(keys.uniform(name, 1)[:, 0], kind="stable")[:most])
 
 
 def _scaled(pixels: Tensor, height: int | None) -> Tensor:

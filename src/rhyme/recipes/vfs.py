@@ -126,6 +126,12 @@ def vfs_world_demo() -> Recipe:
             ),
             queue=1024,
         ),
-        train=replace(shared.WORLD_TRAIN, collapse_stop=True),
+        # At the others' rate the rank of the projections falls to 12 within 140 steps, and the loss
+        # rises again; at this one it stays near 40 (world 2007, no seed of the evidence).
+        train=replace(
+            shared.WORLD_TRAIN,
+            optimizer=replace(shared.WORLD_TRAIN.optimizer, lr=1e-3),
+            collapse_stop=True,
+        ),
         data=shared.WORLD_DATA,
     )
