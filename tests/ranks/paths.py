@@ -74,7 +74,8 @@ def assert_same(found: dict[str, Any], alone: dict[str, Any], tolerance: float, 
     """Every value within the tolerance of its scale, which is 1 in float64.
 
     In float32 the scale of a gradient is the largest of its step, since those before a batch norm
-    are a difference of large terms, and that of any other value its own largest entry.
+    are a difference of large terms; that of a batch norm's mean, which is such a difference too,
+    its deviation; and that of any other value its own largest entry.
     """
     assert found.keys() == alone.keys(), where
     for name, value in alone.items():
@@ -87,5 +88,8 @@ def assert_same(found: dict[str, Any], alone: dict[str, Any], tolerance: float, 
             alike = [v for n, v in alone.items() if n.startswith(f"{step}/{kind.split('/')[0]}")]
             family = alike if kind.startswith("gradient") else [value]
             scale = max(float(v.abs().max()) for v in family if v.numel())
+            if name.endswith("running_mean"):
+                spread = alone[name.replace("running_mean", "running_var")].sqrt()
+                scale = max(scale, float(spread.max()))
         difference = float((found[name] - value).abs().max()) if value.numel() else 0.0
         assert difference <= tolerance * scale, f"{name} {where}: {difference / scale:.2e}"
