@@ -60,7 +60,7 @@ SYSTEMS: dict[str, SystemEntry] = _entries(
         "SimCLR",
         "frames",
         "arXiv 2002.05709",
-        "partial",
+        "works",
         "rhyme.systems.simclr:Simclr",
     ),
     SystemEntry(
@@ -68,7 +68,7 @@ SYSTEMS: dict[str, SystemEntry] = _entries(
         "MoCo v1/v2",
         "frames",
         "arXiv 1911.05722, 2003.04297",
-        "partial",
+        "works",
         "rhyme.systems.moco:Moco",
     ),
     SystemEntry(
