@@ -19,6 +19,7 @@ from typing import Any
 from benchmarks.clips_evidence import dual_jobs
 from benchmarks.lsfd_evidence import lsfd_jobs
 from benchmarks.machine import machine
+from benchmarks.overlap_evidence import cstp_jobs, overlap_rows
 from benchmarks.studies import Job, picture_jobs, place_jobs, real_jobs, world_jobs
 from rhyme import api
 from rhyme.evaluation import Result, append_results, compare, read_results
@@ -108,7 +109,11 @@ def run(job: Job, runs: Path, out: Path) -> None:
             command=f"python -m benchmarks.evidence --system {job.system}",
             details={**r.details, **facts},
         )
-        for r in (*judged.results, *training_rows(job, folder, own))
+        for r in (
+            *judged.results,
+            *training_rows(job, folder, own),
+            *overlap_rows(job, folder, own),
+        )
     ]
     append_results(out, rows)
 
@@ -119,6 +124,8 @@ def jobs_of(system: str, runs: Path, data: Path | None, only: str | None) -> lis
     if system == "cycle_contrast":
         jobs += world_jobs(runs, [0, 1, 2]) if only != "real" else []
         jobs += real_jobs(data, [0, 1, 2]) if data is not None and only != "world" else []
+    elif system == "cstp":
+        jobs += cstp_jobs(runs) if only != "real" else []
     elif system == "dual":
         jobs += dual_jobs(runs, data, only)
     elif system == "lsfd":
@@ -132,7 +139,7 @@ def jobs_of(system: str, runs: Path, data: Path | None, only: str | None) -> lis
     return jobs
 
 
-SYSTEMS = ("cycle_contrast", "densecl", "dual", "lsfd", "moco", "simclr", "vfs")
+SYSTEMS = ("cstp", "cycle_contrast", "densecl", "dual", "lsfd", "moco", "simclr", "vfs")
 
 
 def main() -> None:

@@ -162,7 +162,7 @@ def trained_system(folder: RunFolder) -> Cstp:
             file=folder.path,
             remedy="train one: rhyme train cstp",
         )
-    system.encoder.load_state_dict(encoder_of(folder.path).module.state_dict())
+    system.encoder.backbone.load_state_dict(encoder_of(folder.path).module.state_dict())
     load_part(folder.path / "exports" / "labels", system.labels)
     return system
 

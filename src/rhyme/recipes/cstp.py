@@ -96,8 +96,13 @@ def cstp_world_demo() -> Recipe:
         name="cstp_world_demo",
         system="cstp",
         about="the generated world at 24 px (32 frames a video), 800 steps of 32 videos",
-        # As many paces as clips of 8 frames find room for in 32; all crops of one zoom.
-        model=replace(_SMALL, overlap=Overlap(paces=(1, 2, 4), level_zoom=True)),
+        # As many paces as clips of 8 frames find room for in 32; all crops of one zoom. A mirrored
+        # movement is another one.
+        model=replace(
+            _SMALL,
+            transform=ContrastTransform.cstp(size=24, flip=0.0),
+            overlap=Overlap(paces=(1, 2, 4), level_zoom=True),
+        ),
         train=_SMALL_TRAIN,
         data=DataConfig(cache_frames=32, cache_size=30),
     )

@@ -78,7 +78,9 @@ def pair_views(data: ReportData, quality: Quality | None) -> PairsView:
 def _pair(pair: ClipPair, quality: Quality | None) -> PairView:
     uri, width, height = _stored(pair.frame, quality)
     length = max(pair.stop - pair.start, 1e-9)
-    spans = [f"{min(c.times):.2f} to {max(c.times):.2f} s" for c in pair.clips]
+    spans = [
+        f"{min(c.times, default=0):.2f} to {max(c.times, default=0):.2f} s" for c in pair.clips
+    ]
     return PairView(
         uri=uri,
         width=width,
