@@ -22,6 +22,20 @@ def test_dotted_options_are_taken_out_and_read_as_yaml() -> None:
     assert rest == ["cycle_contrast", "--data", "a.b/c"]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", "run", "--protocol", "knn", "--protocol", "linear"],
+        ["train", "moco", "--data", "d", "--train.batch-size=4", "--train.batch_size", "8"],
+    ],
+)
+def test_an_option_that_is_given_twice_is_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    assert "twice" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments", [["--train.steps"], ["--train.steps", "--json"]])
 def test_a_dotted_option_without_a_value_is_refused(arguments: list[str]) -> None:
     with pytest.raises(ConfigError, match="needs a value"):

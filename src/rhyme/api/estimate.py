@@ -6,36 +6,36 @@ import math
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy as np
 import torch
 
-from rhyme.api.data import DataOptions, part, read_data
+from rhyme.api.data import DataOptions, part
+from rhyme.api.estimate_reading import (
+    STAND_IN,
+    fill_cache,
+    look_cost,
+    reading_cost,
+    request,
+    take_sample,
+)
 from rhyme.api.fit import PROBE_ITEMS, build_system, describe_left_out
 from rhyme.api.train import resolve_recipe
-from rhyme.catalog import Catalog, official_lists, scan
+from rhyme.catalog import Catalog
 from rhyme.config import override
 from rhyme.errors import ConfigError
-from rhyme.loading import Batch, FrameCache, count_reasons, unusable
-from rhyme.loading.maker import BatchMaker, Request
+from rhyme.loading import Batch, count_reasons, unusable
+from rhyme.loading.maker import BatchMaker
 from rhyme.recipes import Recipe
 from rhyme.run import RunFolder
-from rhyme.synthetic import WorldConfig, write_world
 from rhyme.systems import RunContext, System
-from rhyme.tasks import extract_features
 from rhyme.training import resolve_device
 from rhyme.training.measure import Span, StepCost, StepMeter, in_use, resident, state_bytes
 from rhyme.training.stepper import Stepper
 
-SAMPLE = 24  # items that the reading of data is measured on
-STAND_IN = WorldConfig(
-    counts=(2, 0, 0), size=256, fps=25, frames=50, gop=12, sound=False, truth="labels"
-)
 DRIFT = 0.1  # a machine's clock and load move by this much within hours
 _ROW = 1_500  # bytes of a row of metrics
 
@@ -125,7 +125,7 @@ def estimate(
     target = resolve_device(chosen.train.device)
     with tempfile.TemporaryDirectory(prefix="rhyme-estimate-") as folder:
         room = Path(folder)
-        found, sample = _sample(chosen, data, options, seed, room)
+        found, sample = take_sample(chosen, data, options, seed, room)
         count = items or len(part(found, "train"))
         _length(chosen, count)  # refuses too few before anything is measured
         say(f"measuring {chosen.name} on {target}: {local} items a step, about {seconds:.0f} s")
@@ -136,13 +136,13 @@ def estimate(
             short = count_reasons(unusable(part(found, "train"), system.plans()["train"]))
             count -= sum(short.values())
             _length(chosen, count)
-        cache, decode_s = _cache(chosen, sample)
+        cache, decode_s = fill_cache(chosen, sample)
         maker = BatchMaker(catalog=sample, plan=system.plans()["train"], seed=seed, cache=cache)
-        reading = _reading(maker, min(local, 16), seconds / 2)
+        reading = reading_cost(maker, min(local, 16), seconds / 2)
         cost, state, encoder = _steps(
             chosen, system, maker, RunFolder(room / "run"), count, gpus, local, baseline, seconds
         )
-        look_s = _look(system, sample, target)
+        look_s = look_cost(system, sample, target)
         maker.close()
     return _compose(
         chosen,
@@ -180,59 +180,6 @@ def _local_batch(recipe: Recipe, ranks: int) -> int:
     return batch // ranks
 
 
-def _sample(
-    recipe: Recipe,
-    data: str | Path | Catalog | None,
-    options: DataOptions | None,
-    seed: int,
-    room: Path,
-) -> tuple[Catalog, Catalog]:
-    """The collection, and the few items of it that are measured."""
-    if data is None:
-        write_world(STAND_IN, room / "stand-in")
-        found = scan(room / "stand-in")
-        return found, found
-    wanted = options or DataOptions()
-    if wanted.segment is None and official_lists(wanted.labels, None) is None:
-        wanted = replace(wanted, segment=recipe.data.segment)
-    found = read_data(data, wanted, seed=seed)
-    rows = np.random.default_rng(seed).permutation(len(found))[:SAMPLE]
-    return found, found.select(indices=np.sort(rows))
-
-
-def _cache(recipe: Recipe, sample: Catalog) -> tuple[FrameCache | None, float]:
-    """The frame cache of the sample, and seconds an item to fill it."""
-    d = recipe.data
-    if d.cache_frames is None or d.cache_size is None:
-        return None, 0.0
-    began = time.perf_counter()
-    cache = FrameCache.build(sample, frames_per_item=d.cache_frames, size=d.cache_size)
-    return cache, (time.perf_counter() - began) / len(sample)
-
-
-def _request(maker: BatchMaker, items: int, number: int) -> Request:
-    """Items of the sample in turn, each time with draws of their own."""
-    rows = (np.arange(items) + number * items) % len(maker.catalog)
-    repeats = np.arange(items) // len(maker.catalog)
-    return Request(epoch=number, rows=rows, repeats=repeats)
-
-
-def _reading(maker: BatchMaker, items: int, budget: float) -> Span:
-    """Seconds of one core to read and augment an item, as a worker does."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    taken: list[float] = []
-    try:
-        maker(_request(maker, items, 0))  # opens the files
-        while len(taken) < 5 or (sum(taken) < budget and len(taken) < 50):
-            began = time.perf_counter()
-            maker(_request(maker, items, len(taken) + 1))
-            taken.append(time.perf_counter() - began)
-    finally:
-        torch.set_num_threads(threads)
-    return Span.of(taken) * (1 / items)
-
-
 def _steps(
     recipe: Recipe,
     system: System,
@@ -259,7 +206,7 @@ def _steps(
     stepper = Stepper(system, replace(recipe.train, compile="off"), run)
 
     def make(items: int, number: int) -> Batch:
-        return maker(_request(maker, items, number)).batch
+        return maker(request(maker, items, number)).batch
 
     meter = StepMeter(
         stepper,
@@ -275,17 +222,6 @@ def _steps(
         t.numel() * t.element_size() for module in exported for t in module.state_dict().values()
     )
     return cost, state_bytes(system, stepper), encoder
-
-
-def _look(system: System, sample: Catalog, device: torch.device) -> float:
-    """Seconds an item for the features that probes take."""
-    export = system.exports().get("encoder")
-    if export is None or export.plan is None:
-        return 0.0
-    module = getattr(export.module, "backbone", export.module)
-    began = time.perf_counter()
-    extract_features(module, export.plan, sample, device=device)
-    return (time.perf_counter() - began) / len(sample)
 
 
 def _compose(

@@ -114,6 +114,7 @@ def _parse(name: str, arguments: list[str]) -> Any:
     command: type[Any] = getattr(importlib.import_module(module), attribute)
     if not getattr(command, "runs_on_ranks", False) and not {"-h", "--help"} & set(arguments):
         check_alone(f"rhyme {name}")
+    check_once(arguments)
     overrides, rest = split_overrides(arguments, getattr(command, "nested", ()))
     takes_overrides = getattr(command, "takes_overrides", False)
     if overrides and not takes_overrides:
@@ -135,6 +136,24 @@ def _parse(name: str, arguments: list[str]) -> Any:
             f"cannot read the arguments of 'rhyme {name}'", remedy=f"see: rhyme {name} --help"
         ) from stop
     return bound(overrides) if takes_overrides else bound()
+
+
+def check_once(arguments: Sequence[str]) -> None:
+    """Refuse an option that is given twice, rather than take one of its values.
+
+    Raises:
+        ConfigError: with the option.
+    """
+    given: set[str] = set()
+    for argument in arguments:
+        head = argument.partition("=")[0].replace("_", "-")
+        if head.startswith("--") and head in given:
+            raise ConfigError(
+                f"option '{head}' is given twice",
+                stage="command line",
+                remedy="give it once, with several values separated by commas where it takes them",
+            )
+        given.add(head)
 
 
 def split_overrides(
