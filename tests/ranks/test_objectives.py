@@ -23,11 +23,14 @@ from rhyme.objectives import (
     info_nce,
     info_nce_in_batch,
     info_nce_symmetric,
+    label_cross_entropy,
     multi_positive_info_nce,
     neighbour_weights,
     nt_xent,
     pair_distance,
+    segment_ranking,
     soft_nearest_neighbour,
+    with_own_negative,
 )
 
 ITEMS, DIM = 8, 6
@@ -176,6 +179,22 @@ def _weights(x: Inputs) -> Tensor:
     return distributed.mean((shares.detach() @ distributed.gather(x.keys, grad=True)).square())
 
 
+def _ranking(x: Inputs) -> Tensor:
+    return _mean(segment_ranking(*_pairs(x), theta=0.5))
+
+
+def _labels(x: Inputs) -> Tensor:
+    told = label_cross_entropy(x.anchors / x.temperature, x.groups)
+    return _mean(told) + _mean(label_cross_entropy(x.keys, x.number % DIM))
+
+
+def _own_negative(x: Inputs) -> Tensor:
+    keys = distributed.gather(x.keys, grad=True)
+    plain = info_nce_in_batch(x.anchors, keys, x.number, temperature=x.temperature)
+    wrong = x.keys.flip(1)
+    return _mean(with_own_negative(plain, x.anchors, x.keys, wrong, temperature=x.temperature))
+
+
 OBJECTIVES: dict[str, Callable[[Inputs], Tensor]] = {
     "info_nce": _info_nce,
     "info_nce_in_batch": _in_batch,
@@ -187,10 +206,18 @@ OBJECTIVES: dict[str, Callable[[Inputs], Tensor]] = {
     "cycle": _cycle,
     "soft_nearest_neighbour": _neighbour,
     "neighbour_weights": _weights,
+    "segment_ranking": _ranking,
+    "label_cross_entropy": _labels,
+    "with_own_negative": _own_negative,
 }
 NO_OBJECTIVES = {
     "masked_mean": "a detached mean over the rows of one rank, for diagnostics",
     "nearest_cells": "matches within an item, without gradient",
+    "balanced_accuracy": "counts of answers, without gradient",
+    "segment_accuracy": "within an item, without gradient",
+    "segment_mean": "within an item, no loss",
+    "shuffle_segments": "an order within an item, no loss",
+    "calibrate_segments": "an order within an item, no loss",
 }
 
 

@@ -114,7 +114,7 @@ def _parse(name: str, arguments: list[str]) -> Any:
     command: type[Any] = getattr(importlib.import_module(module), attribute)
     if not getattr(command, "runs_on_ranks", False) and not {"-h", "--help"} & set(arguments):
         check_alone(f"rhyme {name}")
-    check_once(arguments)
+    check_once(arguments, getattr(command, "listed", ()))
     overrides, rest = split_overrides(arguments, getattr(command, "nested", ()))
     takes_overrides = getattr(command, "takes_overrides", False)
     if overrides and not takes_overrides:
@@ -138,22 +138,20 @@ def _parse(name: str, arguments: list[str]) -> Any:
     return bound(overrides) if takes_overrides else bound()
 
 
-def check_once(arguments: Sequence[str]) -> None:
-    """Refuse an option that is given twice, rather than take one of its values.
+def check_once(arguments: Sequence[str], listed: Collection[str]) -> None:
+    """Refuse an option that takes a list and is given twice: the first list would be lost.
 
     Raises:
         ConfigError: with the option.
     """
-    given: set[str] = set()
-    for argument in arguments:
-        head = argument.partition("=")[0].replace("_", "-")
-        if head.startswith("--") and head in given:
+    heads = [argument.partition("=")[0] for argument in arguments]
+    for option in listed:
+        if heads.count(option) > 1:
             raise ConfigError(
-                f"option '{head}' is given twice",
+                f"option '{option}' is given twice",
                 stage="command line",
-                remedy="give it once, with several values separated by commas where it takes them",
+                remedy=f"give it once, its values separated by commas: {option} A,B",
             )
-        given.add(head)
 
 
 def split_overrides(

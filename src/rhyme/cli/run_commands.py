@@ -178,6 +178,7 @@ class Evaluate(Common):
 
     takes_overrides: ClassVar[bool] = True
     nested: ClassVar[tuple[str, ...]] = ("reading",)
+    listed: ClassVar[tuple[str, ...]] = ("--protocol", "--heads")
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
     """Run folder, or an encoder package."""
@@ -186,7 +187,8 @@ class Evaluate(Common):
     """A folder or catalog; by default the data of the run with its split."""
 
     protocol: str = "knn,linear,retrieval,cycle"
-    """Protocols, separated by commas: knn, linear, retrieval, cycle work on features; transfer,
+    """Protocols, separated by commas: knn, linear, linear_stored, transfer, retrieval, cycle and
+    segments work on features; cells, correspondence and propagation on places of frames;
     linear_sgd, finetune, semi_supervised and segmentation train and take longer."""
 
     heads: str = ""

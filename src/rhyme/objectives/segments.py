@@ -23,6 +23,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rhyme import distributed
 from rhyme.errors import ConfigError, DataError
 from rhyme.kernels.common import full_precision, no_autocast
 from rhyme.objectives.output import ObjectiveOutput, masked_mean
@@ -114,7 +115,8 @@ def segment_ranking(
         hits = segment_accuracy(first, second)
         looked = valid if measured is None else valid & measured
         told = {
-            "accuracy": masked_mean(hits, looked),
+            # ranks differ in how many clips they measure, so their means have no common mean
+            "accuracy": distributed.mean(hits, looked),
             "positive_cosine": masked_mean(positive.mean(dim=1), valid),
             "segment_cosine": masked_mean(apart.sum(dim=(0, 2, 3)) / max(pairs / 2, 1), valid),
             "masked_rows": (~valid).sum().to(values),

@@ -349,9 +349,9 @@ class Dual(System):
 
 @torch.no_grad()
 def _intra_variance(first: Tensor, second: Tensor) -> Tensor:
-    """Variance within videos, each seen twice, as a share of all variance on this rank."""
-    both = torch.stack([first, second]).float()
-    within = both.var(dim=0, unbiased=False).sum(-1).mean()
+    """Variance within videos, each seen twice, as a share of all variance of the global batch."""
+    both = distributed.gather(torch.stack([first, second], dim=1).float())
+    within = both.var(dim=1, unbiased=False).sum(-1).mean()
     total = both.flatten(0, 1).var(dim=0, unbiased=False).sum()
     return within / total.clamp(min=1e-12)
 
