@@ -2,25 +2,40 @@
 
     make evidence SYSTEM=cycle_contrast
     python -m benchmarks.evidence --system simclr --seeds 0 1 2
+    python -m benchmarks.evidence --system dual --workers 12     on a GPU, or on many cores
 
 The runs are those of ``benchmarks/studies.py``. A run whose rows are there already is skipped, so
-the command can be stopped and started at will. The tables are printed from the rows alone.
+the command can be stopped and started at will. Of a worker's run that fails the others know
+nothing: it is told at the end. The tables are printed from the rows alone.
 """
 
 import argparse
 import os
 import statistics
 import sys
-from collections.abc import Sequence
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from benchmarks.clips_evidence import dual_jobs
 from benchmarks.lsfd_evidence import lsfd_jobs
 from benchmarks.machine import machine
 from benchmarks.overlap_evidence import cstp_jobs, overlap_rows
-from benchmarks.studies import Job, picture_jobs, place_jobs, real_jobs, world_jobs
+from benchmarks.studies import (
+    Job,
+    gpu_picture_jobs,
+    picture_jobs,
+    place_jobs,
+    real_jobs,
+    world_jobs,
+)
 from rhyme import api
 from rhyme.evaluation import Result, append_results, compare, read_results
 from rhyme.run import read_jsonl
@@ -31,6 +46,11 @@ RESULTS = Path(__file__).parent.parent / "results"
 def done(path: Path) -> set[str]:
     """Keys of the jobs whose rows are written."""
     return {str(r.details["job"]) for r in read_results(path)} if path.is_file() else set()
+
+
+def rows_of(job: Job) -> Path:
+    """The file of a job's rows."""
+    return RESULTS / f"{job.system}_{job.study}.jsonl"
 
 
 def watched(log: Sequence[dict[str, Any]], name: str) -> float:
@@ -70,10 +90,15 @@ def training_rows(job: Job, folder: Path, like: Result) -> list[Result]:
     ]  # fmt: skip
 
 
-def run(job: Job, runs: Path, out: Path) -> None:
-    """Make the world if it is one, train, judge, and append the rows."""
+def prepare(job: Job) -> None:
+    """Make the world that a job needs, if it needs one and it is not there."""
     if job.world is not None and not job.data.is_dir():
         api.world(job.data, workers=1, **job.world)
+
+
+def run(job: Job, runs: Path) -> list[Result]:
+    """Train, judge, and return the rows; what is trained already is judged alone."""
+    prepare(job)
     folder = runs / (job.trained_as or job.key)
     facts: dict[str, Any] = {
         "job": job.key,
@@ -100,7 +125,7 @@ def run(job: Job, runs: Path, out: Path) -> None:
         raise SystemExit(f"{job.key}: {judged.skipped}")
     # Arms of one system differ by name; a run's seed pairs it with the other arms' runs.
     own = next(row for row in judged.results if row.encoder == "trained")
-    rows = [
+    return [
         replace(
             r,
             encoder=job.arm.name if r.encoder == "trained" else r.encoder,
@@ -115,7 +140,61 @@ def run(job: Job, runs: Path, out: Path) -> None:
             *overlap_rows(job, folder, own),
         )
     ]
-    append_results(out, rows)
+
+
+def chains(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Jobs in the order given, each behind the one whose encoder it judges."""
+    trained = {job.key: [job] for job in jobs if job.trained_as is None}
+    for job in jobs:
+        if job.trained_as is not None:
+            trained.setdefault(job.trained_as, []).append(job)
+    return list(trained.values())
+
+
+def one_by_one(jobs: Sequence[Job], runs: Path) -> Iterator[tuple[Job, list[Result]]]:
+    """Each job with its rows; the first that fails ends the command."""
+    for job in jobs:
+        yield job, run(job, runs)
+
+
+def beside(
+    jobs: Sequence[Job], runs: Path, workers: int, until: float
+) -> Iterator[tuple[Job, list[Result]]]:
+    """The same from several processes: worlds first, then trainings, then what judges them again.
+
+    Args:
+        jobs: what is to be run.
+        runs: where runs lie.
+        workers: processes; each computes with its share of the cores.
+        until: no job begins after this reading of :func:`time.monotonic`.
+    """
+    threads = max((os.cpu_count() or 1) // workers, 1)
+    with ProcessPoolExecutor(
+        workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
+    ) as pool:
+        worlds = {job.data: job for job in jobs if job.world is not None}
+        for made in [pool.submit(prepare, job) for job in worlds.values()]:
+            made.result()
+        waiting: dict[Future[list[Result]], list[Job]] = {}
+        for chain in chains(jobs):
+            waiting[pool.submit(within, chain[0], runs, until)] = chain
+        while waiting:
+            done = next(as_completed(waiting))
+            job, *others = waiting.pop(done)
+            try:
+                rows = done.result()
+            except Exception:
+                print(f"FAILED {job.key}\n{traceback.format_exc(limit=-3)}", file=sys.stderr)
+                continue
+            if rows:
+                yield job, rows
+            if others and rows:
+                waiting[pool.submit(within, others[0], runs, until)] = others
+
+
+def within(job: Job, runs: Path, until: float) -> list[Result]:
+    """The rows of a job, or none where its time is over before it begins."""
+    return run(job, runs) if time.monotonic() < until else []
 
 
 def jobs_of(system: str, runs: Path, data: Path | None, only: str | None) -> list[Job]:
@@ -133,7 +212,7 @@ def jobs_of(system: str, runs: Path, data: Path | None, only: str | None) -> lis
     elif system in ("densecl", "vfs"):
         return place_jobs(runs, system)
     elif data is not None:
-        jobs += picture_jobs(runs, data, system)
+        jobs += (gpu_picture_jobs if only == "gpu" else picture_jobs)(runs, data, system)
     if data is None and only != "world":
         print("the real data are left out: set RHYME_DATA to their folder", file=sys.stderr)
     return jobs
@@ -150,19 +229,26 @@ def main() -> None:
     parser.add_argument("--system", default="cycle_contrast", choices=SYSTEMS)
     parser.add_argument("--seeds", type=int, nargs="+", help="only runs of these seeds")
     parser.add_argument("--runs", type=Path, default=Path("runs/evidence"))
-    parser.add_argument("--only", choices=["world", "real"])
+    parser.add_argument("--only", choices=["world", "real", "gpu"], help="a part of the list")
+    parser.add_argument("--workers", type=int, default=0, help="processes beside each other")
+    parser.add_argument("--seconds", type=float, default=1e9, help="begin no run after that time")
     options = parser.parse_args()
     real = os.environ.get("RHYME_DATA")
     options.runs.mkdir(parents=True, exist_ok=True)
     jobs = jobs_of(options.system, options.runs, Path(real) if real else None, options.only)
     jobs = [job for job in jobs if options.seeds is None or job.seed in options.seeds]
     RESULTS.mkdir(exist_ok=True)
-    for number, job in enumerate(jobs, 1):
-        out = RESULTS / f"{options.system}_{job.study}.jsonl"
-        if job.key in done(out):
-            continue
-        print(f"[{number}/{len(jobs)}] {job.key}", file=sys.stderr)
-        run(job, options.runs, out)
+    missing = [job for job in jobs if job.key not in done(rows_of(job))]
+    print(f"{len(jobs) - len(missing)} of {len(jobs)} runs are there", file=sys.stderr)
+    until = time.monotonic() + options.seconds
+    found = (
+        beside(missing, options.runs, options.workers, until)
+        if options.workers
+        else one_by_one(missing, options.runs)
+    )
+    for number, (job, rows) in enumerate(found, 1):
+        append_results(rows_of(job), rows)
+        print(f"[{number}/{len(missing)}] {job.key}", file=sys.stderr, flush=True)
     for path in sorted(RESULTS.glob(f"{options.system}_*.jsonl")):
         print(f"\n{path.stem}\n")
         print(compare(read_results(path)).text())

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import studies
-from benchmarks.evidence import watched
+from benchmarks.evidence import beside, chains, one_by_one, watched
 from benchmarks.pictures import cut_pictures
-from rhyme.api import resolve_recipe
+from rhyme.api import DataOptions, resolve_recipe
 from rhyme.evaluation import load_protocol
 from rhyme.evaluation.protocol import parse_settings
 from rhyme.recipes import recipe
@@ -67,12 +67,58 @@ def test_jobs_of_places(tmp_path: Path, system: str) -> None:
     assert len({job.key for job in jobs}) == len(jobs)
     assert {job.data for job in jobs} == {tmp_path / f"places-{s}" for s in range(5)}
     assert len({job.world["seed"] for job in jobs}) == 5
-    assert [seed for job in jobs for seed in job.untrained] == [0, 1, 2, 3, 4]
+    trained = [job for job in jobs if job.trained_as is None]
+    again = [job for job in jobs if job.trained_as is not None]
+    assert [seed for job in trained for seed in job.untrained] == [0, 1, 2, 3, 4]
+    assert {job.trained_as for job in again} <= {job.key for job in trained}
+    assert len(again) == 10, "two arms of five seeds"
+    assert {len({job.protocols for job in some}) for some in (trained, again)} == {1}
     for job in jobs:
         made = resolve_recipe(job.arm.recipe, {**job.budget, **job.arm.changes})
         assert made.train.epochs is None
         for name, changes in job.settings.items():
             parse_settings(load_protocol(name), changes)
+
+
+def test_jobs_of_one_gpu(tmp_path: Path) -> None:
+    for system in ("simclr", "moco"):
+        (job,) = studies.gpu_picture_jobs(tmp_path, tmp_path, system)
+        assert recipe(job.arm.recipe).needs_gpu
+        assert recipe(job.arm.recipe).train.epochs == 200
+        assert not job.budget
+
+
+def test_jobs_of_one_encoder_follow_each_other(tmp_path: Path) -> None:
+    jobs = studies.place_jobs(tmp_path, "vfs")
+    found = chains(jobs)
+    assert sorted(len(chain) for chain in found) == sorted([2] * 10 + [1] * (len(jobs) - 20))
+    assert all(job.trained_as == chain[0].key for chain in found for job in chain[1:])
+    (alone,) = chains(jobs[-1:])
+    assert alone == jobs[-1:], "whose training is done is judged all the same"
+
+
+def test_workers_find_what_one_process_finds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two tiny runs and a judging of the first beside each other; one that fails stands alone."""
+    world = {"counts": (12, 6, 6), "seed": 5, "size": 24, "sound": False, "truth": "labels"}
+    job = studies.Job(
+        "tiny", studies.Arm("one", "moco_world_demo"), 0, tmp_path / "world",
+        DataOptions(label_column="appearance"), ("linear",), system="moco", untrained=(),
+        budget={"train.steps": 2, "train.batch_size": 4, "train.probe_every": None}, world=world,
+    )  # fmt: skip
+    other = replace(job, arm=studies.Arm("two", "moco_world_demo"))
+    again = replace(job, study="again", trained_as=job.key)
+    broken = replace(job, arm=studies.Arm("broken", "moco_world_demo", {"model.queue": -1}))
+    jobs = [job, broken, other, again]
+    there = {j.key: rows for j, rows in beside(jobs, tmp_path / "there", 2, 1e18)}
+    assert set(there) == {job.key, other.key, again.key}
+    assert f"FAILED {broken.key}" in capsys.readouterr().err
+    here = {j.key: rows for j, rows in one_by_one([job, other, again], tmp_path / "here")}
+    for key, rows in here.items():
+        assert [r.value for r in rows] == pytest.approx([r.value for r in there[key]], abs=0.05)
+        assert {r.encoder for r in rows} == {r.encoder for r in there[key]}
+    assert not list(beside([other], tmp_path / "late", 1, 0.0)), "no run begins after its time"
 
 
 def test_what_a_training_tells() -> None:
