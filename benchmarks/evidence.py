@@ -183,7 +183,7 @@ def beside(
             job, *others = waiting.pop(done)
             try:
                 rows = done.result()
-            except Exception:
+            except (Exception, SystemExit):
                 print(f"FAILED {job.key}\n{traceback.format_exc(limit=-3)}", file=sys.stderr)
                 continue
             if rows:

@@ -60,7 +60,7 @@ BUDGET: dict[str, Any] = {
     "train.probe_every": 800,
     "model.transform.skip": 1.0,
 }
-"""Colours stay as they are in all arms, which leaves the clips of a video to differ in place alone."""
+"""Colours stay as they are in all arms: the clips of a video differ in place and pace alone."""
 WORLD: dict[str, Any] = {
     "counts": (1500, 100, 600),
     "size": 30,

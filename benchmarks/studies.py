@@ -190,9 +190,10 @@ def gpu_picture_jobs(runs: Path, data: Path, system: str) -> list[Job]:
     points below, both far above the untrained encoder; below 10 minutes of training each.
     """
     source = data / "images" / "cifar10"
+    arm = Arm(f"{system}, 200 epochs", f"{system}_cifar10_1gpu")
     return [
         Job(
-            "gpu", Arm("200 epochs", f"{system}_cifar10_1gpu"), seed, source, DataOptions(),
+            "gpu", arm, seed, source, DataOptions(),
             ("knn", "linear"), ("z" if system == "simclr" else "m",), system,
             settings={"knn": {"levels": ("video",)}}, untrained=(seed,), watched=PRETEXT,
         )
