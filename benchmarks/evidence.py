@@ -165,10 +165,11 @@ def beside(
     Args:
         jobs: what is to be run.
         runs: where runs lie.
-        workers: processes; each computes with its share of the cores.
+        workers: processes; each computes with OMP_NUM_THREADS, by default its share of the cores.
         until: no job begins after this reading of :func:`time.monotonic`.
     """
-    threads = max((os.cpu_count() or 1) // workers, 1)
+    share = max((os.cpu_count() or 1) // workers, 1)
+    threads = int(os.environ.get("OMP_NUM_THREADS", share))
     with ProcessPoolExecutor(
         workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
     ) as pool:
