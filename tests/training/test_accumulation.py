@@ -33,6 +33,7 @@ ITEMS, STEPS = 16, 3
 HEAD = HeadConfig(layers=2, out=8, hidden_norm=True)
 CYCLE = {"cycle_weight": 1.0, "mask_same_group": True, "include_self": True}
 OPTIONS: dict[str, dict[str, Any]] = {
+    "cstp": {"projector": HEAD, "predictor": HEAD},
     "cycle_contrast": CYCLE,
     "densecl": {"mask_same_group": True},
     "dual": {"frames": 4},
@@ -52,7 +53,8 @@ def without_norms(system: System) -> System:
 
 def make(name: str, groups: int, dtype: torch.dtype) -> System:
     backbone = tiny_backbone(name, max(groups, 1))
-    system = build_tiny(name, dtype=dtype, backbone=backbone, head=HEAD, **OPTIONS[name])
+    heads = {} if "projector" in OPTIONS[name] else {"head": HEAD}
+    system = build_tiny(name, dtype=dtype, backbone=backbone, **heads, **OPTIONS[name])
     return system if groups else without_norms(system)
 
 
