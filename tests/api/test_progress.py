@@ -21,6 +21,22 @@ def test_long_work_tells_rate_and_time_left_in_a_log(
     ]
 
 
+def test_another_part_of_the_work_has_a_rate_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with progress.progress_bar("evaluate", "frames") as tell:
+        for total, seconds in ((1000, 0.01), (30, 1.0)):
+            for done in range(1, total + 1):
+                now[0] += seconds
+                tell(done, total)
+    assert capsys.readouterr().err.splitlines() == [
+        "evaluate: 5 of 30 frames, 1/s, 25 s left",
+        "evaluate: 20 of 30 frames, 1/s, 10 s left",
+    ]
+
+
 def test_short_work_tells_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.progress_bar("scan", "files") as tell:
         tell(1, 1)

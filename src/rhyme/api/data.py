@@ -185,6 +185,7 @@ def read_source(data: str | Path | Catalog, options: DataOptions | None = None) 
     if is_catalog(data):
         catalog = open_data(Path(data))
         lists = official_lists(o.labels, o.split_number)
+        refuse_scan_options(o, data)
         if lists is not None:
             return relabelled(catalog, lists)
         if o.label_column is not None:
@@ -211,6 +212,31 @@ def read_source(data: str | Path | Catalog, options: DataOptions | None = None) 
             progress=progress,
             **taken,
         )
+
+
+def refuse_scan_options(options: DataOptions, catalog: str | Path) -> None:
+    """Refuse options that say how a folder is scanned, where it was scanned before.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    listed = official_lists(options.labels, options.split_number) is not None
+    given: dict[str, Any] = {
+        "labels": None if listed or options.labels == "auto" else options.labels,
+        "group-column": options.group_column,
+        "split-column": options.split_column if options.fold is None else None,
+        "segment": options.segment,
+        "kinds": options.kinds,
+    }
+    for name, value in given.items():
+        if value is not None:
+            raise ConfigError(
+                f"--{name} says how a folder is scanned, and this is a catalog of one",
+                file=catalog,
+                stage="data",
+                value=value,
+                remedy="scan the folder anew (rhyme scan DIR), or leave the option out",
+            )
 
 
 def whole_or(segment: float | None, labels: str) -> float | None:

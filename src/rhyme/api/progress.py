@@ -46,6 +46,8 @@ def progress_bar(title: str, unit: str) -> Generator[Callable[[int, int], None]]
         task = bars.add_task(title, total=None, rate="")
 
         def update(done: int, total: int) -> None:
+            if done < bars.tasks[task].completed:
+                bars.reset(task)  # another part of the work counts anew
             speed = bars.tasks[task].speed
             rate = "" if speed is None else f"{speed:.3g}/s"
             bars.update(task, completed=done, total=total, rate=rate)
@@ -60,11 +62,15 @@ class _Lines:
         self._title, self._unit = title, unit
         self._begun = self._told = time.monotonic()
         self._first: int | None = None
+        self._last = 0
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
         if self._first is None:
             self._first = done - 1  # what was known before has no part in the rate
+        elif done < self._last:  # another part of the work counts anew
+            self._begun, self._first = now, done
+        self._last = done
         if now - self._told < EVERY or done == total:
             return
         self._told = now
