@@ -2,6 +2,7 @@
 
 A :class:`Source` yields :class:`Batch` objects without end and knows its position exactly.
 :class:`CatalogSource` reads videos, :class:`ArraySource` arrays, :class:`ZipSource` pairs sources.
+:class:`ViewDataset` is for a loop and a ``DataLoader`` of one's own.
 :class:`FrameCache` holds a small collection decoded; :func:`inference_batches` feeds encoders.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 from rhyme.loading.arrays import ArraySource, ZipSource
 from rhyme.loading.batch import Batch, Source
 from rhyme.loading.cache import FrameCache
+from rhyme.loading.dataset import ViewDataset, collate
 from rhyme.loading.inference import InferenceBatch, PixelPlan, inference_batches
 from rhyme.loading.maker import Replaced
 from rhyme.loading.order import BatchOrder
@@ -34,7 +36,9 @@ __all__ = [
     "PreparedSummary",
     "Replaced",
     "Source",
+    "ViewDataset",
     "ZipSource",
+    "collate",
     "count_reasons",
     "inference_batches",
     "prepare_shards",
