@@ -46,6 +46,9 @@ Expected on held-out videos, at both weights, as means over the seeds:
 5. ``appearance`` and ``colour``: nothing is claimed; printed for the price, if there is one.
 """
 
+PRICED = ("A clip", "B clip+sr", "C clip+sr+tc", "A' clip+tc")
+"""Arms that are asked for appearance and colour too."""
+
 DUAL_BUDGET: dict[str, Any] = {"train.steps": 600, "train.probe_every": 600}
 WORLD: dict[str, Any] = {
     "counts": (1500, 100, 600),
@@ -89,6 +92,7 @@ def sprites_jobs(runs: Path) -> list[Job]:
             )
             for column in ("appearance", "colour")
             for job in trained
+            if job.arm.name in PRICED
         ]  # fmt: skip
         first = next(job for job in trained if job.arm.name.startswith("C clip"))
         jobs.append(

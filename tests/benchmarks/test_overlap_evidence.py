@@ -15,10 +15,7 @@ from rhyme.synthetic import WorldConfig
 
 def test_arms_differ_in_what_they_name() -> None:
     found = {a.name: resolve_recipe(a.recipe, {**BUDGET, **a.changes}) for a in CSTP_ARMS}
-    longer = found.pop("STOR, four times as long")
-    assert longer.model == found["STOR"].model, "it differs in its budget alone"
-    assert (longer.train.batch_size, longer.train.steps) == (64, 1600)
-    assert len({repr(one.model) for one in found.values()}) == len(CSTP_ARMS) - 1 == 6
+    assert len({repr(one.model) for one in found.values()}) == len(CSTP_ARMS) == 6
     whole = resolve_recipe(RECIPE, BUDGET)
     assert all(one.train == whole.train and one.data == whole.data for one in found.values())
     assert (whole.train.batch_size, whole.model.transform.size) == (32, 24)
@@ -49,7 +46,7 @@ def test_every_overlap_has_room_in_the_world() -> None:
 def test_every_job_has_a_key_a_protocol_and_data(tmp_path: Path) -> None:
     jobs = cstp_jobs(tmp_path)
     keys = [job.key for job in jobs]
-    assert len(set(keys)) == len(jobs) == 3 * 8
+    assert len(set(keys)) == len(jobs) == 3 * 7
     for place, job in enumerate(jobs):
         if job.trained_as is not None:
             assert keys.index(job.trained_as) < place
