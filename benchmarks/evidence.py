@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from benchmarks.clips_evidence import dual_jobs
+from benchmarks.cycle_evidence import cycle_jobs
 from benchmarks.lsfd_evidence import lsfd_jobs
 from benchmarks.machine import machine
 from benchmarks.overlap_evidence import cstp_jobs, overlap_rows
@@ -33,8 +34,6 @@ from benchmarks.studies import (
     gpu_picture_jobs,
     picture_jobs,
     place_jobs,
-    real_jobs,
-    world_jobs,
 )
 from rhyme import api
 from rhyme.evaluation import Result, append_results, compare, read_results
@@ -202,8 +201,7 @@ def jobs_of(system: str, runs: Path, data: Path | None, only: str | None) -> lis
     """The runs of a system; those on real data only where there are any."""
     jobs: list[Job] = []
     if system == "cycle_contrast":
-        jobs += world_jobs(runs, [0, 1, 2]) if only != "real" else []
-        jobs += real_jobs(data, [0, 1, 2]) if data is not None and only != "world" else []
+        jobs += cycle_jobs(runs, data, only)
     elif system == "cstp":
         jobs += cstp_jobs(runs) if only != "real" else []
     elif system == "dual":

@@ -76,48 +76,6 @@ class Job:
         return f"{self.study}-{self.arm.name.replace(' ', '')}{fold}-seed{self.seed}"
 
 
-# CycleContrast
-
-WORLD_ARMS = (
-    Arm("image MoCo", "moco_world_demo"),
-    Arm("intra", "cycle_contrast_world_demo", {"model.cycle_weight": 0.0}),
-    Arm("intra + cycle", "cycle_contrast_world_demo"),
-)
-FOLDER_ARMS = (Arm("intra + cycle", "cycle_contrast_folder_cpu"),)
-
-
-def world_jobs(runs: Path, seeds: list[int]) -> list[Job]:
-    """Fresh worlds, data and training seed varying together; 1,000 held-out videos."""
-    return [
-        Job(
-            "world", arm, s, runs / f"world-{s}", DataOptions(label_column="appearance"),
-            world={"counts": (1500, 250, 1000), "seed": 1000 + s, "size": 30, "truth": "labels"},
-        )
-        for s in seeds
-        for arm in WORLD_ARMS
-    ]  # fmt: skip
-
-
-def real_jobs(data: Path, seeds: list[int]) -> list[Job]:
-    """The surveillance clips by group folds, and all real clips together without labels."""
-    clips = data / "action" / "surveillance_fight"
-    folds = [
-        DataOptions(label_column="label", group_column="scene_group", split_column="fold", fold=f)
-        for f in ("0", "1", "2", "3")
-    ]
-    jobs = [
-        Job("surveillance", arm, s, clips, o) for s in seeds for o in folds for arm in FOLDER_ARMS
-    ]
-    mixed = DataOptions(labels="none")
-    protocols = ("retrieval", "cycle")
-    jobs += [
-        Job("mixed", arm, s, data / "action", mixed, protocols)
-        for s in seeds
-        for arm in FOLDER_ARMS
-    ]
-    return jobs
-
-
 # SimCLR and MoCo: real pictures of 32 pixels
 
 PICTURES = {"train": 500, "test": 200}

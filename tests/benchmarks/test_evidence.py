@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import studies
+from benchmarks import cycle_evidence, studies
 from benchmarks.evidence import beside, chains, one_by_one, watched
 from benchmarks.pictures import cut_pictures
 from rhyme.api import DataOptions, resolve_recipe
@@ -18,7 +18,7 @@ from rhyme.recipes import recipe
 @pytest.mark.parametrize(
     "arms",
     [
-        *(studies.WORLD_ARMS, studies.SIMCLR_ARMS, studies.MOCO_ARMS),
+        *(cycle_evidence.WORLD_ARMS, studies.SIMCLR_ARMS, studies.MOCO_ARMS),
         *(studies.DENSE_ARMS, studies.VFS_ARMS),
     ],
 )
