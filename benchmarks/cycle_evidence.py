@@ -64,9 +64,9 @@ Expected on 1,000 held-out videos, as means over five seeds:
 3. *intra + cycle* against *intra*, the question. A feasibility study with other code and four seeds
    found +.034 with a standard error of .030. It counts as shown only where all five seeds agree or
    the mean difference is above two standard errors; else it is a null result and is called one.
-4. *intra + cycle* above *shuffled values* and *uniform weights* in k-NN (the same study: +.089 above
-   the former), and so in ``same_class_mass`` of head c. If it beats them and not *intra*, the
-   controls cost something and the cycle gives nothing.
+4. *intra + cycle* above *shuffled values* and *uniform weights* in k-NN (the same study: +.089
+   above the former), and so in ``same_class_mass`` of head c. If it beats them and not *intra*,
+   the controls cost something and the cycle gives nothing.
 5. *no mask* not above *intra + cycle*: a query's own older keys are among its neighbours then.
 6. Of support 256 and weight .1 (three seeds): nothing.
 """
