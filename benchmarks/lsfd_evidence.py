@@ -101,6 +101,7 @@ def lsfd_jobs(runs: Path, only: str | None = None) -> list[Job]:
             protocols=("linear",), settings={}, trained_as=job.key,
         )
         for job in trained
+        if job.arm in LSFD_ARMS[:3]
     ]  # fmt: skip
     supervised = [
         replace(
