@@ -13,7 +13,7 @@ are in :mod:`rhyme.api`)::
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -23,8 +23,10 @@ __all__ = [
     "demo",
     "doctor",
     "embed",
+    "estimate",
     "evaluate",
     "load",
+    "prepare",
     "recipe",
     "resume",
     "runs",
@@ -40,8 +42,10 @@ if TYPE_CHECKING:
         demo,
         doctor,
         embed,
+        estimate,
         evaluate,
         load,
+        prepare,
         recipe,
         resume,
         runs,
@@ -51,9 +55,14 @@ if TYPE_CHECKING:
         world,
     )
 
+else:  # a type checker sees the names above and no others, so that it finds what is mistyped
 
-def __getattr__(name: str) -> Any:
-    """Import the verbs when the first of them is used, so that ``import rhyme`` costs nothing."""
-    if name in __all__:
-        return getattr(importlib.import_module("rhyme.api"), name)
-    raise AttributeError(f"module 'rhyme' has no attribute '{name}'")
+    def __getattr__(name: str) -> object:
+        """Import the verbs when the first is used, so that ``import rhyme`` costs nothing."""
+        if name in __all__:
+            return getattr(importlib.import_module("rhyme.api"), name)
+        raise AttributeError(f"module 'rhyme' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_type_hints
 
 import av
 import numpy as np
@@ -21,6 +22,7 @@ from rhyme.synthetic import (
     PRIMITIVES,
     SOUNDS,
     WorldConfig,
+    WorldOptions,
     caption,
     plan,
     read_labels,
@@ -323,3 +325,9 @@ def test_arrays_equal_the_rendered_clips() -> None:
 def test_untrimmed_videos_do_not_fit_into_arrays() -> None:
     with pytest.raises(ConfigError, match="untrimmed"):
         render_arrays(WorldConfig(videos=2, untrimmed=1))
+
+
+def test_options_of_the_verb_are_the_fields_of_a_world() -> None:
+    """Type checkers read the one, the world is made of the other."""
+    hints = get_type_hints(WorldConfig)
+    assert {**get_type_hints(WorldOptions), "workers": int} == hints

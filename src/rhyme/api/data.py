@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, Unpack, cast, get_args
 
 from rhyme.api.checks import CATALOG, check_seed, output_file
 from rhyme.api.progress import progress_bar
@@ -22,8 +22,8 @@ from rhyme.catalog import scan as scan_folder
 from rhyme.errors import ConfigError, DataError, UnknownName, nearest
 from rhyme.evaluation import fold_splits
 from rhyme.loading import PREPARED
-from rhyme.media import Kind
-from rhyme.synthetic import WorldConfig, write_world
+from rhyme.media import Depth, Kind
+from rhyme.synthetic import WorldConfig, WorldOptions, write_world
 
 DEFAULT_SEGMENT = 10.0
 SPLITS = ("train", "val", "test")
@@ -80,9 +80,21 @@ class Scanned:
 
 
 def scan(
-    folder: str | Path, *, out: str | Path | None = None, depth: Any = "packets",
-    workers: int = 0, kinds: str | None = None, **options: Any,
-) -> Scanned:  # fmt: skip
+    folder: str | Path,
+    *,
+    out: str | Path | None = None,
+    depth: Depth = "packets",
+    workers: int = 0,
+    kinds: str | None = None,
+    labels: str | Path = "auto",
+    label_column: str | None = None,
+    group_column: str | None = None,
+    split_column: str | None = None,
+    path_column: str | None = None,
+    split_number: int | None = None,
+    segment: float | None = None,
+    spacing: float | None = None,
+) -> Scanned:
     """Look through a folder and write its catalog; bad files are left out and named.
 
     Args:
@@ -91,8 +103,14 @@ def scan(
         depth: ``header``, ``packets`` or ``frames``.
         workers: processes that read.
         kinds: what is taken, see :class:`DataOptions`.
-        **options: ``labels``, ``label_column``, ``group_column``, ``split_column``,
-            ``split_number``, ``segment``.
+        labels: where labels come from, see :class:`DataOptions`.
+        label_column: column of the label to judge by.
+        group_column: column whose equal values mean: same source.
+        split_column: column with train, val and test, or with folds.
+        path_column: column of the file, where it has none of the usual names.
+        split_number: number of the split of official lists, from 1.
+        segment: seconds of an item of a long file, see :class:`DataOptions`.
+        spacing: seconds between the pictures of a folder of frames.
 
     Raises:
         DataError: the folder holds nothing that can be used.
@@ -102,7 +120,6 @@ def scan(
     if not target.is_dir():
         output_file(target, "catalog", CATALOG)
     begun = time.perf_counter()
-    options["segment"] = whole_or(options.get("segment"), str(options.get("labels", "auto")))
     with progress_bar("scan", "files") as progress:
         found = scan_folder(
             folder,
@@ -111,7 +128,14 @@ def scan(
             workers=workers,
             progress=progress,
             kinds=None if kinds is None else parse_kinds(kinds),
-            **options,
+            labels=labels,
+            label_column=label_column,
+            group_column=group_column,
+            split_column=split_column,
+            path_column=path_column,
+            split_number=split_number,
+            segment=whole_or(segment, str(labels)),
+            spacing=spacing,
         )
     return Scanned(
         path=target,
@@ -288,7 +312,7 @@ def part(catalog: Catalog, split: str) -> Catalog:
     return chosen
 
 
-def world(out: str | Path, *, workers: int = 0, **options: Any) -> dict[str, Any]:
+def world(out: str | Path, *, workers: int = 0, **options: Unpack[WorldOptions]) -> dict[str, Any]:
     """Make a generated world; see :class:`rhyme.synthetic.WorldConfig` for the options.
 
     Returns:

@@ -11,7 +11,7 @@ Example:
 
 from __future__ import annotations
 
-from rhyme.synthetic.config import WorldConfig
+from rhyme.synthetic.config import WorldConfig, WorldOptions
 from rhyme.synthetic.draw import (
     LONG_POOL,
     LONG_TEST,
@@ -76,6 +76,7 @@ __all__ = [
     "Voice",
     "WorldArrays",
     "WorldConfig",
+    "WorldOptions",
     "WorldSummary",
     "caption",
     "draw_video",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, TypedDict
 
 from rhyme.errors import ConfigError, UnknownName, nearest
 
@@ -16,6 +16,26 @@ CHROMA_SIZE = 64
 
 MAX_VIDEOS = 1_000_000
 AUDIO_RATES = (8000, 16000, 22050, 32000, 44100, 48000)
+
+
+class WorldOptions(TypedDict, total=False):
+    """The fields of :class:`WorldConfig` as keyword arguments of a function, less ``workers``."""
+
+    videos: int | None
+    seed: int
+    size: int
+    fps: float
+    frames: int
+    gop: int
+    palette_keep: float
+    scene_keep: float
+    fractions: tuple[float, float, float]
+    counts: tuple[int, int, int] | None
+    sound: bool
+    sound_rate: int
+    untrimmed: int
+    videos_per_group: int
+    truth: Literal["full", "labels"]
 
 
 @dataclass(frozen=True, kw_only=True)
