@@ -76,7 +76,7 @@ SYSTEMS: dict[str, SystemEntry] = _entries(
         "DenseCL",
         "frames",
         "arXiv 2011.09157",
-        "partial",
+        "works",
         "rhyme.systems.densecl:DenseCL",
     ),
     SystemEntry(
@@ -84,7 +84,7 @@ SYSTEMS: dict[str, SystemEntry] = _entries(
         "VFS, video frame-level similarity",
         "frames",
         "arXiv 2103.17263",
-        "partial",
+        "works",
         "rhyme.systems.vfs:VFS",
     ),
     SystemEntry(
