@@ -157,10 +157,10 @@ def test_names_and_shapes_that_do_not_fit_are_all_listed(
     with pytest.raises(PackageError) as caught:
         load_package(folder)
     text = str(caught.value)
-    assert "missing layer2.conv.weight, layer3.bn.num_batches_tracked" in text
-    assert "unexpected layer9.weight" in text
+    assert "2 missing: layer2.conv.weight, layer3.bn.num_batches_tracked" in text
+    assert "1 unexpected: layer9.weight" in text
     assert "heads.m.layers.0.weight [2, 3] instead of [10, 10]" in text
-    assert "of another kind of number layer1.bn.weight" in text
+    assert "1 of another kind of number: layer1.bn.weight" in text
     assert "weights.safetensors" in text
 
 

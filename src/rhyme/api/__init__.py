@@ -3,9 +3,10 @@
 from rhyme.api.data import DataOptions, Scanned, read_data, scan, world
 from rhyme.api.demo import Demo, demo
 from rhyme.api.doctor import Finding, doctor
+from rhyme.api.encoder import encoder_of
 from rhyme.api.estimate import Estimate, estimate
 from rhyme.api.fit import Trained
-from rhyme.api.judge import compare, encoder_of, evaluate
+from rhyme.api.judge import compare, evaluate
 from rhyme.api.launch import LaunchOptions, SlurmOptions, Submitted, submit
 from rhyme.api.overlaps import OverlapAnswers, overlap_answers
 from rhyme.api.overview import as_yaml, recipe, recipe_names, recipe_values, systems

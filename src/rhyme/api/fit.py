@@ -15,6 +15,7 @@ import numpy as np
 from rhyme import distributed
 from rhyme.api.checks import check_root
 from rhyme.api.data import part, quarantined
+from rhyme.api.initial import start_from
 from rhyme.api.progress import progress_bar
 from rhyme.catalog import Catalog
 from rhyme.config import override
@@ -93,6 +94,8 @@ def _fit(run: RunFolder, device: str, resume: bool, progress: bool | None) -> Tr
     catalog = Catalog.open(run.path / CATALOG)
     check_root(catalog)
     system = build_system(recipe)
+    if recipe.init is not None:
+        start_from(run, system)
     items = part(catalog, "train")
     frames = run.path / FRAMES
     tell = damage_log(run)
@@ -187,7 +190,8 @@ def damage_log(run: RunFolder) -> Callable[..., None]:
 
 def about(recipe: Recipe, catalog: Catalog) -> dict[str, Any]:
     """What the card of an encoder says of recipe and data."""
-    return {"system": recipe.system, "recipe": recipe.name, "data": catalog.root.name}
+    facts = {"system": recipe.system, "recipe": recipe.name, "data": catalog.root.name}
+    return facts if recipe.init is None else {**facts, "started_from": Path(recipe.init).name}
 
 
 def extra(items: Catalog, system: System) -> dict[str, Any]:

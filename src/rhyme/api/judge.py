@@ -9,13 +9,13 @@ from typing import Any
 
 from rhyme.api.checks import check_root, check_seed
 from rhyme.api.data import DataOptions, read_data
+from rhyme.api.encoder import encoder_of
 from rhyme.api.prepare import prepared_note
 from rhyme.api.progress import progress_bar
 from rhyme.api.provenance import command_line, commit
 from rhyme.api.train import CATALOG
 from rhyme.catalog import Catalog
-from rhyme.encoders import EncoderPackage, load_package
-from rhyme.errors import ConfigError, PackageError, RunError
+from rhyme.errors import ConfigError, RunError
 from rhyme.evaluation import (
     PROTOCOLS,
     Comparison,
@@ -30,32 +30,6 @@ from rhyme.evaluation.evaluate import STANDARD
 from rhyme.run import RunFolder
 from rhyme.training import resolve_device
 from rhyme.views import ShortVideo
-
-
-def encoder_of(path: str | Path, device: str = "cpu") -> EncoderPackage:
-    """The encoder package of a run folder, or of a package's own folder.
-
-    Raises:
-        RunError: there is no such folder, or the run has no encoder yet.
-        PackageError: the package is damaged.
-    """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise RunError("no such run or encoder package", file=path, remedy="list runs: rhyme runs")
-    if (folder / "config.yaml").is_file():
-        run = RunFolder.open(folder)
-        if not run.encoder.is_dir():
-            raise RunError(
-                "the run has no encoder yet",
-                file=folder,
-                remedy=f"finish it: rhyme train --resume {folder}",
-            )
-        folder = run.encoder
-    try:
-        return load_package(folder, resolve_device(device))
-    except PackageError as error:
-        error.remedy = error.remedy or "give a run folder or an encoder package"
-        raise
 
 
 def evaluate(

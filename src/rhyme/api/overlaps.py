@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rhyme.api.data import part
+from rhyme.api.encoder import encoder_of
 from rhyme.api.fit import CATALOG, FRAMES, build_system, frame_cache
-from rhyme.api.judge import encoder_of
 from rhyme.catalog import Catalog
 from rhyme.errors import ConfigError, RhymeError
 from rhyme.loading import Batch, CatalogSource

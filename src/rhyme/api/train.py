@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rhyme import distributed
-from rhyme.api.data import DataOptions, part, quarantined, read_data
+from rhyme.api.data import DataOptions, is_catalog, part, quarantined, read_data
 from rhyme.api.fit import CATALOG, Trained, build_system, describe_left_out, fit_run
+from rhyme.api.initial import Initial, keep_initial, read_initial
 from rhyme.api.launch import LaunchOptions, check_ranks, check_shared, ranks_here, start_ranks
 from rhyme.api.prepare import prepared_note
 from rhyme.api.provenance import command_line, commit
@@ -66,6 +67,7 @@ def train(
     device: str = "auto",
     overrides: Mapping[str, Any] | None = None,
     options: DataOptions | None = None,
+    init: str | Path | None = None,
     progress: bool | None = None,
     launch: LaunchOptions | None = None,
 ) -> Trained:
@@ -79,6 +81,8 @@ def train(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         overrides: dotted options, e.g. ``{"train.steps": 100}``.
         options: how the folder is read.
+        init: weights that the backbone starts from: a file of torchvision's or MoCo's kind, an
+            encoder package, or a run folder.
         progress: False for silence on standard error.
         launch: on how many ranks, and who starts them.
 
@@ -93,7 +97,7 @@ def train(
     def make(ranks: int) -> RunFolder:
         return new_run(
             recipe, data, out=out, seed=seed, device=device, overrides=overrides,
-            options=options, progress=progress, ranks=ranks,
+            options=options, init=init, progress=progress, ranks=ranks,
         )  # fmt: skip
 
     how = launch or LaunchOptions()
@@ -117,6 +121,7 @@ def new_run(
     device: str = "auto",
     overrides: Mapping[str, Any] | None = None,
     options: DataOptions | None = None,
+    init: str | Path | None = None,
     progress: bool | None = None,
     ranks: int = 1,
     elsewhere: bool = False,
@@ -131,6 +136,7 @@ def new_run(
         device: where it is to compute.
         overrides: dotted options.
         options: how the folder is read.
+        init: weights that the backbone starts from.
         progress: False for silence on standard error.
         ranks: on how many ranks it is to run.
         elsewhere: it will run on another machine, whose devices are not known here.
@@ -141,20 +147,26 @@ def new_run(
     chosen = resolve_recipe(recipe, overrides)
     changes = {"train.seed": seed, "train.device": device}
     chosen = override(chosen, {k: v for k, v in changes.items() if k not in (overrides or {})})
+    if init is not None:
+        chosen = replace(chosen, init=str(init))
     if not elsewhere:
         check_device(chosen)
     system = build_system(chosen)
     check_ranks(chosen, system, ranks)
     check_loggers(chosen.train.loggers)
+    initial = None if chosen.init is None else read_initial(chosen.init, system)
     wanted = options or DataOptions()
-    if wanted.segment is None and official_lists(wanted.labels, None) is None:
+    scanned = isinstance(data, Catalog) or is_catalog(data)
+    if not scanned and wanted.segment is None and official_lists(wanted.labels, None) is None:
         wanted = replace(wanted, segment=chosen.data.segment)
     catalog = read_data(data, wanted, seed=seed)
     check_size(chosen, catalog, system)
-    run, saved = begin(chosen, catalog, out)
+    run, saved = begin(chosen, catalog, out, initial)
     if progress is not False:
         where = "" if elsewhere else f" on {resolve_device(chosen.train.device)}"
         print(describe(saved, chosen) + where + several(ranks), file=sys.stderr)
+        if initial is not None:
+            print(f"starts from {initial.told}", file=sys.stderr)
     return run
 
 
@@ -163,8 +175,16 @@ def several(ranks: int) -> str:
     return f", {ranks} ranks" if ranks > 1 else ""
 
 
-def begin(recipe: Recipe, catalog: Catalog, out: str | Path) -> tuple[RunFolder, Catalog]:
+def begin(
+    recipe: Recipe, catalog: Catalog, out: str | Path, initial: Initial | None = None
+) -> tuple[RunFolder, Catalog]:
     """Make a run folder with recipe, catalog, and the events that say what the data is.
+
+    Args:
+        recipe: the recipe.
+        catalog: items with their split.
+        out: the new folder.
+        initial: weights to start from.
 
     Returns:
         The folder, and the catalog as it is kept there, with its split.
@@ -173,6 +193,8 @@ def begin(recipe: Recipe, catalog: Catalog, out: str | Path) -> tuple[RunFolder,
         RunError: the folder is in use.
     """
     run = RunFolder.create(out, recipe_to_dict(recipe))
+    if initial is not None:
+        keep_initial(run, initial)
     saved = catalog.save(run.path / CATALOG)
     trained = part(saved, "train")
     run.event(

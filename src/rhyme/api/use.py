@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rhyme.api.checks import HTML, PNG, check_root, check_seed, output_file
 from rhyme.api.data import DataOptions, part, quarantined, read_data
-from rhyme.api.judge import encoder_of
+from rhyme.api.encoder import encoder_of
 from rhyme.api.overlaps import with_overlaps
 from rhyme.api.package import export_package
 from rhyme.api.pictures import draw_pictures

@@ -49,6 +49,8 @@ class Train(Common):
 
     Example: rhyme train cycle_contrast --data my_videos --out runs/mine --train.steps 300
 
+    Example: rhyme train moco --data my_videos --out runs/mine --init encoder.pth
+
     Example: rhyme train --resume runs/mine
 
     Example: rhyme train moco --data my_videos --out runs/mine --launch local --ranks 2
@@ -67,6 +69,10 @@ class Train(Common):
 
     seed: int = 0
     """Seed of weights, order, draws and split."""
+
+    init: Path | None = None
+    """Weights that the backbone starts from: a .pth or .safetensors file, whose names may stand
+    under module., backbone., encoder_q. and the like, an encoder package, or a run folder."""
 
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
@@ -102,6 +108,7 @@ class Train(Common):
             "device": self.device,
             "overrides": overrides,
             "options": self.reading,
+            "init": self.init,
         }
         if queued:
             run = api.new_run(
@@ -123,7 +130,7 @@ class Train(Common):
                     remedy="e.g. rhyme train cycle_contrast --data my_videos --out runs/mine",
                 )
             return
-        given = [self.recipe, self.data, self.out, *overrides]
+        given = [self.recipe, self.data, self.out, self.init, *overrides]
         given += ["options of the data"] if self.reading != api.DataOptions() else []
         given = [value for value in given if value is not None]
         if given:

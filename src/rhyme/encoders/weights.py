@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -54,6 +55,12 @@ def listed(names: Iterable[str], most: int = 8) -> str:
     return ", ".join(every[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_safetensors(data: bytes, file: Path) -> dict[str, Tensor]:
     """Tensors of a safetensors file.
 
@@ -101,16 +108,16 @@ def check_fit(
     if counters_optional:
         absent = [name for name in absent if not name.endswith("num_batches_tracked")]
     if absent:
-        problems.append(f"missing {listed(absent)}")
+        problems.append(f"{len(absent)} missing: {listed(absent)}")
     if extra := [name for name in tensors if name not in wanted]:
-        problems.append(f"unexpected {listed(extra)}")
+        problems.append(f"{len(extra)} unexpected: {listed(extra)}")
     both = [name for name in wanted if name in tensors]
     if bent := [n for n in both if wanted[n].shape != tensors[n].shape]:
         told = [f"{n} {[*tensors[n].shape]} instead of {[*wanted[n].shape]}" for n in bent]
-        problems.append(f"of another shape {listed(told)}")
+        problems.append(f"{len(bent)} of another shape: {listed(told)}")
     kinds = [n for n in both if wanted[n].is_floating_point() != tensors[n].is_floating_point()]
     if kinds:
-        problems.append(f"of another kind of number {listed(kinds)}")
+        problems.append(f"{len(kinds)} of another kind of number: {listed(kinds)}")
     if problems:
         raise PackageError(
             f"the weights do not fit '{what}': " + "; ".join(problems),

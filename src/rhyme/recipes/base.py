@@ -65,6 +65,8 @@ class Recipe:
         model: the system's own configuration.
         train: loop, optimiser and schedule.
         data: how the collection is read.
+        init: file, encoder package or run folder whose weights the backbone starts from; None draws
+            them.
         needs_gpu: the recipe is sized for GPUs; on a CPU it is refused unless told otherwise.
         about: what it is, in one sentence.
     """
@@ -74,6 +76,7 @@ class Recipe:
     model: Any
     train: TrainConfig
     data: DataConfig = field(default_factory=DataConfig)
+    init: str | None = None
     needs_gpu: bool = False
     about: str = ""
 

@@ -20,6 +20,7 @@ _TEXT = (
     "commit",
     "command",
     "package_hash",
+    "initial_weights",
     "system",
     "system_title",
 )

@@ -194,6 +194,7 @@ class RunFacts:
         commit: revision of the code.
         command: command line that made the run.
         package_hash: SHA-256 of the exported encoder.
+        initial_weights: which weights it started from; None for drawn ones.
     """
 
     data: str | None = None
@@ -208,6 +209,7 @@ class RunFacts:
     commit: str | None = None
     command: str | None = None
     package_hash: str | None = None
+    initial_weights: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

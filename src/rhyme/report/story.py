@@ -112,6 +112,7 @@ def facts_table(data: ReportData) -> list[tuple[str, str]]:
         ("Device", facts.device),
         ("Versions", ", ".join(f"{k} {v}" for k, v in sorted(facts.versions.items()))),
         ("Commit", facts.commit),
+        ("Started from", facts.initial_weights),
         ("Command", facts.command),
         ("Encoder SHA-256", facts.package_hash),
     ]

@@ -1,0 +1,136 @@
+"""``rhyme train --init``: weights of others, of packages and of runs."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from rhyme import api
+from rhyme.api.initial import INITIAL, start_from
+from rhyme.encoders import build_backbone, load_package
+from rhyme.errors import RhymeError
+from rhyme.recipes import load_recipe
+from rhyme.report import collect
+from rhyme.report.story import facts_table
+from rhyme.run import read_jsonl
+from rhyme.systems import system_class
+from support.tiny_runs import refused, rhyme, train, trained
+
+STILL = ("--train.optimizer.lr", 1e-30)  # too small to move a weight: what it starts from stays
+
+
+def shared_backbone() -> torch.nn.Module:
+    """Another draw of the backbone that the tiny runs have."""
+    return build_backbone(load_recipe(trained("moco") / "config.yaml").model.backbone, seed=77)
+
+
+def parameters_equal(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    theirs = dict(other.named_parameters())
+    return all(
+        torch.allclose(p, theirs[name], rtol=0, atol=1e-20) for name, p in one.named_parameters()
+    )
+
+
+@pytest.fixture
+def moco_file(tmp_path: Path) -> Path:
+    """A checkpoint as MoCo's code writes it: query encoder, its classifier, key encoder, queue."""
+    source = shared_backbone().state_dict()
+    state = {f"module.encoder_q.{name}": value for name, value in source.items()}
+    state |= {f"module.encoder_k.{name}": torch.zeros_like(v) for name, v in source.items()}
+    state |= {"module.encoder_q.fc.weight": torch.zeros(3, 3), "module.queue": torch.zeros(4, 4)}
+    torch.save({"epoch": 1, "state_dict": state}, tmp_path / "moco.pth.tar")
+    return tmp_path / "moco.pth.tar"
+
+
+def test_a_training_starts_from_a_file_and_the_run_says_so(moco_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = train("moco", out, "--init", moco_file, *STILL)
+    assert done.code == 0, done.err
+    count = len(shared_backbone().state_dict())
+    assert f"starts from {moco_file}" in done.err
+    assert f"{count} entries under 'module.encoder_q.'; {count + 2} are not the backbone's" in (
+        " ".join(done.err.split())
+    )
+    assert parameters_equal(load_package(out / "encoder").module, shared_backbone())
+    assert load_recipe(out / "config.yaml").init == str(moco_file)
+    (event,) = [row for row in read_jsonl(out / "events.jsonl") if row["event"] == "initialised"]
+    assert event["entries"] == count
+    assert event["left_out"] == count + 2
+    assert len(event["sha256"]) == 64
+    shown = dict(facts_table(collect(out)))
+    assert event["sha256"][:12] in shown["Started from"]
+    assert load_package(out / "encoder").card["started_from"] == moco_file.name
+    # A run that goes on needs neither the file nor the copy.
+    moco_file.unlink()
+    (out / INITIAL).unlink()
+    again = rhyme("train", "--resume", out)
+    assert again.code == 0, again.err
+    events = [row["event"] for row in read_jsonl(out / "events.jsonl")]
+    assert events.count("initialised") == 1
+
+
+def test_a_run_that_died_early_starts_from_its_own_copy(moco_file: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(trained("moco") / "config.yaml")
+    run = api.new_run(recipe, trained("moco") / "catalog.arrow", out=tmp_path / "r", init=moco_file)
+    moco_file.unlink()
+    system = system_class("moco")(recipe.model)
+    start_from(run, system)
+    online, copied = (system.encoders.online, system.encoders.momentum.module)
+    assert parameters_equal(online.backbone, shared_backbone())
+    assert parameters_equal(copied.backbone, shared_backbone())
+    (run.path / INITIAL).unlink()
+    with pytest.raises(RhymeError, match="missing in its folder"):
+        api.resume(run.path, progress=False)
+    assert not list(run.checkpoints.glob("*"))
+
+
+def test_a_run_and_a_package_are_sources_too(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = train("cycle_contrast", out, "--init", trained("moco"), *STILL)
+    assert done.code == 0, done.err
+    package = load_package(trained("moco") / "encoder")
+    assert parameters_equal(load_package(out / "encoder").module, package.module)
+    assert package.hash[:12] in done.err
+    assert "left out: heads.m" in " ".join(done.err.split())
+    shutil.copytree(trained("moco") / "encoder", tmp_path / "package")
+    start = api.new_run(
+        load_recipe(out / "config.yaml"),
+        trained("moco") / "catalog.arrow",
+        out=tmp_path / "second",
+        init=tmp_path / "package",
+        overrides={"model.backbone.strides": [2, 2, 2, 1]},
+        progress=False,
+    )
+    (event,) = [r for r in read_jsonl(start.events) if r["event"] == "initialised"]
+    assert "trained with other options: strides" in event["initial_weights"]
+
+
+def test_what_does_not_fit_is_refused_before_a_run_is_made(tmp_path: Path) -> None:
+    state = shared_backbone().state_dict()
+    lacking = {name: value for name, value in state.items() if not name.startswith("layer4.")}
+    torch.save(lacking, tmp_path / "lacking.pth")
+    torch.save({"trunk.0.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    torch.save({**state, "layer1.extra": torch.zeros(2)}, tmp_path / "more.pth")
+    torch.save({**state, "layer1.bn.bias": state["layer1.bn.bias"] / 0}, tmp_path / "nan.pth")
+    torch.save({"model": state, "args": argparse.Namespace(lr=1)}, tmp_path / "objects.pth")
+    (tmp_path / "empty").mkdir()
+    says = {
+        "lacking.pth": "5 missing: layer4.bn.bias",
+        "other.pth": "none of the 1 entries belongs to",
+        "more.pth": "1 unexpected: layer1.extra",
+        "nan.pth": "not finite: layer1.bn.bias",
+        "objects.pth": "never run",
+        "absent.pth": "no such file",
+        "empty": "the package has no weights.safetensors",
+    }
+    for name, text in says.items():
+        done = train("moco", tmp_path / "run", "--init", tmp_path / name)
+        refused(done, 1, name)
+        assert text in " ".join(done.err.split()), done.err
+        assert not (tmp_path / "run").exists()
+    done = rhyme("train", "--resume", trained("moco"), "--init", tmp_path / "more.pth")
+    refused(done, 2, "keeps its recipe")
