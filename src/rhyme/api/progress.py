@@ -69,7 +69,8 @@ class _Lines:
         if self._first is None:
             self._first = done - 1  # what was known before has no part in the rate
         elif done < self._last:  # another part of the work counts anew
-            self._begun, self._first = now, done
+            self._begun = self._told = now
+            self._first = done
         self._last = done
         if now - self._told < EVERY or done == total:
             return
