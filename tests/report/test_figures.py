@@ -233,3 +233,12 @@ def test_figures_and_text() -> None:
     assert len(clean("x" * 999, limit=50)) < 60
     assert short_path("deep/folder/a.mp4") == "a.mp4"
     assert len(short_path("x" * 200 + ".mp4")) == 40
+
+
+def test_products_of_means_are_not_called_cosines() -> None:
+    told = {"tc/positive_cosine": 0.4, "clip/positive_cosine": 0.8}
+    found = {c.title: c for c in charts([{"step": k, "diagnostics": told} for k in range(3)])}
+    assert [c.name for c in found["Temporal coherence S"].curves] == ["tc positive S"]
+    assert found["Temporal coherence S"].unit == "product of means"
+    names = [c.name for c in found["Similarity of positives and negatives"].curves]
+    assert names == ["clip positive cosine"]

@@ -12,9 +12,10 @@ from rhyme.api.overlaps import OverlapAnswers, overlap_answers
 from rhyme.api.overview import as_yaml, recipe, recipe_names, recipe_values, systems
 from rhyme.api.package import Packaged, export_package
 from rhyme.api.prepare import prepare, verify
+from rhyme.api.report import report
 from rhyme.api.runs import RunLine, run_events, runs
 from rhyme.api.train import new_run, reopen, resolve_recipe, resume, train
-from rhyme.api.use import Embedded, Encoder, Found, Moments, embed, export, load, report, search
+from rhyme.api.use import Embedded, Encoder, Found, Moments, embed, export, load, search
 
 __all__ = [
     "DataOptions",

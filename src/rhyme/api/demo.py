@@ -12,8 +12,9 @@ from typing import TypeVar
 
 from rhyme.api.data import DataOptions, part, read_data, world
 from rhyme.api.judge import evaluate
+from rhyme.api.report import report
 from rhyme.api.train import train
-from rhyme.api.use import embed, report, search
+from rhyme.api.use import embed, search
 from rhyme.errors import RunError
 from rhyme.evaluation import Evaluation
 

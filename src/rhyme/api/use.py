@@ -1,4 +1,4 @@
-"""Using an encoder: vectors of files, stores of collections, search, report, export."""
+"""Using an encoder: vectors of files, stores of collections, search, export."""
 
 from __future__ import annotations
 
@@ -10,23 +10,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rhyme.api.checks import HTML, PNG, check_root, check_seed, output_file
-from rhyme.api.data import DataOptions, part, quarantined, read_data
+from rhyme.api.checks import PNG, output_file
+from rhyme.api.data import DataOptions, quarantined, read_data
 from rhyme.api.encoder import encoder_of
-from rhyme.api.overlaps import with_overlaps
 from rhyme.api.package import export_package
-from rhyme.api.pictures import draw_pictures
 from rhyme.api.prepare import prepared_note
 from rhyme.api.progress import progress_bar
-from rhyme.api.segment_pictures import draw_segments
-from rhyme.api.train import CATALOG
 from rhyme.catalog import Catalog
 from rhyme.encoders import EncoderPackage
-from rhyme.errors import ConfigError, DataError
-from rhyme.report import collect, write_report
-from rhyme.run import RunFolder
+from rhyme.errors import ConfigError
 from rhyme.store import Hit, contact_sheet, open_store, parse_query, write_store
-from rhyme.systems import SYSTEMS
 from rhyme.tasks.extract import encode
 from rhyme.training import resolve_device
 
@@ -214,49 +207,6 @@ def search(
     hits = opened.search((path, time), k=k, exclude_same_group=exclude_same_group)
     contact_sheet(hits, target, query=(path, time))
     return Found(query=query, hits=hits, sheet=target)
-
-
-def report(
-    run: str | Path, *, out: str | Path | None = None, seed: int = 0, device: str = "auto"
-) -> Path:
-    """Write a run's page of evidence: one HTML file that needs no network.
-
-    Args:
-        run: run folder.
-        out: where the page goes; ``report.html`` in the run by default.
-        seed: picks the queries shown.
-        device: where the encoder runs.
-    """
-    check_seed(seed)
-    folder = RunFolder.open(run)
-    target = output_file(out if out is not None else folder.report, "report", HTML)
-    data = collect(folder.path, titles=lambda s: SYSTEMS[s].title if s in SYSTEMS else s)
-    notes = list(data.notes)
-    if folder.encoder.is_dir() and (folder.path / CATALOG).is_file():
-        package = encoder_of(run, device)
-        catalog = Catalog.open(folder.path / CATALOG)
-        check_root(catalog)
-        try:
-            drawn = draw_pictures(
-                package, part(catalog, "test"), seed=seed, device=str(resolve_device(device))
-            )
-            notes += drawn.notes
-            data = replace(
-                data,
-                rhymes=drawn.rhymes,
-                strips=drawn.strips,
-                rhymes_measured=drawn.measured,
-                segments=draw_segments(
-                    package, part(catalog, "test"), seed=seed, device=str(resolve_device(device))
-                ),
-            )
-            if data.system == "cstp":
-                data = with_overlaps(data, folder, seed=seed, device=device)
-        except DataError as error:
-            notes.append(f"no pictures: {error.cause}")
-    else:
-        notes.append("no pictures yet: the run has no encoder")
-    return write_report(replace(data, notes=notes), target)
 
 
 def export(

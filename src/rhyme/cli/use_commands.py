@@ -108,14 +108,22 @@ class Report(Common):
     run: Annotated[Positional[Path], arg(metavar="RUN")]
     """Run folder."""
 
+    data: Data | None = None
+    """Videos to draw the pictures from; by default those that the run held out."""
+
     out: Path | None = None
     """Where the page goes; by default report.html in the run."""
 
     seed: int = 0
     """Seed that picks the queries shown."""
 
+    points: int = 600
+    """Most frames in the map of the features; 0 draws none."""
+
     def __call__(self) -> Answer:
-        path = api.report(self.run, out=self.out, seed=self.seed)
+        path = api.report(
+            self.run, data=self.data, out=self.out, seed=self.seed, points=self.points
+        )
         return Answer(document={"report": path}, show=[f"report: {path}"])
 
 

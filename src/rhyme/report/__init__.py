@@ -17,10 +17,14 @@ from rhyme.report.data import (
     Strip,
     Told,
 )
+from rhyme.report.findings import ClassShare, EmbeddingMaps, FeatureMap
 from rhyme.report.page import render, write_report
 
 __all__ = [
+    "ClassShare",
     "ClipPair",
+    "EmbeddingMaps",
+    "FeatureMap",
     "Frame",
     "ReportData",
     "Rhyme",

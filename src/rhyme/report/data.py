@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rhyme.errors import DataError
+from rhyme.report.findings import ClassShare, EmbeddingMaps
 
 Row = Mapping[str, Any]
 
@@ -27,6 +28,7 @@ class Frame:
         label: class name or caption.
         file: path of its file, relative to the collection.
         time: seconds from the start of the file.
+        span: seconds at which its item starts and ends in the file.
         group: source it belongs to; frames of one group are at home with each other.
         score: cosine similarity to the query, in [-1, 1].
         same_class: whether it shares the query's class; None without labels.
@@ -39,6 +41,7 @@ class Frame:
     label: str = ""
     file: str = ""
     time: float | None = None
+    span: tuple[float, float] | None = None
     group: str | int | None = None
     score: float | None = None
     same_class: bool | None = None
@@ -64,10 +67,12 @@ class Strip:
     Attributes:
         query: the frame that is searched for.
         hits: found frames in falling order of ``score``.
+        why: why it is shown; empty for one that was drawn by seed.
     """
 
     query: Frame
     hits: Sequence[Frame]
+    why: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,6 +88,7 @@ class Rhyme:
         returned: whether the nearest candidate is of the query's group.
         entropy: entropy of the attention over the whole support, in nats.
         support: number of frames of the support.
+        why: why it is shown; empty for one that was drawn by seed.
     """
 
     query: Frame
@@ -91,6 +97,7 @@ class Rhyme:
     returned: bool
     entropy: float | None = None
     support: int | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -234,9 +241,14 @@ class ReportData:
         rhymes_measured: (came home, queries) over the whole measurement that the rhymes were
             drawn from; None when only those given were measured.
         strips: retrieval strips.
+        worst: searches that fail worst, most certain first.
+        classes: how often each class is found, the worst first.
+        classes_k: number of found frames that ``classes`` counts among.
+        maps: the features in the plane; None where they were not drawn.
         pairs: pairs of clips with their labels, of systems that tell overlaps.
         pairs_measured: (label, balanced accuracy, chance) over all pairs that were asked for.
         segments: clips in segments with their shuffled copies.
+        absent: sections that cannot be drawn, by id: why, and what helps.
         notes: what was left out, quarantine counts, known limits.
         events: rows of ``events.jsonl``: ``time`` (seconds since 1970), ``event``, other facts.
     """
@@ -254,9 +266,14 @@ class ReportData:
     rhymes: Sequence[Rhyme] = ()
     rhymes_measured: tuple[int, int] | None = None
     strips: Sequence[Strip] = ()
+    worst: Sequence[Strip] = ()
+    classes: Sequence[ClassShare] = ()
+    classes_k: int = 0
+    maps: EmbeddingMaps | None = None
     pairs: Sequence[ClipPair] = ()
     pairs_measured: Sequence[tuple[str, float, float]] = ()
     segments: Sequence[SegmentStrip] = ()
+    absent: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
     notes: Sequence[str] = ()
     events: Sequence[Row] = ()
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rhyme.report.cycles import cycle
 from rhyme.report.data import Frame, ReportData, Rhyme, Strip
 from rhyme.report.pictures import Quality, common_aspect, data_uri
 from rhyme.report.text import clean, count, figure, short_path
@@ -32,6 +33,7 @@ class FrameView:
         bar: length of the weight's bar in percent of the longest; None without bar.
         mark: ``"yes"`` or ``"no"`` for a frame that does or does not fit the query, else empty.
         said: the mark in words.
+        badge: its number in the drawing of the cycle.
     """
 
     uri: Any
@@ -46,17 +48,30 @@ class FrameView:
     bar: float | None = None
     mark: str = ""
     said: str = ""
+    badge: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RhymeView:
-    """A rhyme for the template; ``facts`` says how widely its attention spreads."""
+    """A rhyme for the template.
+
+    Attributes:
+        query: the frame that is sent out.
+        neighbours: its neighbours, strongest first.
+        returns: the frames it returns to.
+        returned: whether it came home.
+        facts: how widely its attention spreads.
+        cycle: the way over the time lines, as markup; empty where times are not known.
+        why: why it is shown.
+    """
 
     query: FrameView
     neighbours: tuple[FrameView, ...]
     returns: tuple[FrameView, ...]
     returned: bool
     facts: str
+    cycle: Any
+    why: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +80,6 @@ class RhymesView:
 
     shown: tuple[RhymeView, ...]
     tally: str
-    columns: str
     aspect: float
 
 
@@ -76,6 +90,7 @@ class StripView:
     query: FrameView
     hits: tuple[FrameView, ...]
     facts: str
+    why: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,19 +131,16 @@ def rhyme_views(data: ReportData, quality: Quality | None) -> RhymesView:
     shown = chosen(data.rhymes)
     views = tuple(_rhyme(r, quality) for r in shown)
     frames = [f for r in shown for f in (r.query, *(n for n, _ in r.neighbours))]
-    most_out = max((len(v.neighbours) for v in views), default=1)
-    most_back = max((len(v.returns) for v in views), default=1)
     return RhymesView(
         shown=views,
         tally=_tally(data, shown),
-        columns=f"1fr {max(most_out, 1)}fr {max(most_back, 1)}fr",
         aspect=round(common_aspect(frames), 3),
     )
 
 
-def strip_views(data: ReportData, quality: Quality | None) -> StripsView:
+def strip_views(strips: Sequence[Strip], quality: Quality | None) -> StripsView:
     """The retrieval strips that the page shows."""
-    shown = list(data.strips)[:STRIPS]
+    shown = list(strips)[:STRIPS]
     views = tuple(_strip(s, quality) for s in shown)
     frames = [f for s in shown for f in (s.query, *s.hits)]
     most = max((len(v.hits) for v in views), default=1)
@@ -156,6 +168,8 @@ def _tally(data: ReportData, shown: Sequence[Rhyme]) -> str:
 
 
 def _rhyme(rhyme: Rhyme, quality: Quality | None) -> RhymeView:
+    from markupsafe import Markup
+
     neighbours = sorted(rhyme.neighbours, key=lambda pair: -_safe(pair[1]))[:NEIGHBOURS]
     longest = max((_safe(w) for _, w in neighbours), default=0.0)
     out = [
@@ -165,8 +179,9 @@ def _rhyme(rhyme: Rhyme, quality: Quality | None) -> RhymeView:
             quality,
             value=figure(weight),
             bar=100 * max(0.0, _safe(weight)) / longest if longest > 0 else 0.0,
+            badge=str(number),
         )
-        for frame, weight in neighbours
+        for number, (frame, weight) in enumerate(neighbours, 1)
     ]
     back: list[FrameView] = []
     for place, (frame, score) in enumerate(list(rhyme.returns)[:RETURNS]):
@@ -179,6 +194,8 @@ def _rhyme(rhyme: Rhyme, quality: Quality | None) -> RhymeView:
         returns=tuple(back),
         returned=rhyme.returned,
         facts=_attention(rhyme, sum(_safe(w) for _, w in neighbours), len(neighbours)),
+        cycle=Markup(cycle(rhyme, neighbours)),
+        why=clean(rhyme.why, 200),
     )
 
 
@@ -216,7 +233,12 @@ def _strip(strip: Strip, quality: Quality | None) -> StripView:
         for rank, hit in enumerate(hits, 1)
     ]
     facts = f"{sum(known)} of {len(known)} of the query's class" if known else ""
-    return StripView(query=_frame(strip.query, "Query", quality), hits=tuple(views), facts=facts)
+    return StripView(
+        query=_frame(strip.query, "Query", quality),
+        hits=tuple(views),
+        facts=facts,
+        why=clean(strip.why, 200),
+    )
 
 
 def _frame(
@@ -228,6 +250,7 @@ def _frame(
     bar: float | None = None,
     fits: bool | None = None,
     said: str = "",
+    badge: str = "",
 ) -> FrameView:
     from markupsafe import Markup
 
@@ -250,6 +273,7 @@ def _frame(
         bar=None if bar is None else round(bar, 1),
         mark={True: "yes", False: "no", None: ""}[fits],
         said=said,
+        badge=badge,
     )
 
 

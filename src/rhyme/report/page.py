@@ -8,6 +8,7 @@ from typing import Any
 from rhyme.report.charts import line_chart
 from rhyme.report.data import ReportData
 from rhyme.report.frames import rhyme_views, strip_views
+from rhyme.report.maps import map_views
 from rhyme.report.pairs import pair_views
 from rhyme.report.parts import part_table
 from rhyme.report.pictures import QUALITIES, Quality
@@ -21,6 +22,7 @@ from rhyme.run import atomic_write
 
 LIMIT_BYTES = 9_500_000
 CARDS_OPEN = 6
+CLASSES_SHOWN = 12
 EVENTS_SHOWN = 12
 EVENTS_KEPT = 500
 
@@ -75,7 +77,10 @@ def _render(data: ReportData, quality: Quality | None) -> str:
         parts=part_table(lines),
         settings=settings_table(lines),
         rhymes=rhyme_views(data, quality),
-        strips=strip_views(data, quality),
+        strips=strip_views(data.strips, quality),
+        worst=strip_views(data.worst, quality),
+        classes=list(data.classes)[:CLASSES_SHOWN],
+        maps=map_views(data.maps),
         pairs=pair_views(data, quality),
         segments=segment_views(data, quality),
         charts=[(chart, _mark(line_chart(chart))) for chart in drawn],

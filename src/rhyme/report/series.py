@@ -12,6 +12,7 @@ from rhyme.report.summary import mapping, number
 from rhyme.report.text import words
 
 POINTS = 240
+COHERENCE = "Temporal coherence S"
 
 
 def drawable(value: float) -> bool:
@@ -66,6 +67,13 @@ class Chart:
 # (pattern on the name, title, unit, how to read it); the first match decides. Curves that share a
 # title share a chart.
 _KINDS: tuple[tuple[str, str, str, str], ...] = (
+    (
+        r"^tc/\w*cosine",
+        COHERENCE,
+        "product of means",
+        "S is the product of the means of two clips' segment vectors. A mean of unit vectors is "
+        "shorter than 1, so S is no cosine: its ceiling falls as segments are told apart.",
+    ),
     (
         r"pos\w*(cos|sim)|(cos|sim)\w*pos|(neg|hard)\w*(cos|sim)|(cos|sim)\w*neg",
         "Similarity of positives and negatives",
@@ -248,6 +256,8 @@ def _diagnostics(rows: Sequence[tuple[float, Row]]) -> list[Chart]:
         for pattern, known, its_unit, its_note in _KINDS:
             if re.search(pattern, name.lower()):
                 title, unit, note = known, its_unit, its_note
+                if title == COHERENCE:
+                    curve = replace(curve, name=curve.name.replace("cosine", "S"))
                 break
         chart = grouped.get(title, Chart(title=title, unit=unit, curves=(), note=note))
         grouped[title] = replace(chart, curves=(*chart.curves, curve))

@@ -15,10 +15,11 @@ from rhyme.report.text import clean, count, duration, figure
 
 @dataclass(frozen=True, kw_only=True)
 class Gap:
-    """A section without content: what is missing, and the command that makes it."""
+    """A section without content: what is missing, and what helps, a command where one does."""
 
     what: str
-    command: str
+    command: str = ""
+    remedy: str = ""
 
 
 def trained_on(data: ReportData) -> str:
@@ -90,6 +91,8 @@ def missing(data: ReportData) -> dict[str, Gap]:
             what="Nothing has been retrieved yet; that needs the encoder.",
             command=f"{first}rhyme report {run}",
         )
+    for section, (why, remedy) in data.absent.items():
+        gaps[section] = Gap(what=clean(why, 600), remedy=clean(remedy, 600))
     if not data.metrics:
         gaps["curves"] = Gap(
             what="The run has not logged a step yet.", command=f"rhyme train --resume {run}"

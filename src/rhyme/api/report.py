@@ -1,0 +1,131 @@
+"""The page of evidence of a run."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from rhyme.api.checks import HTML, check_root, check_seed, output_file
+from rhyme.api.data import DataOptions, part, read_data
+from rhyme.api.encoder import encoder_of
+from rhyme.api.overlaps import with_overlaps
+from rhyme.api.pictures import Pictures, draw_pictures
+from rhyme.api.segment_pictures import draw_segments
+from rhyme.api.train import CATALOG
+from rhyme.catalog import Catalog
+from rhyme.encoders import EncoderPackage
+from rhyme.errors import ConfigError, DataError
+from rhyme.evaluation import group_hashes
+from rhyme.report import ReportData, collect, write_report
+from rhyme.run import RunFolder
+from rhyme.systems import SYSTEMS
+from rhyme.training import resolve_device
+
+DRAWN = ("rhymes", "worst", "map", "retrieval")
+_GIVE = "Give videos that it never saw: rhyme report RUN --data VIDEOS"
+
+
+def report(
+    run: str | Path,
+    *,
+    data: str | Path | Catalog | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    points: int = 600,
+    device: str = "auto",
+    options: DataOptions | None = None,
+) -> Path:
+    """Write a run's page of evidence: one HTML file that needs no network.
+
+    Args:
+        run: run folder.
+        data: videos that the pictures are drawn from, a folder or catalog; by default those that
+            the run held out. Groups that the encoder was trained on are left out.
+        out: where the page goes; ``report.html`` in the run by default.
+        seed: picks the queries shown.
+        points: most frames of the map of the features; 0 draws none.
+        device: where the encoder runs.
+        options: how a folder is read.
+
+    Raises:
+        RunError: no such run.
+        ConfigError: a file that is no page stands in the place.
+    """
+    check_seed(seed)
+    if points < 0:
+        raise ConfigError("the number of points is below 0", value=points, remedy="0 draws no map")
+    folder = RunFolder.open(run)
+    target = output_file(out if out is not None else folder.report, "report", HTML)
+    page = collect(folder.path, titles=system_title)
+    if folder.encoder.is_dir():
+        page = _drawn(page, folder, data, (seed, points, device), options)
+    else:
+        page = replace(page, notes=[*page.notes, "no pictures yet: the run has no encoder"])
+    return write_report(page, target)
+
+
+def system_title(system: str) -> str:
+    """A system's name for readers."""
+    return SYSTEMS[system].title if system in SYSTEMS else system
+
+
+def _drawn(
+    page: ReportData,
+    folder: RunFolder,
+    data: str | Path | Catalog | None,
+    how: tuple[int, int, str],
+    options: DataOptions | None,
+) -> ReportData:
+    seed, points, device = how
+    package, where = encoder_of(folder.path, device), str(resolve_device(device))
+    notes = list(page.notes)
+    items = _held_out(package, folder, data, options, notes)
+    if isinstance(items, str):
+        return replace(page, absent=dict.fromkeys(DRAWN, (items, _GIVE)), notes=notes)
+    try:
+        drawn = draw_pictures(package, items, seed=seed, points=points, device=where)
+        segments = draw_segments(package, items, seed=seed, device=where)
+        found = {f.name: getattr(drawn, f.name) for f in fields(Pictures)}
+        page = replace(page, **{**found, "segments": segments, "notes": [*notes, *drawn.notes]})
+        if page.system == "cstp" and data is None:
+            page = with_overlaps(page, folder, seed=seed, device=device)
+    except DataError as error:
+        page = replace(page, notes=[*page.notes, f"no pictures: {error.cause}"])
+    return page
+
+
+def _held_out(
+    package: EncoderPackage,
+    folder: RunFolder,
+    data: str | Path | Catalog | None,
+    options: DataOptions | None,
+    notes: list[str],
+) -> Catalog | str:
+    """Items that the encoder was not trained on, or why there are none."""
+    if data is None:
+        if not (folder.path / CATALOG).is_file():
+            return "The run has no catalog of its data."
+        catalog = Catalog.open(folder.path / CATALOG)
+        check_root(catalog)
+        if "test" not in catalog.split_names:
+            return (
+                "The run held no videos out: all of its data was trained on (--split all), and on "
+                "those the pictures would show memory, not what the encoder has understood."
+            )
+        return part(catalog, "test")
+    catalog = read_data(data, options, must_split=False)
+    check_root(catalog)
+    known = set(cast("list[str]", package.extra.get("train_groups", [])))
+    groups = cast("list[str]", catalog.table.column("group").to_pylist())
+    seen = dict(zip(names := sorted(set(groups)), group_hashes(names), strict=True))
+    fresh = [row for row, name in enumerate(groups) if seen[name] not in known]
+    if not fresh:
+        return f"The encoder was trained on all groups of {catalog.root.name}."
+    notes.append(f"the pictures are of {catalog.root.name}, given for the report")
+    if len(fresh) < len(groups):
+        left = len(groups) - len(fresh)
+        notes.append(f"{left} items of it are left out: the encoder was trained on their groups")
+    return catalog.select(indices=np.array(fresh))
