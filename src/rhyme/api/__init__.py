@@ -12,7 +12,7 @@ from rhyme.api.overlaps import OverlapAnswers, overlap_answers
 from rhyme.api.overview import as_yaml, recipe, recipe_names, recipe_values, systems
 from rhyme.api.package import Packaged, export_package
 from rhyme.api.prepare import prepare, verify
-from rhyme.api.report import report
+from rhyme.api.report import report, report_runs
 from rhyme.api.runs import RunLine, run_events, runs
 from rhyme.api.train import new_run, reopen, resolve_recipe, resume, train
 from rhyme.api.use import Embedded, Encoder, Found, Moments, embed, export, load, search
@@ -54,6 +54,7 @@ __all__ = [
     "recipe_values",
     "reopen",
     "report",
+    "report_runs",
     "resolve_recipe",
     "resume",
     "run_events",

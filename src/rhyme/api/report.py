@@ -1,7 +1,8 @@
-"""The page of evidence of a run."""
+"""The page of evidence of a run, and the page that sets several side by side."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import cast
@@ -19,7 +20,7 @@ from rhyme.catalog import Catalog
 from rhyme.encoders import EncoderPackage
 from rhyme.errors import ConfigError, DataError
 from rhyme.evaluation import group_hashes
-from rhyme.report import ReportData, collect, write_report
+from rhyme.report import ReportData, collect, write_report, write_runs_report
 from rhyme.run import RunFolder
 from rhyme.systems import SYSTEMS
 from rhyme.training import resolve_device
@@ -67,6 +68,30 @@ def report(
     return write_report(page, target)
 
 
+def report_runs(runs: Sequence[str | Path], *, out: str | Path = "runs.html") -> Path:
+    """Write one page that sets runs side by side, from their text files alone.
+
+    Runs that differ in nothing but their seed make an arm; the first run's arm is what the others
+    are held against.
+
+    Args:
+        runs: at least two run folders.
+        out: where the page goes.
+
+    Raises:
+        RunError: a folder is missing, or no run.
+        ConfigError: fewer than two runs, one given twice, or a file that is no page stands in the
+            place.
+    """
+    target = output_file(out, "report", HTML)
+    folders = [RunFolder.open(run).path for run in runs]
+    places = [folder.resolve() for folder in folders]
+    twice = next((f for f, p in zip(folders, places, strict=True) if places.count(p) > 1), None)
+    if twice is not None:
+        raise ConfigError("a run is given twice", file=twice, remedy="name every run once")
+    return write_runs_report([collect(f, titles=system_title) for f in folders], target)
+
+
 def system_title(system: str) -> str:
     """A system's name for readers."""
     return SYSTEMS[system].title if system in SYSTEMS else system
@@ -111,6 +136,8 @@ def _held_out(
         catalog = Catalog.open(folder.path / CATALOG)
         check_root(catalog)
         if "test" not in catalog.split_names:
+            if catalog.split_names != ["train"]:
+                return "The run's data has no split named test, so no videos are held out."
             return (
                 "The run held no videos out: all of its data was trained on (--split all), and on "
                 "those the pictures would show memory, not what the encoder has understood."

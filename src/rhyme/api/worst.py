@@ -57,7 +57,7 @@ def failures(
     }
     own = found["trained"]
     classes: list[ClassShare] = []
-    for code in np.unique(codes[codes >= 0]).tolist():
+    for code in map(int, np.unique(codes[codes >= 0])):
         asked = np.flatnonzero((codes == code) & valid["trained"].any(axis=1))
         if not len(asked):
             continue

@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 from rhyme import api
 from rhyme.cli.answer import Answer, table
 from rhyme.cli.options import Common, Data
+from rhyme.errors import ConfigError
 
 
 @dataclass(kw_only=True)
@@ -100,19 +101,24 @@ class Search(Common):
 
 @dataclass(kw_only=True)
 class Report(Common):
-    """Write a run's page of evidence: one HTML file that needs no network.
+    """Write a run's page of evidence, or one that sets several runs side by side: one HTML file.
+
+    Several runs: those that differ in their seed alone belong together, and all others are held
+    against the first one named. Such a page is made from what the runs have logged and measured.
 
     Example: rhyme report runs/mine
+
+    Example: rhyme report runs/base-0 runs/base-1 runs/mine-0 runs/mine-1 --out runs.html
     """
 
-    run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """Run folder."""
+    run: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN...")]
+    """Run folder, or several."""
 
     data: Data | None = None
-    """Videos to draw the pictures from; by default those that the run held out."""
+    """Videos to draw the pictures of one run from; by default those that it held out."""
 
     out: Path | None = None
-    """Where the page goes; by default report.html in the run."""
+    """Where the page goes; by default report.html in the run, of several runs.html."""
 
     seed: int = 0
     """Seed that picks the queries shown."""
@@ -121,9 +127,19 @@ class Report(Common):
     """Most frames in the map of the features; 0 draws none."""
 
     def __call__(self) -> Answer:
-        path = api.report(
-            self.run, data=self.data, out=self.out, seed=self.seed, points=self.points
-        )
+        if len(self.run) == 1:
+            path = api.report(
+                self.run[0], data=self.data, out=self.out, seed=self.seed, points=self.points
+            )
+        elif self.data is not None:
+            raise ConfigError(
+                "pictures are drawn for one run at a time",
+                stage="report",
+                value=self.data,
+                remedy="leave out --data, or name one run",
+            )
+        else:
+            path = api.report_runs(self.run, out=self.out or Path("runs.html"))
         return Answer(document={"report": path}, show=[f"report: {path}"])
 
 

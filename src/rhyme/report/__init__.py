@@ -19,6 +19,7 @@ from rhyme.report.data import (
 )
 from rhyme.report.findings import ClassShare, EmbeddingMaps, FeatureMap
 from rhyme.report.page import render, write_report
+from rhyme.report.several import render_runs, write_runs_report
 
 __all__ = [
     "ClassShare",
@@ -36,5 +37,7 @@ __all__ = [
     "collect",
     "model_card",
     "render",
+    "render_runs",
     "write_report",
+    "write_runs_report",
 ]

@@ -85,7 +85,7 @@ def line_chart(chart: Chart) -> str:
     parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 5}" class="end name">step</text>')
     parts.append(f'<text x="2" y="12" class="name">{escape(chart.unit)}</text>')
     for number, curve in enumerate(chart.curves, 1):
-        parts.append(_drawn(curve, number, place, dots=chart.dots))
+        parts.append(_drawn(curve, curve.style or number, place, dots=chart.dots))
     parts.append("</svg>")
     return "".join(parts)
 

@@ -60,20 +60,18 @@ def write_report(data: ReportData, out: str | Path) -> Path:
 
 
 def _render(data: ReportData, quality: Quality | None) -> str:
-    environment = _environment()
-    template = environment.get_template("report.html.j2")
     lines = compare(data.results)
     top = headline(lines, data.headline)
     drawn = charts(data.metrics)
     events = list(data.events)[-EVENTS_KEPT:]
-    return template.render(
+    return fill(
+        "report.html.j2",
         data=data,
-        style=_mark(_read("report.css")),
         title=data.title or _title(data),
         lede=lede(data, top),
         top=top,
         rows=table(lines),
-        dots=_mark(dot_plot(lines)),
+        dots=mark(dot_plot(lines)),
         parts=part_table(lines),
         settings=settings_table(lines),
         rhymes=rhyme_views(data, quality),
@@ -83,7 +81,7 @@ def _render(data: ReportData, quality: Quality | None) -> str:
         maps=map_views(data.maps),
         pairs=pair_views(data, quality),
         segments=segment_views(data, quality),
-        charts=[(chart, _mark(line_chart(chart))) for chart in drawn],
+        charts=[(chart, mark(line_chart(chart))) for chart in drawn],
         missing=missing(data),
         facts=facts_table(data),
         config=block(data.config),
@@ -95,6 +93,17 @@ def _render(data: ReportData, quality: Quality | None) -> str:
         lost={chart.title: sum(c.lost for c in chart.curves) for chart in drawn},
         figure=figure,
     )
+
+
+def fill(template: str, **values: object) -> str:
+    """A page of this room: a template filled with values, which are escaped and cleaned.
+
+    Args:
+        template: name of the template.
+        values: what it names.
+    """
+    found = _environment().get_template(template)
+    return found.render(style=mark(_read("report.css")), **values)
 
 
 def _title(data: ReportData) -> str:
@@ -135,7 +144,7 @@ def _environment() -> Any:
     return environment
 
 
-def _mark(text: str) -> Any:
+def mark(text: str) -> Any:
     """Text that this room made itself and that is markup already."""
     from markupsafe import Markup
 

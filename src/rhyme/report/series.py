@@ -28,11 +28,13 @@ class Curve:
         name: what is drawn, for the legend.
         steps: positions, rising.
         values: values; not finite where the run logged such a value.
+        style: colour and dashes, from 1 to 5; 0 takes those of its place in the chart.
     """
 
     name: str
     steps: tuple[float, ...]
     values: tuple[float, ...]
+    style: int = 0
 
     @property
     def last(self) -> float | None:

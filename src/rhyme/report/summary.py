@@ -122,15 +122,15 @@ def compare(rows: Sequence[Row]) -> list[Comparison]:
     for row in rows:
         protocol, metric = row.get("protocol"), row.get("metric")
         if isinstance(protocol, str) and isinstance(metric, str) and row.get("value") is not None:
-            key = (protocol, metric, _settings_key(row))
+            key = (protocol, metric, settings_key(row))
             lines.setdefault(key, []).append(row)
-    chances = {key: lines.pop(key) for key in _chance_keys(lines)}
+    chances = {key: lines.pop(key) for key in chance_keys(lines)}
     found: list[Comparison] = []
     for key, members in lines.items():
         protocol, metric, settings = key
         variants = [k for k in lines if k[:2] == key[:2]]
         chance = chances.get((protocol, f"{metric}_chance", settings), ())
-        found.append(_comparison(members, [*chance], _variant(settings, variants)))
+        found.append(_comparison(members, [*chance], variant_of(settings, variants)))
     return found
 
 
@@ -156,7 +156,14 @@ def headline(
     return complete[0] if complete else None
 
 
-def _settings_key(row: Row) -> str:
+def repetition_of(row: Row) -> str:
+    """What tells repetitions apart, pair and seed: a later row replaces an equal earlier one."""
+    pair = next((row[k] for k in ("pair", "pair_key") if row.get(k) is not None), "")
+    return json.dumps([pair, row.get("seed")], default=str)
+
+
+def settings_key(row: Row) -> str:
+    """What has to be equal in rows of one measurement: settings, data, kind of the export."""
     settings = {
         str(k): v for k, v in mapping(row.get("settings")).items() if k not in _NOT_A_SETTING
     }
@@ -166,7 +173,8 @@ def _settings_key(row: Row) -> str:
     return json.dumps(settings, sort_keys=True, default=str)
 
 
-def _chance_keys(lines: Mapping[tuple[str, str, str], object]) -> list[tuple[str, str, str]]:
+def chance_keys(lines: Mapping[tuple[str, str, str], object]) -> list[tuple[str, str, str]]:
+    """Those of (protocol, metric, settings) that are the chance level of another."""
     return [
         key
         for key in lines
@@ -174,7 +182,8 @@ def _chance_keys(lines: Mapping[tuple[str, str, str], object]) -> list[tuple[str
     ]
 
 
-def _variant(settings: str, variants: Sequence[tuple[str, str, str]]) -> str:
+def variant_of(settings: str, variants: Sequence[tuple[str, str, str]]) -> str:
+    """The settings in which a line differs from its like."""
     if len(variants) < 2:
         return ""
     own = cast(dict[str, Any], json.loads(settings))
@@ -195,9 +204,7 @@ def _comparison(rows: Sequence[Row], chance: Sequence[Row], variant: str) -> Com
         value = number(row.get("value"))
         encoder = row.get("encoder")
         name = encoder if isinstance(encoder, str) else TRAINED
-        # Repetitions are told apart by pair and seed: a later row replaces an equal earlier one.
-        pair = next((row[k] for k in ("pair", "pair_key") if row.get(k) is not None), "")
-        repetition = json.dumps([pair, row.get("seed")], default=str)
+        repetition = repetition_of(row)
         if value is not None and math.isfinite(value):
             values.setdefault(name, {})[repetition] = value
         else:

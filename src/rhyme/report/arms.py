@@ -1,0 +1,134 @@
+"""Runs sorted into arms: those that differ in nothing but their seed belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import yaml
+
+from rhyme.report.data import ReportData
+from rhyme.report.text import DASH, clean, short_path
+
+MOST_NAMED = 2
+# Options that change how a run is carried out, not what is learned.
+_WORDS = ("name", "about")
+_NOT_AN_ARM = (
+    *_WORDS,
+    "train.seed",
+    "train.workers",
+    "train.device",
+    "train.loggers",
+    "train.log_every",
+    "train.probe_every",
+    "train.checkpoint_every",
+    "train.keep",
+    "train.keep_every",
+    "train.async_save",
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Arm:
+    """Runs of one configuration.
+
+    Attributes:
+        name: what sets it apart, for readers.
+        runs: its runs, in the order given.
+        options: configuration of its first run by dotted name.
+    """
+
+    name: str
+    runs: Sequence[ReportData]
+    options: Mapping[str, Any]
+
+
+def arms(runs: Sequence[ReportData]) -> list[Arm]:
+    """Arms in the order in which their first runs are given.
+
+    Args:
+        runs: reports' data with their configurations.
+    """
+    grouped: dict[str, list[ReportData]] = {}
+    options: dict[str, Mapping[str, Any]] = {}
+    for run in runs:
+        flat = flattened(run.config)
+        key = repr([(k, v) for k, v in sorted(flat.items()) if k not in _NOT_AN_ARM] or run.run)
+        key = f"{run.system} {key}"
+        grouped.setdefault(key, []).append(run)
+        options.setdefault(key, flat)
+    names = _names([*grouped.values()], [*options.values()])
+    return [
+        Arm(name=name, runs=grouped[key], options=options[key])
+        for key, name in zip(grouped, names, strict=True)
+    ]
+
+
+def differences(arms: Sequence[Arm]) -> list[tuple[str, list[str]]]:
+    """Options in which runs differ, and their values an arm; ``–`` where it has no such option.
+
+    Args:
+        arms: what is compared. Values of an arm's runs are listed where they differ (seeds).
+    """
+    every = [[flattened(run.config) for run in arm.runs] for arm in arms]
+    names = dict.fromkeys(name for runs in every for flat in runs for name in flat)
+    names = [name for name in names if name not in _WORDS]
+    found: list[tuple[str, list[str]]] = []
+    for name in names:
+        cells = [", ".join(dict.fromkeys(_value(flat, name) for flat in runs)) for runs in every]
+        if len(set(cells)) > 1 or any(
+            len({repr(flat.get(name)) for flat in runs}) > 1 for runs in every
+        ):
+            found.append((clean(name, 120), cells))
+    return found
+
+
+def flattened(config: str) -> dict[str, Any]:
+    """Options of a ``config.yaml`` by dotted name; lists stay whole, what is no YAML gives none."""
+    try:
+        tree = yaml.safe_load(config)
+    except yaml.YAMLError:
+        return {}
+    found: dict[str, Any] = {}
+
+    def walk(value: object, path: str) -> None:
+        if isinstance(value, Mapping):
+            for key, inner in cast(Mapping[object, object], value).items():
+                walk(inner, f"{path}.{key}" if path else str(key))
+        elif path:
+            found[path] = value
+
+    walk(tree, "")
+    return found
+
+
+def _value(options: Mapping[str, Any], name: str) -> str:
+    if name not in options:
+        return DASH
+    value = options[name]
+    return clean("none" if value is None else value, 80)
+
+
+def _names(
+    groups: Sequence[Sequence[ReportData]], options: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    names = [clean(group[0].name, 60) for group in groups]
+    for name in {n for n in names if names.count(n) > 1}:
+        own = [i for i, other in enumerate(names) if other == name]
+        keys = dict.fromkeys(key for i in own for key in options[i])
+        apart = [
+            key
+            for key in keys
+            if key not in _NOT_AN_ARM and len({repr(options[i].get(key)) for i in own}) > 1
+        ]
+        for i in own:
+            told = [f"{key.rsplit('.', 1)[-1]} {_value(options[i], key)}" for key in apart]
+            rest = len(told) - MOST_NAMED
+            text = ", ".join(told[:MOST_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+            names[i] = f"{name}, {text or short_path(groups[i][0].run, 30)}"
+    # What is still alike is told apart by its folder.
+    return [
+        f"{n} ({short_path(g[0].run, 30)})" if names.count(n) > 1 else n
+        for n, g in zip(names, groups, strict=True)
+    ]

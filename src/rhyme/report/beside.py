@@ -1,0 +1,177 @@
+"""Figures of several arms beside each other: spreads over seeds and paired differences."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rhyme.report.arms import Arm
+from rhyme.report.data import Row
+from rhyme.report.summary import (
+    HEADLINES,
+    TRAINED,
+    UNTRAINED,
+    Spread,
+    chance_keys,
+    number,
+    repetition_of,
+    settings_key,
+    variant_of,
+)
+from rhyme.report.text import lower_is_better, metric_name, protocol_name
+
+Values = Mapping[str, float]
+"""Finite values by repetition (pair and seed)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gap:
+    """An arm less the first one.
+
+    Attributes:
+        spread: mean and deviation, of the pairs' differences where paired.
+        values: the pairs' differences; empty where there are no pairs.
+        lower: whether a smaller value is the better one.
+    """
+
+    spread: Spread
+    values: tuple[float, ...]
+    lower: bool
+
+    @property
+    def wins(self) -> int:
+        """Pairs in which the arm is better than the first."""
+        return sum(value < 0 if self.lower else value > 0 for value in self.values)
+
+    @property
+    def verdict(self) -> str:
+        """``"up"`` or ``"down"`` where every one of at least three pairs says so, else empty."""
+        if len(self.values) < 3:
+            return ""
+        losses = sum(value > 0 if self.lower else value < 0 for value in self.values)
+        n = len(self.values)
+        return "up" if self.wins == n else "down" if losses == n else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """One figure of all arms.
+
+    Attributes:
+        protocol: protocol id.
+        metric: metric id.
+        variant: settings in which it differs from its like.
+        trained: spread of each arm; None where it was not measured.
+        untrained: spread of each arm's untrained encoder.
+        gaps: each arm less the first; None for the first, and where one was not measured.
+        chance: value of a guess.
+    """
+
+    protocol: str
+    metric: str
+    variant: str
+    trained: tuple[Spread | None, ...]
+    untrained: tuple[Spread | None, ...]
+    gaps: tuple[Gap | None, ...]
+    chance: float | None
+
+    @property
+    def title(self) -> str:
+        """Protocol and metric for readers."""
+        title = f"{protocol_name(self.protocol)}, {metric_name(self.metric)}"
+        return f"{title}, {self.variant}" if self.variant else title
+
+
+def beside(arms: Sequence[Arm]) -> list[Beside]:
+    """Every figure that was measured of any arm, in the order in which they first appear.
+
+    Rows are of one figure when protocol, metric, data and all settings agree. Differences are
+    taken over equal pairs (data, split and seed), as many as both arms have; where they share
+    none, between the means.
+
+    Args:
+        arms: what is compared; the first is what the others are held against.
+    """
+    tables = [_table([row for run in arm.runs for row in run.results]) for arm in arms]
+    keys = list(dict.fromkeys(key for table in tables for key in table))
+    chances = set(chance_keys(dict.fromkeys(keys)))
+    found: list[Beside] = []
+    for key in keys:
+        if key in chances:
+            continue
+        protocol, metric, settings = key
+        rows = [table.get(key, []) for table in tables]
+        trained = [_values(r, TRAINED) for r in rows]
+        lower = lower_is_better(metric)
+        others = [k for k in keys if k[:2] == key[:2]]
+        guess = [table.get((protocol, f"{metric}_chance", settings), []) for table in tables]
+        found.append(
+            Beside(
+                protocol=protocol,
+                metric=metric,
+                variant=variant_of(settings, others),
+                trained=tuple(Spread.of([*v.values()]) for v in trained),
+                untrained=tuple(Spread.of([*_values(r, UNTRAINED).values()]) for r in rows),
+                gaps=(None, *(gap(v, trained[0], lower) for v in trained[1:])),
+                chance=_chance(rows, guess),
+            )
+        )
+    return found
+
+
+def gap(own: Values, first: Values, lower: bool = False) -> Gap | None:
+    """An arm less the first; None where either has no value."""
+    if not own or not first:
+        return None
+    values = tuple(own[key] - first[key] for key in own if key in first)
+    if values:
+        spread = Spread.of(values)
+    else:
+        one, other = Spread.of([*own.values()]), Spread.of([*first.values()])
+        assert one is not None
+        assert other is not None
+        sds = [s.sd for s in (one, other) if s.sd is not None]
+        spread = Spread(
+            mean=one.mean - other.mean,
+            sd=math.hypot(*sds) if len(sds) == 2 else None,
+            n=min(one.n, other.n),
+        )
+    assert spread is not None
+    return Gap(spread=spread, values=values, lower=lower)
+
+
+def first_of(lines: Sequence[Beside]) -> Beside | None:
+    """The figure to put on top: the first usual protocol's that all arms have."""
+    whole = [line for line in lines if all(s is not None for s in line.trained)]
+    for protocol in HEADLINES:
+        for line in whole:
+            if line.protocol == protocol:
+                return line
+    return whole[0] if whole else None
+
+
+def _table(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
+    found: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        protocol, metric = row.get("protocol"), row.get("metric")
+        if isinstance(protocol, str) and isinstance(metric, str) and row.get("value") is not None:
+            found.setdefault((protocol, metric, settings_key(row)), []).append(row)
+    return found
+
+
+def _values(rows: Sequence[Row], encoder: str) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for row in rows:
+        value = number(row.get("value"))
+        if row.get("encoder", TRAINED) == encoder and value is not None and math.isfinite(value):
+            found[repetition_of(row)] = value
+    return found
+
+
+def _chance(rows: Sequence[Sequence[Row]], guess: Sequence[Sequence[Row]]) -> float | None:
+    stated = [number(row.get("chance")) for group in rows for row in group]
+    stated += [number(row.get("value")) for group in guess for row in group]
+    finite = [value for value in stated if value is not None and math.isfinite(value)]
+    return statistics.fmean(finite) if finite else None

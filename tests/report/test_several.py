@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import yaml
+
+from rhyme.errors import ConfigError
+from rhyme.report import ReportData, RunFacts, render_runs
+from rhyme.report.arms import arms, differences
+from rhyme.report.beside import beside, first_of, gap
+from rhyme.report.overlay import difference_plot, overlays
+
+
+def run(
+    system: str = "moco",
+    seed: int = 0,
+    values: Sequence[float] = (0.5,),
+    *,
+    options: dict[str, Any] | None = None,
+    **facts: Any,
+) -> ReportData:
+    """A run measured once a pair; pairs are numbered on from its seed."""
+    config = {"system": system, "train": {"seed": seed, "steps": 9}, "model": options or {}}
+    results = [
+        {"protocol": "knn", "metric": "top1", "settings": {"k": 20}, "items": 9, "chance": 0.1,
+         "encoder": encoder, "value": value - less, "seed": seed + k, "pair": f"p/{seed + k}"}
+        for encoder, less in (("trained", 0.0), ("untrained", 0.2))
+        for k, value in enumerate(values)
+    ]  # fmt: skip
+    return ReportData(
+        system=system,
+        run=f"runs/{system}-{seed}",
+        facts=RunFacts(seed=seed, steps=9, **facts),
+        config=yaml.safe_dump(config),
+        results=results,
+        metrics=[{"step": 3 * k, "loss": 4.0 - k + seed, "lr": 0.1} for k in range(4)],
+    )
+
+
+def test_runs_of_one_configuration_but_for_the_seed_are_one_arm() -> None:
+    runs = [run(seed=0), run(seed=1), run("dual"), run(seed=2, options={"queue": 64})]
+    found = arms(runs)
+    assert [[r.run for r in arm.runs] for arm in found] == [
+        ["runs/moco-0", "runs/moco-1"], ["runs/dual-0"], ["runs/moco-2"],
+    ]  # fmt: skip
+    assert [arm.name for arm in found] == ["moco, queue –", "dual", "moco, queue 64"]
+    told = dict(differences(found))
+    assert told["train.seed"] == ["0, 1", "0", "2"]
+    assert told["model.queue"] == ["–", "–", "64"]
+    assert "train.steps" not in told
+
+
+def test_differences_are_paired_by_data_split_and_seed() -> None:
+    base = [run(seed=k, values=[v]) for k, v in enumerate((0.5, 0.6, 0.9))]
+    mine = [run("dual", seed=k, values=[v]) for k, v in enumerate((0.6, 0.8, 0.95))]
+    (line,) = beside(arms([*base, *mine]))
+    first, second = line.trained
+    assert first is not None
+    assert second is not None
+    assert first.mean == pytest.approx(2 / 3)
+    assert line.gaps[0] is None
+    found = line.gaps[1]
+    assert found is not None
+    assert found.values == pytest.approx((0.1, 0.2, 0.05))
+    assert found.spread.mean == pytest.approx(0.35 / 3)
+    # The spread of the pairs, far below that of the arms.
+    assert found.spread.sd == pytest.approx(0.0763763, rel=1e-4)
+    assert (found.wins, found.verdict) == (3, "up")
+    assert line.chance == pytest.approx(0.1)
+    assert [s.mean for s in line.untrained if s] == pytest.approx(
+        [2 / 3 - 0.2, 0.78333 - 0.2], 1e-3
+    )
+    assert first_of([line]) is line
+
+
+def test_what_shares_no_pair_is_compared_by_means() -> None:
+    found = gap({"a": 0.6, "b": 0.8}, {"c": 0.1, "d": 0.3})
+    assert found is not None
+    assert found.values == ()
+    assert found.verdict == ""
+    assert found.spread.mean == pytest.approx(0.5)
+    assert found.spread.sd == pytest.approx((2 * 0.02) ** 0.5)
+    assert gap({}, {"a": 1.0}) is None
+    one = gap({"a": 0.6, "b": 0.8}, {"b": 0.7})
+    assert one is not None
+    assert one.values == pytest.approx((0.1,))
+    assert one.spread.sd is None
+    errors = gap({"a": 1.0, "b": 2.0, "c": 3.0}, {"a": 2.0, "b": 3.0, "c": 4.0}, lower=True)
+    assert errors is not None
+    assert (errors.wins, errors.verdict) == (3, "up")
+
+
+def test_curves_of_an_arm_share_a_style_and_lie_on_common_axes() -> None:
+    odd = dataclasses.replace(run("dual"), metrics=[{"step": 1, "loss": 1.0, "grad_norm": 1.0}])
+    found = {o.chart.title: o for o in overlays(arms([run(seed=0), run(seed=1), odd]))}
+    assert list(found) == ["Loss"]  # the others are of one arm alone
+    loss = found["Loss"]
+    assert [c.style for c in loss.chart.curves] == [1, 1, 2]
+    assert [c.name for c in loss.chart.curves] == ["moco, seed 0", "moco, seed 1", "dual, seed 0"]
+    assert loss.last == (1.5, 1.0)
+    same = overlays(arms([run(seed=0), run(seed=1)]))
+    assert [o.chart.title for o in same] == ["Loss", "Learning rate"]
+
+
+def test_the_plot_has_a_dot_a_pair_on_either_side_of_nothing() -> None:
+    base = [run(seed=k) for k in range(3)]
+    mine = [run("dual", seed=k, values=[v]) for k, v in enumerate((0.6, 0.5, 0.45))]
+    plot = difference_plot(beside(found := arms([*base, *mine])), found)
+    at = [float(x) for x in re.findall(r'class="pair p2" cx="([\d.]+)%"', plot)]
+    assert at == pytest.approx([100.0, 50.0, 25.0], abs=0.1)
+    assert "+0.100, 0.000" in plot.replace("+0.000", "0.000")
+    alone = arms([run(seed=0), run("dual", seed=5)])
+    assert difference_plot(beside(alone), alone) == ""
+
+
+def test_the_page_says_what_holds_and_what_does_not(page: Callable[[str], Any]) -> None:
+    base = [run(seed=k, values=[0.5], data="world", commit="aa") for k in range(3)]
+    mine = [run("dual", seed=k, values=[0.6 + 0.1 * k], commit="bb") for k in range(3)]
+    bare = dataclasses.replace(run("vfs"), results=[])
+    text = render_runs([*base, *mine, bare])
+    read = page(text)
+    assert [a["id"] for a in read.all("section")] == [
+        "figures", "curves", "configuration", "runs", "limits",
+    ]  # fmt: skip
+    assert "moco (3 runs), dual (3 runs), vfs (1 run)" in read.text
+    assert "0.700 ± 0.100 n = 3 ▲ better in all pairs, +0.200 ± 0.100 better in 3 of 3 pairs" in (
+        read.text
+    )
+    assert "untrained 0.300 ± 0.000" in read.text
+    assert "Not evaluated, and missing in the figures: vfs-0." in read.text
+    assert "One run only: vfs." in read.text
+    assert "trained with different revisions of the code" in read.text
+    assert "Losses of different systems measure different things" in read.text
+    assert not read.all("script")
+    assert "url(" not in text
+    assert re.search(r"https?://", text) is None
+    assert len([a for a in read.all("th") if a.get("scope") == "row"]) == 1 + 2 + 7
+
+
+def test_names_and_options_from_outside_are_escaped(page: Callable[[str], Any]) -> None:
+    bad = "<script>'\"&\x1b\udcff"
+    one = dataclasses.replace(run(), system_title=bad, run=bad)
+    two = dataclasses.replace(run("dual"), system_title=bad, config="- not a mapping\n")
+    three = dataclasses.replace(run("vfs"), system_title=bad, config=": : no yaml [")
+    text = render_runs([one, two, three], title=bad)
+    text.encode()
+    read = page(text)
+    assert not read.all("script")
+    assert "<script>" in read.text
+    assert "\x1b" not in text
+
+
+def test_one_run_is_no_comparison() -> None:
+    with pytest.raises(ConfigError, match="two"):
+        render_runs([run()])
