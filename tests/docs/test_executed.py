@@ -55,7 +55,10 @@ FOUND = {
     ),
     "docs/quickstart": ("my_videos",),
     "docs/python": ("my_videos",),
-    "docs/report": ("runs/a",),
+    "docs/report": (
+        "other_videos", "runs/a", "runs/mine",
+        "runs/moco-0", "runs/moco-1", "runs/cycle-0", "runs/cycle-1",
+    ),
     "docs/searching": ("my_videos", "runs/mine"),
     "docs/systems/simclr": ("my_videos", "cifar10"),
     "docs/training": ("my_videos",),
