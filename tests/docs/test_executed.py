@@ -59,6 +59,7 @@ FOUND = {
         "other_videos", "runs/a", "runs/mine",
         "runs/moco-0", "runs/moco-1", "runs/cycle-0", "runs/cycle-1",
     ),
+    "docs/prepare": ("clips",),
     "docs/searching": ("my_videos", "runs/mine"),
     "docs/systems/simclr": ("my_videos", "cifar10"),
     "docs/training": ("my_videos",),
@@ -83,7 +84,9 @@ REPLACED = {
 }
 """Python that is made small."""
 
-QUICK = {"docs/quickstart", "docs/python", "docs/searching", "docs/world", "docs/views"}
+QUICK = {
+    "docs/quickstart", "docs/python", "docs/searching", "docs/train", "docs/world", "docs/views",
+}  # fmt: skip
 """Pages that take seconds; the others are left out of ``make test``."""
 
 

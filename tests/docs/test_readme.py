@@ -30,10 +30,19 @@ def test_commands_in_the_docs_exist() -> None:
 
 
 def test_every_page_is_in_the_contents() -> None:
-    index = (ROOT / "docs" / "index.md").read_text().splitlines()
-    for page in (ROOT / "docs").rglob("*.md"):
-        name = str(page.relative_to(ROOT / "docs").with_suffix(""))
-        assert name == "index" or name in index, name
+    docs = ROOT / "docs"
+    for page in docs.rglob("*.md"):
+        contents = (page.parent / "index.md").read_text().splitlines()
+        assert page.stem == "index" or page.stem in contents, page
+    assert "systems/index" in (docs / "index.md").read_text().splitlines()
+
+
+def test_the_list_of_systems_is_the_registry() -> None:
+    """One line each, by family, with its state; what can be trained has a page."""
+    page = (ROOT / "docs" / "systems" / "index.md").read_text()
+    rows = re.findall(r"^\| (?:\[`(\w+)`\]\(\w+\.md\)|`(\w+)`) \| .+ \| (\w+) \|$", page, re.M)
+    listed = {paged or bare: (state, bool(paged)) for paged, bare, state in rows}
+    assert listed == {e.id: (e.state, e.state != "planned") for e in SYSTEMS.values()}
 
 
 def test_make_targets_of_the_readme_exist() -> None:
