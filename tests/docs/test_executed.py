@@ -62,7 +62,7 @@ FOUND = {
     "docs/prepare": ("clips",),
     "docs/searching": ("my_videos", "runs/mine"),
     "docs/systems/simclr": ("my_videos", "cifar10"),
-    "docs/training": ("my_videos",),
+    "docs/training": ("my_videos", "checkpoint.pth.tar"),
 }  # fmt: skip
 """What the commands of a page find in their folder; the pages of systems find ``my_videos``."""
 

@@ -15,9 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from rhyme import api
+from rhyme.encoders import build_backbone
+from rhyme.recipes.shared import FOLDER_BACKBONE
 from support import tiny_runs
 from support.reduced import reduced
 
@@ -124,6 +127,13 @@ def train(system: str, data: str = "my_videos", *more: str) -> Callable[[Path], 
     return make
 
 
+def checkpoint(file: Path) -> None:
+    """Weights of the small backbone as a published checkpoint has them."""
+    backbone = build_backbone(FOLDER_BACKBONE, seed=0)
+    names = {f"module.encoder_q.{k}": value for k, value in backbone.state_dict().items()}
+    torch.save({"state_dict": names}, file)
+
+
 def judged(system: str, seed: int) -> Callable[[Path], None]:
     """A run that was evaluated."""
 
@@ -170,6 +180,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "long_world": long_world,
     "runs/mine": train("cycle_contrast"),
     "runs/a": train("moco"),
+    "checkpoint.pth.tar": checkpoint,
     "runs/k400": train("moco", "other_videos"),
     "runs/dual": train("dual"),
     "runs/lsfd-world": train("lsfd_world_demo", "long_world", "--label-column", "background"),
