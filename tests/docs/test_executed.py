@@ -41,6 +41,7 @@ NOT_RUN = {
     "tensorboard --logdir runs": "another program, which serves until it is stopped",
     "rhyme train moco --data my_videos --out runs/mine --launch slurm --slurm.nodes 2 "
     "--slurm.ranks 8": "needs a SLURM cluster; tests/ranks submits such a job to this machine",
+    "rhyme estimate cycle_contrast_r2v2_8gpu --data my_videos --gpus 8 --train.epochs 100": HOURS,
     "rhyme evaluate runs/mine --data 50salads --protocol segmentation --segmentation.bundle 1 "
     "--segmentation.every 2": PUBLISHED,
 }

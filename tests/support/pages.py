@@ -17,7 +17,7 @@ NOT_EXECUTED = {
 """Blocks of Python that are not run, by page and first line, and why."""
 
 GIVEN = {
-    "docs/encoders": "import torch\npixels = torch.rand(2, 3, 64, 64)\n"
+    "docs/encoders": "import torch\npixels = torch.rand(8, 3, 64, 64)\n"
     "clips = torch.rand(1, 16, 3, 112, 112)\n",
     "docs/kernels": "import torch\nfeatures = torch.rand(200, 8)\n"
     "first, *previous = torch.nn.functional.normalize(torch.rand(4, 12, 12, 8), dim=-1)\n"

@@ -18,7 +18,7 @@ OPTIONS: dict[str, dict[str, str]] = {
     "scan": {"--workers": "0"},
     "prepare": {"--workers": "0", "--size": "32"},
     "world": {"--workers": "0", "--size": "30"},
-    "estimate": {"--seconds": "1"},
+    "estimate": {"--seconds": "1", "--train.batch_size": "8"},
     "evaluate": {"--frames": "2"},
 }
 """By command: no further processes, small frames, short measuring."""

@@ -56,9 +56,9 @@ def my_videos(folder: Path) -> None:
 
 
 def clips(folder: Path) -> None:
-    """The same films; their table lies beside the folder, as in ``--labels table.csv``."""
+    """The same films; their table lies beside the folder too, as in ``--labels table.csv``."""
     my_videos(folder)
-    (folder / "labels.csv").rename(folder.parent / "table.csv")
+    shutil.copyfile(folder / "labels.csv", folder.parent / "table.csv")
 
 
 def other_videos(folder: Path) -> None:
