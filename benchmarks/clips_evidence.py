@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.studies import FIVE, THREE, Arm, Job
+from benchmarks.studies import FIVE, SUPERVISED_CLIPS, THREE, Arm, Job
 from rhyme.api import DataOptions
 
 RECIPE = "dual_world_demo"
@@ -59,7 +59,6 @@ WORLD: dict[str, Any] = {
 }
 """24 frames of which a clip takes 16: two clips of a video differ, and both show the change."""
 ONE_CLASS = {"retrieval": {"ks": (1, 5), "group": False}}
-SUPERVISED = {"finetune": {"epochs": 12, "batch_size": 32, "lr": (0.02,)}}
 
 
 def sprites_jobs(runs: Path) -> list[Job]:
@@ -95,8 +94,8 @@ def sprites_jobs(runs: Path) -> list[Job]:
         ]  # fmt: skip
         jobs += [
             replace(
-                job, arm=Arm("finetuned", RECIPE), protocols=("finetune",), settings=SUPERVISED,
-                trained_as=job.key,
+                job, arm=Arm("finetuned", RECIPE), protocols=("finetune",),
+                settings=SUPERVISED_CLIPS, trained_as=job.key,
             )
             for job in trained
             if job.arm.name.startswith("C clip") and seed in THREE
@@ -122,7 +121,7 @@ REAL_BUDGET: dict[str, Any] = {
     "model.transform.resize": (37, 49),
     "data.cache_size": 40,
 }
-REAL_SUPERVISED = {"finetune": {"epochs": 12, "batch_size": 16, "lr": (0.02,)}}
+REAL_SUPERVISED = {"finetune": {**SUPERVISED_CLIPS["finetune"], "epochs": 12, "flip": 0.5}}
 
 
 def real_clips_jobs(data: Path) -> list[Job]:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.studies import THREE, Arm, Job
+from benchmarks.studies import SUPERVISED_CLIPS, THREE, Arm, Job
 from rhyme.api import DataOptions
 from rhyme.systems.lsfd import PARTS
 
@@ -64,8 +64,6 @@ WORLD: dict[str, Any] = {
 """144, 48 and 48 videos of 16 to 32 s: about 330 items to train on."""
 SEGMENTER: dict[str, Any] = {"stages": 2, "layers": 6, "every": 4, "epochs": 12}
 """Two moments a second; the sixth layer sees 63 s, more than a video."""
-SUPERVISED = {"finetune": {"epochs": 12, "batch_size": 32, "lr": (0.02,)}}
-"""The same network trained on the backgrounds: whether they can be told at this size at all."""
 
 
 def lsfd_jobs(runs: Path, only: str | None = None) -> list[Job]:
@@ -105,7 +103,7 @@ def lsfd_jobs(runs: Path, only: str | None = None) -> list[Job]:
     ]  # fmt: skip
     supervised = [
         replace(
-            job, arm=Arm("finetuned", RECIPE), protocols=("finetune",), settings=SUPERVISED,
+            job, arm=Arm("finetuned", RECIPE), protocols=("finetune",), settings=SUPERVISED_CLIPS,
             heads=(), untrained=(job.seed,), trained_as=job.key,
         )
         for job in trained

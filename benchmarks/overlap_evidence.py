@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.studies import THREE, Arm, Job
+from benchmarks.studies import SUPERVISED_CLIPS, THREE, Arm, Job
 from rhyme import api
 from rhyme.api import DataOptions
 from rhyme.errors import ConfigError
@@ -66,7 +66,6 @@ WORLD: dict[str, Any] = {
     "sound": False,
 }
 ONE_CLASS = {"retrieval": {"ks": (1, 5), "group": False}}
-SUPERVISED = {"finetune": {"epochs": 12, "batch_size": 32, "lr": (0.02,)}}
 
 
 def cstp_jobs(runs: Path) -> list[Job]:
@@ -87,7 +86,7 @@ def cstp_jobs(runs: Path) -> list[Job]:
         jobs.append(
             replace(
                 trained[0], arm=Arm("finetuned", RECIPE), protocols=("finetune",),
-                settings=SUPERVISED, untrained=(seed,), trained_as=trained[0].key,
+                settings=SUPERVISED_CLIPS, untrained=(seed,), trained_as=trained[0].key,
             )
         )  # fmt: skip
     return jobs
