@@ -8,7 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rhyme.report import Frame, ReportData, Rhyme, RunFacts, Strip, write_report
+from rhyme.report import (
+    ClassShare,
+    EmbeddingMaps,
+    FeatureMap,
+    Frame,
+    ReportData,
+    Rhyme,
+    RunFacts,
+    Strip,
+    write_report,
+    write_runs_report,
+)
 
 LONG = "a_very_long_name_without_any_place_to_break_" * 4
 WIDTHS = (360, 480, 641, 768, 821, 1024, 1280)
@@ -51,6 +62,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
         for k in range(200)
     ]
+    cloud = np.random.default_rng(0).normal(size=(120, 2))
     data = ReportData(
         system="cycle_contrast",
         system_title="CycleContrast",
@@ -59,6 +71,20 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         metrics=metrics,
         results=results,
         rhymes=[rhyme(40 * k, returned=k % 3 != 1) for k in range(8)],
+        worst=[Strip(query=frame(990), hits=[frame(991, score=0.9, same_class=False)])],
+        classes=[ClassShare(name=LONG, queries=9, trained=0.1, untrained=0.2, chance=0.1)],
+        classes_k=5,
+        maps=EmbeddingMaps(
+            maps=[
+                FeatureMap(name=name, points=cloud, kept=0.9, faithful=0.9, same_class=0.5)
+                for name in ("Trained", "Untrained")
+            ],
+            labels=[LONG if k % 5 == 0 else f"class {k % 9}" for k in range(len(cloud))],
+            videos=60,
+            components=50,
+            perplexity=30,
+            seed=0,
+        ),
         strips=[
             Strip(
                 query=frame(900 + k, label=LONG),
@@ -71,6 +97,22 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     folder = tmp_path_factory.mktemp("report")
     write_report(dataclasses.replace(data, metrics=(), results=()), folder / "empty.html")
+    runs = [
+        dataclasses.replace(
+            data,
+            system_title=title,
+            facts=dataclasses.replace(data.facts, seed=seed),
+            config=f"train:\n  seed: {seed}\nmodel:\n  kind: {title}\n",
+            results=[
+                {**row, "value": row["value"] + 0.03 * seed * len(title) / 100, "pair": seed}
+                for row in results
+                if row["seed"] == seed
+            ],
+        )
+        for title in ("CycleContrast", LONG)
+        for seed in range(2)
+    ]
+    write_runs_report(runs, folder / "runs.html")
     return write_report(data, folder / "report.html")
 
 
@@ -80,6 +122,7 @@ def opened(chromium: Any, path: Path, width: int, scheme: str = "light", **optio
         viewport={"width": width, "height": 800}, color_scheme=scheme, **options
     )
     tab = context.new_page()
+    tab.set_default_timeout(120_000)  # a busy machine draws slowly
     tab.heard = []
     tab.on("console", lambda message: tab.heard.append(f"console: {message.text}"))
     tab.on("pageerror", lambda error: tab.heard.append(f"error: {error}"))
@@ -88,7 +131,7 @@ def opened(chromium: Any, path: Path, width: int, scheme: str = "light", **optio
     return tab
 
 
-@pytest.mark.parametrize("name", ["report.html", "empty.html"])
+@pytest.mark.parametrize("name", ["report.html", "empty.html", "runs.html"])
 def test_nothing_is_fetched_and_nothing_complained_of(
     chromium: Any, report: Path, name: str
 ) -> None:
@@ -102,8 +145,9 @@ def test_nothing_is_fetched_and_nothing_complained_of(
     tab.context.close()
 
 
-def test_no_width_needs_sideways_scrolling(chromium: Any, report: Path) -> None:
-    tab = opened(chromium, report, 1280)
+@pytest.mark.parametrize("name", ["report.html", "runs.html"])
+def test_no_width_needs_sideways_scrolling(chromium: Any, report: Path, name: str) -> None:
+    tab = opened(chromium, report.with_name(name), 1280)
     tab.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     for width in WIDTHS:
         tab.set_viewport_size({"width": width, "height": 800})
@@ -131,7 +175,7 @@ def test_page_reads_without_scripts(chromium: Any, report: Path) -> None:
 def test_table_keeps_its_meaning_on_a_phone(chromium: Any, report: Path) -> None:
     tab = opened(chromium, report, 360)
     assert tab.get_by_role("columnheader").count() >= 5
-    assert tab.get_by_role("rowheader").count() == 3
+    assert tab.locator("#evaluation").get_by_role("rowheader").count() == 3
     label = "getComputedStyle(document.querySelector('td'), '::before').content"
     assert tab.evaluate(label) == '"Trained"'
     tab.context.close()
@@ -171,4 +215,62 @@ def test_print_is_light_and_shows_what_is_folded(chromium: Any, report: Path) ->
     assert folded.is_visible()
     pages = tab.pdf(format="A4")
     assert pages.startswith(b"%PDF")
+    tab.context.close()
+
+
+def test_cycles_and_maps_can_be_read_at_every_width(chromium: Any, report: Path) -> None:
+    tab = opened(chromium, report, 1280)
+    for width in (360, 1280):
+        tab.set_viewport_size({"width": width, "height": 800})
+        box = tab.locator("svg.cycle").first.bounding_box()
+        scale = box["width"] / 340
+        assert 0.8 < scale < 1.3, width  # its text is 10 units high
+        card = tab.locator("#rhymes article").first.bounding_box()
+        assert box["x"] >= card["x"]
+        assert box["x"] + box["width"] <= card["x"] + card["width"]
+        sheets = [sheet.bounding_box() for sheet in tab.locator("svg.scatter").all()]
+        assert all(sheet["width"] > 250 for sheet in sheets)
+        # Beside each other where there is room, else below each other.
+        assert (sheets[0]["y"] == sheets[1]["y"]) == (width > 1000)
+    tab.context.close()
+
+
+def test_outcomes_differ_without_colour(chromium: Any, report: Path) -> None:
+    tab = opened(chromium, report, 1280)
+    style = "getComputedStyle(document.querySelector('{}')).strokeDasharray"
+    ways = [tab.evaluate(style.format(f".to.{kind}")) for kind in ("right", "wrong")]
+    assert ways[0] != ways[1]
+    assert "none" not in ways
+    assert tab.get_by_role("img", name="came home").count() >= 1
+    assert tab.get_by_role("img", name="went astray").count() >= 1
+    tab.context.close()
+
+
+def test_drawings_stand_out_in_both_schemes_and_in_print(
+    chromium: Any, report: Path, tmp_path: Path
+) -> None:
+    for scheme in ("light", "dark", "print"):
+        tab = opened(chromium, report, 1280, "dark" if scheme == "print" else scheme)
+        if scheme == "print":
+            tab.emulate_media(media="print", color_scheme="dark")
+        for drawing in ("svg.cycle", "svg.scatter"):
+            shot = tmp_path / f"{scheme}-{drawing[4:]}.png"
+            tab.locator(drawing).first.screenshot(path=shot)
+            ground, ink = ground_and_ink(shot)
+            assert (ground < 60) == (scheme == "dark")
+            assert abs(ground - ink) > 80
+        tab.context.close()
+
+
+def test_runs_side_by_side_keep_their_names_on_a_phone(chromium: Any, report: Path) -> None:
+    tab = opened(chromium, report.with_name("runs.html"), 360, java_script_enabled=False)
+    assert tab.get_by_role("heading", level=1).is_visible()
+    cells = tab.locator("#figures td")
+    assert cells.first.get_attribute("data-label") == "CycleContrast"
+    assert tab.locator("circle.pair").count() == 3 * 2
+    more = tab.locator("#curves summary")
+    hidden = tab.locator("#curves details svg.chart").first
+    assert not hidden.is_visible()
+    more.click()
+    assert hidden.is_visible()
     tab.context.close()
