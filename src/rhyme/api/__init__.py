@@ -3,7 +3,7 @@
 from rhyme.api.data import DataOptions, Scanned, read_data, scan, world
 from rhyme.api.demo import Demo, demo
 from rhyme.api.doctor import Finding, doctor
-from rhyme.api.encoder import encoder_of
+from rhyme.api.encoder import OffTheShelf, encoder_of, run_or_shelf
 from rhyme.api.estimate import Estimate, estimate
 from rhyme.api.fit import Trained
 from rhyme.api.judge import compare, evaluate
@@ -27,6 +27,7 @@ __all__ = [
     "Found",
     "LaunchOptions",
     "Moments",
+    "OffTheShelf",
     "OverlapAnswers",
     "Packaged",
     "RunLine",
@@ -58,6 +59,7 @@ __all__ = [
     "resolve_recipe",
     "resume",
     "run_events",
+    "run_or_shelf",
     "runs",
     "scan",
     "search",

@@ -9,7 +9,7 @@ from typing import Any
 
 from rhyme.api.checks import check_root, check_seed
 from rhyme.api.data import DataOptions, read_data
-from rhyme.api.encoder import encoder_of
+from rhyme.api.encoder import OffTheShelf, encoder_of
 from rhyme.api.prepare import prepared_note
 from rhyme.api.progress import progress_bar
 from rhyme.api.provenance import command_line, commit
@@ -33,7 +33,7 @@ from rhyme.views import ShortVideo
 
 
 def evaluate(
-    run: str | Path,
+    run: str | Path | OffTheShelf,
     data: str | Path | Catalog | None = None,
     *,
     protocols: Sequence[str] = STANDARD,
@@ -48,11 +48,12 @@ def evaluate(
     workers: int = 0,
     options: DataOptions | None = None,
     record: bool = True,
+    results: str | Path | None = None,
 ) -> Evaluation:
     """Judge an encoder on groups that it never saw, beside untrained copies of it.
 
     Args:
-        run: run folder, or an encoder package.
+        run: run folder, an encoder package, or an encoder off the shelf.
         data: folder or catalog; by default the data of the run with its split.
         protocols: ids of protocols.
         settings: changed settings by protocol, e.g. ``{"finetune": {"epochs": 10}}``.
@@ -68,6 +69,7 @@ def evaluate(
         workers: decoding processes.
         options: how a folder is read.
         record: append the rows to the run's ``results.jsonl``.
+        results: file to append the rows to besides.
 
     Returns:
         Rows, notes, and what could not be measured with its reason.
@@ -78,11 +80,14 @@ def evaluate(
         )
     check_seed(seed)
     package = encoder_of(run, device)
-    folder = Path(run)
+    shelf = isinstance(run, OffTheShelf)
+    folder = package.directory if shelf else Path(run)
     if data is None:
-        if not (folder / CATALOG).is_file():
+        if shelf or not (folder / CATALOG).is_file():
             raise RunError(
-                "an encoder package brings no data", file=run, remedy="say what to judge on: --data"
+                "an encoder package brings no data",
+                file=folder,
+                remedy="say what to judge on: --data",
             )
         catalog = Catalog.open(folder / CATALOG)
         refuse_data_options(options)
@@ -95,7 +100,7 @@ def evaluate(
         catalog = read_data(data, options, seed=seed, must_split=fitted)
     check_root(catalog)
     label_column = options.label_column if options is not None else None
-    recorded = record and (folder / "config.yaml").is_file()
+    recorded = record and not shelf and (folder / "config.yaml").is_file()
     pictures = folder / "pictures" if recorded else None
     with progress_bar("evaluate", "frames") as progress:
         done = run_protocols(
@@ -124,6 +129,8 @@ def evaluate(
         done = replace(done, notes=(*done.notes, shards))
     if recorded:
         append_results(RunFolder.open(folder).results, done.results)
+    if results is not None:
+        append_results(results, done.results)
     return done
 
 

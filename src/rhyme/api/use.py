@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -12,12 +15,12 @@ from numpy.typing import NDArray
 
 from rhyme.api.checks import PNG, output_file
 from rhyme.api.data import DataOptions, quarantined, read_data
-from rhyme.api.encoder import encoder_of
+from rhyme.api.encoder import OffTheShelf, encoder_of
 from rhyme.api.package import export_package
 from rhyme.api.prepare import prepared_note
 from rhyme.api.progress import progress_bar
 from rhyme.catalog import Catalog
-from rhyme.encoders import EncoderPackage
+from rhyme.encoders import EncoderPackage, save_package
 from rhyme.errors import ConfigError
 from rhyme.store import Hit, contact_sheet, open_store, parse_query, write_store
 from rhyme.tasks.extract import encode
@@ -83,11 +86,11 @@ class Encoder:
         )
 
 
-def load(run: str | Path, *, device: str = "auto") -> Encoder:
-    """The encoder of a run, or of an encoder package.
+def load(run: str | Path | OffTheShelf, *, device: str = "auto") -> Encoder:
+    """The encoder of a run, of an encoder package, or one off the shelf.
 
     Args:
-        run: run folder or package.
+        run: run folder, package, or encoder off the shelf.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     """
     return Encoder(encoder_of(run, device), str(resolve_device(device)))
@@ -118,7 +121,7 @@ class Embedded:
 
 
 def embed(
-    run: str | Path,
+    run: str | Path | OffTheShelf,
     data: str | Path | Catalog,
     store: str | Path,
     *,
@@ -129,7 +132,7 @@ def embed(
     """Embed a collection into a store, one row a moment.
 
     Args:
-        run: run folder or encoder package.
+        run: run folder, encoder package, or encoder off the shelf.
         data: a folder or catalog.
         store: folder of the store; one of the same encoder is added to.
         every: seconds from one moment to the next.
@@ -144,10 +147,10 @@ def embed(
     shards = prepared_note(catalog)
     if shards:
         print(shards, file=sys.stderr)
-    with progress_bar("embed", "items") as progress:
+    with progress_bar("embed", "items") as progress, in_a_folder(package) as place:
         written = write_store(
             Path(store),
-            package.directory,
+            place,
             catalog,
             every=every,
             device=str(resolve_device(device)),
@@ -161,6 +164,22 @@ def embed(
         dim=written.dim,
         quarantined=len(quarantined(catalog)) + len(written.failed),
     )
+
+
+@contextmanager
+def in_a_folder(package: EncoderPackage) -> Generator[Path]:
+    """The package's folder; of an encoder off the shelf, which has none, one for the while."""
+    if package.directory.is_dir() and "weights" not in package.extra:
+        yield package.directory
+        return
+    with tempfile.TemporaryDirectory(prefix="rhyme-encoder-") as folder:
+        yield save_shelf(package, Path(folder) / "encoder")
+
+
+def save_shelf(package: EncoderPackage, folder: Path) -> Path:
+    """Write an encoder off the shelf as a package, which every verb takes in place of a run."""
+    save_package(folder, package.module, package.plan, card=package.card, extra=package.extra)
+    return folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +229,7 @@ def search(
 
 
 def export(
-    run: str | Path,
+    run: str | Path | OffTheShelf,
     out: str | Path | None = None,
     *,
     kind: Literal["torch", "hub", "package"] = "torch",
@@ -218,7 +237,8 @@ def export(
     """Write the encoder for other programs.
 
     Args:
-        run: run folder or encoder package; for ``package`` a run folder.
+        run: run folder, encoder package, or encoder off the shelf; for ``package`` a run folder
+            or an encoder off the shelf.
         out: file (``torch``) or folder (``hub``, ``package``).
         kind: ``torch``, a ``torch.export`` program; ``hub``, a folder for a model hub;
             ``package``, an encoder package of the run's newest checkpoint, see
@@ -226,7 +246,7 @@ def export(
     """
     from rhyme.export import to_hub_folder, to_torch_export
 
-    if kind == "package":
+    if kind == "package" and not isinstance(run, OffTheShelf):
         return export_package(run, out).path
     if out is None:
         raise ConfigError(
@@ -235,6 +255,9 @@ def export(
             remedy="write --out encoder.pt2 (torch) or --out folder (hub)",
         )
     package = encoder_of(run)
+    if kind == "package":
+        return save_shelf(package, Path(out))
     if kind == "hub":
-        return Path(to_hub_folder(package, out))
+        with in_a_folder(package) as place:
+            return Path(to_hub_folder(replace(package, directory=place), out))
     return Path(to_torch_export(package, out))

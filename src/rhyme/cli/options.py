@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import OmitArgPrefixes, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from rhyme.api import DataOptions, LaunchOptions
+from rhyme.api import DataOptions, LaunchOptions, OffTheShelf
 
 
 @dataclass(kw_only=True)
@@ -24,6 +24,12 @@ HowToRead = Annotated[DataOptions, OmitArgPrefixes]
 
 Launching = Annotated[LaunchOptions, OmitArgPrefixes]
 """Options on ranks, as flags of the command itself."""
+
+Shelf = Annotated[OffTheShelf, OmitArgPrefixes]
+"""An encoder off the shelf in place of a run, as flags of the command itself."""
+
+Run = Annotated[Positional[Path | None], arg(metavar="RUN")]
+"""A run folder or an encoder package; left out where --encoder is given."""
 
 Data = Annotated[Path, arg(metavar="DIR|CATALOG")]
 """A folder of files, or a catalog that `rhyme scan` wrote."""

@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 
 from rhyme import api
 from rhyme.cli.answer import Answer, table
-from rhyme.cli.options import Common, Data, HowToRead, Launching
+from rhyme.cli.options import Common, Data, HowToRead, Launching, Run, Shelf
 from rhyme.errors import ConfigError
 from rhyme.group import follower, in_a_group
 
@@ -181,17 +181,24 @@ class Evaluate(Common):
     Example: rhyme evaluate runs/mine --protocol knn,linear,semi_supervised
 
     Example: rhyme evaluate runs/mine --protocol finetune --finetune.preset dual
+
+    Example: rhyme evaluate --encoder torchvision:resnet50 --weights resnet50.pth --data my_videos
     """
 
     takes_overrides: ClassVar[bool] = True
     nested: ClassVar[tuple[str, ...]] = ("reading",)
     listed: ClassVar[tuple[str, ...]] = ("--protocol", "--heads")
 
-    run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """Run folder, or an encoder package."""
+    run: Run = None
+    """Run folder, or an encoder package; none where --encoder is given."""
 
     data: Data | None = None
     """A folder or catalog; by default the data of the run with its split."""
+
+    shelf: Shelf = field(default_factory=api.OffTheShelf)
+
+    results: Path | None = None
+    """File to append the rows to besides, for rhyme compare."""
 
     protocol: str = "knn,linear,retrieval,cycle"
     """Protocols, separated by commas: knn, linear, linear_stored, transfer, retrieval, cycle and
@@ -229,7 +236,7 @@ class Evaluate(Common):
             protocol, _, name = option.partition(".")
             settings.setdefault(protocol, {})[name] = value
         done = api.evaluate(
-            self.run,
+            api.run_or_shelf(self.run, self.shelf),
             self.data,
             protocols=tuple(p.strip() for p in self.protocol.split(",") if p.strip()),
             settings=settings,
@@ -241,6 +248,7 @@ class Evaluate(Common):
             device=self.device,
             workers=self.workers,
             options=self.reading,
+            results=self.results,
         )
         shown: list[Any] = [*done.notes, table(done.columns, done.rows)]
         return Answer(document=done, show=shown)

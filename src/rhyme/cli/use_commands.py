@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 
 from rhyme import api
 from rhyme.cli.answer import Answer, table
-from rhyme.cli.options import Common, Data
+from rhyme.cli.options import Common, Data, Run, Shelf
 from rhyme.errors import ConfigError
 
 
@@ -19,10 +19,14 @@ class Embed(Common):
     """Embed a collection: one row a moment, with item, time, vector and the encoder's hash.
 
     Example: rhyme embed runs/mine --data my_videos --store my_videos.store
+
+    Example: rhyme embed --encoder torchvision:r3d_18 --weights r3d.pth --data my_videos --store s
     """
 
-    run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """Run folder, or an encoder package."""
+    run: Run = None
+    """Run folder, or an encoder package; none where --encoder is given."""
+
+    shelf: Shelf = field(default_factory=api.OffTheShelf)
 
     data: Data
     """A folder of files, or a catalog that `rhyme scan` wrote."""
@@ -41,7 +45,7 @@ class Embed(Common):
 
     def __call__(self) -> Answer:
         done = api.embed(
-            self.run,
+            api.run_or_shelf(self.run, self.shelf),
             self.data,
             self.store,
             every=self.every,
@@ -150,21 +154,26 @@ class Export(Common):
     Example: rhyme export runs/mine --format torch --out encoder.pt2
 
     Example: rhyme export runs/mine --format package
+
+    Example: rhyme export --encoder torchvision:resnet50 --weights r.pth --format package --out r50
     """
 
-    run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """Run folder, or an encoder package."""
+    run: Run = None
+    """Run folder, or an encoder package; none where --encoder is given."""
+
+    shelf: Shelf = field(default_factory=api.OffTheShelf)
 
     out: Path | None = None
     """File or folder to write; a package goes into the run where none is given."""
 
     format: Literal["torch", "hub", "package"] = "torch"
     """torch: a torch.export program; hub: a folder for a model hub; package: an encoder package
-    of the run's newest checkpoint, be it stopped or still training."""
+    of the run's newest checkpoint, be it stopped or still training, or of --encoder."""
 
     def __call__(self) -> Answer:
-        if self.format == "package":
-            done = api.export_package(self.run, self.out)
+        source = api.run_or_shelf(self.run, self.shelf)
+        if self.format == "package" and isinstance(source, Path):
+            done = api.export_package(source, self.out)
             return Answer(document=done, show=[f"written: {done.path}, step {done.step}"])
-        path = api.export(self.run, self.out, kind=self.format)
+        path = api.export(source, self.out, kind=self.format)
         return Answer(document={"path": path}, show=[f"written: {path}"])

@@ -24,6 +24,7 @@ from rhyme.encoders.norm import (
 )
 from rhyme.encoders.package import EncoderPackage, load_package, save_package, untrained
 from rhyme.encoders.parts import in_parts
+from rhyme.encoders.shelf import open_shelf, recommended_plan
 from rhyme.encoders.weights import LoadReport, load_state_file
 
 __all__ = [
@@ -51,6 +52,8 @@ __all__ = [
     "in_parts",
     "load_package",
     "load_state_file",
+    "open_shelf",
+    "recommended_plan",
     "render_card",
     "save_package",
     "seeded",

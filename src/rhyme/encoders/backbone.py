@@ -41,6 +41,22 @@ BACKBONES: dict[str, str] = {
 }
 """Backbones by id, each as ``"module:class"``; imported when one is built."""
 
+SOURCES: dict[str, str] = {
+    "torchvision": "rhyme.encoders.torchvision_shelf:TorchvisionEncoder",
+    "timm": "rhyme.encoders.timm_shelf:TimmEncoder",
+    "hf": "rhyme.encoders.hugging_face:HuggingFaceEncoder",
+    "hf-video": "rhyme.encoders.hugging_face:HuggingFaceClipEncoder",
+}
+"""Libraries whose encoders are backbones under the name ``library:name``; see ``shelf``."""
+
+_TORCHVISION = {
+    "rhyme.encoders.resnet:ResNet",
+    "rhyme.encoders.video:SeparableInception",
+    "rhyme.encoders.video:VideoResNet",
+    "rhyme.encoders.video_transformers:MultiscaleTransformer",
+    "rhyme.encoders.video_transformers:VideoSwin",
+}
+
 # Packages come from strangers: an absurd size must fail here, before anything is allocated.
 _LIMITS = {"strides": 16, "temporal_strides": 16, "dilations": 64, "widths": 8192}
 # Earlier versions wrote these into the packages of backbones that have no such option.
@@ -102,6 +118,17 @@ class BackboneConfig:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class DescribedConfig(BackboneConfig):
+    """A backbone whose architecture is told by a description, not by its name.
+
+    Attributes:
+        architecture: Hugging Face's configuration as JSON.
+    """
+
+    architecture: str = ""
+
+
 class Backbone(nn.Module):
     """Base of all backbones.
 
@@ -110,6 +137,8 @@ class Backbone(nn.Module):
 
     Attributes:
         reads_clips: whether it reads clips ``[b, t, c, h, w]`` instead of frames.
+        on_meta: whether its state dict is all that it is, so that it can be built without numbers
+            and given them afterwards.
         own: its values of the options that zeros leave to it; it has no others of these.
         config: the configuration with its own values filled in.
         feature_dim: length ``d`` of the pooled feature.
@@ -118,6 +147,7 @@ class Backbone(nn.Module):
     """
 
     reads_clips: ClassVar[bool] = False
+    on_meta: ClassVar[bool] = True
     own: ClassVar[dict[str, Four]] = {}
     feature_dim: int
     geometry: dict[str, tuple[float, float]]
@@ -125,6 +155,16 @@ class Backbone(nn.Module):
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self.config = self._filled_in(config)
+
+    @property
+    def inner(self) -> nn.Module:
+        """The module under whose names the weights of its authors are stored."""
+        return self
+
+    @classmethod
+    def renamed(cls, name: str) -> str:
+        """Today's name of an entry in its authors' files."""
+        return name
 
     @classmethod
     def _filled_in(cls, config: BackboneConfig) -> BackboneConfig:
@@ -163,13 +203,19 @@ class Backbone(nn.Module):
                 remedy="put the frames of a clip into the batch first: view.frames",
             )
         self.check_stages(stages)
-        x, kept = self._through(pixels, stages)
-        stride, offset = list(self.geometry.values())[-1]
-        pooled = x.mean(dim=(-2, -1))
+        pooled, x, kept = self.encode(pixels, stages)
+        stride, offset = list(self.geometry.values())[-1] if self.geometry else (None, None)
         return Features(
             pooled=pooled, map=x, stride=stride, offset=offset, stages=kept,
             parts=self.named_parts(pooled),
         )  # fmt: skip
+
+    def encode(
+        self, x: Tensor, stages: Sequence[str]
+    ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+        """The pooled feature, the last map, and the maps of ``stages``, of ``[b, c, h, w]``."""
+        x, kept = self._through(x, stages)
+        return x.mean(dim=(-2, -1)), x, kept
 
     def walk(self, pixels: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Yield (name, map) for every stage of ``geometry``, in order."""
@@ -253,8 +299,9 @@ class ClipBackbone(Backbone):
         if self.channels_last_on_cpu and x.device.type == "cpu":
             x = x.contiguous(memory_format=torch.channels_last_3d)
         pooled, x, kept = self.encode(x, stages)
-        stride, offset = list(self.geometry.values())[-1]
-        temporal_stride, temporal_offset = list(self.temporal_geometry.values())[-1]
+        stride, offset = list(self.geometry.values())[-1] if self.geometry else (None, None)
+        times = list(self.temporal_geometry.values())
+        temporal_stride, temporal_offset = times[-1] if times else (None, None)
         return Features(
             pooled=pooled,
             map=x,
@@ -266,7 +313,9 @@ class ClipBackbone(Backbone):
             parts=self.named_parts(pooled),
         )
 
-    def encode(self, x: Tensor, stages: Sequence[str]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def encode(
+        self, x: Tensor, stages: Sequence[str]
+    ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         """The pooled feature, the last map, and the maps of ``stages``, of ``[b, c, t, h, w]``."""
         x, kept = self._through(x, stages)
         return x.mean(dim=(-3, -2, -1)), x, kept
@@ -305,7 +354,7 @@ def build_backbone(
     """
     if isinstance(config, str):
         config = BackboneConfig(name=config)
-    config = override(config, options)
+    config = override(config, {**options, "name": own_name(options.get("name", config.name))})
     with nullcontext() if seed is None else seeded(seed):
         built = backbone_class(config.name)(config)
     if built.feature_dim % max(len(config.parts), 1):
@@ -323,10 +372,19 @@ def backbone_class(name: str) -> type[Backbone]:
     Raises:
         UnknownName: no such backbone, with the nearest one that exists.
     """
-    if name not in BACKBONES:
+    name = own_name(name)
+    source = name.partition(":")[0] if ":" in name else ""
+    place = SOURCES.get(source) or BACKBONES.get(name)
+    if place is None:
         raise UnknownName(f"unknown backbone '{name}'", remedy=nearest(name, BACKBONES))
-    module, _, attribute = BACKBONES[name].partition(":")
+    module, _, attribute = place.partition(":")
     return cast(type[Backbone], getattr(importlib.import_module(module), attribute))
+
+
+def own_name(name: str) -> str:
+    """A network of torchvision's that rhyme builds itself goes by rhyme's id of it."""
+    bare = name.removeprefix("torchvision:")
+    return bare if bare in BACKBONES and BACKBONES[bare] in _TORCHVISION else name
 
 
 @contextmanager

@@ -208,3 +208,28 @@ class GroupBatchNorm3d(GroupBatchNorm, nn.BatchNorm3d):
         offset: False leaves the offset out.
         track_running_stats: keep the statistics that evaluation uses.
     """
+
+
+def group_norms(net: nn.Module, norm_groups: int) -> None:
+    """Let all plain batch norms of a network work over groups of the global batch.
+
+    Args:
+        net: changed in place; names, weights and statistics stay.
+        norm_groups: parts of the global batch that are normalised apart.
+    """
+    kinds = {
+        nn.BatchNorm1d: GroupBatchNorm1d,
+        nn.BatchNorm2d: GroupBatchNorm2d,
+        nn.BatchNorm3d: GroupBatchNorm3d,
+    }
+    for parent in list(net.modules()):
+        for name, part in list(parent.named_children()):
+            kind = kinds.get(type(part))  # pyright: ignore[reportArgumentType]
+            if kind is None or not isinstance(part, _BatchNorm):
+                continue
+            fresh = kind(
+                part.num_features, norm_groups=norm_groups, eps=part.eps, momentum=part.momentum,
+                affine=part.affine, track_running_stats=part.track_running_stats,
+            )  # fmt: skip
+            fresh.load_state_dict(part.state_dict())
+            parent.add_module(name, fresh.train(part.training))

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +27,14 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from rhyme.config import from_dict, to_dict
-from rhyme.encoders.backbone import Backbone, BackboneConfig, build_backbone
+from rhyme.encoders.backbone import (
+    Backbone,
+    BackboneConfig,
+    DescribedConfig,
+    backbone_class,
+    build_backbone,
+    seeded,
+)
 from rhyme.encoders.card import render_card
 from rhyme.encoders.compose import EncoderWithHeads
 from rhyme.encoders.features import InferencePlan
@@ -86,6 +94,11 @@ class EncoderPackage:
     heads: Mapping[str, Head] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def trained(self) -> bool:
+        """Whether anybody trained it: False for an off-the-shelf encoder with drawn weights."""
+        return self.extra.get("weights", self) is not None
+
     def with_heads(self) -> EncoderWithHeads:
         """Backbone and heads as one module, in evaluation mode."""
         return EncoderWithHeads(self.module, self.heads).eval()
@@ -121,10 +134,25 @@ def save_package(
     """
     target = Path(directory)
     check_target(target, overwrite)
+    files = package_files(module, plan, kind=kind, card=card, extra=extra, where=target)
+    write_folder(target, files, overwrite=overwrite)
+    return identity(files)
+
+
+def package_files(
+    module: Backbone | EncoderWithHeads,
+    plan: InferencePlan,
+    *,
+    kind: str = "encoder",
+    card: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
+    where: Path,
+) -> dict[str, bytes]:
+    """The files of a package by name; arguments and errors of :func:`save_package`."""
     _check_plan(plan)
     encoder = module if isinstance(module, EncoderWithHeads) else EncoderWithHeads(module, {})
     backbone, heads = encoder.backbone, {name: encoder.head(name) for name in encoder.heads}
-    state = _storable(encoder, target)
+    state = _storable(encoder, where)
     described = {
         name: {"config": to_dict(h.config), "in_dim": h.in_dim, "norm_groups": h.norm_groups}
         for name, h in heads.items()
@@ -148,8 +176,7 @@ def save_package(
     }
     text = render_card(card or {}, backbone.config, plan, kind=kind, heads=lines)
     files[CARD] = text.encode("utf-8", "backslashreplace")
-    write_folder(target, files, overwrite=overwrite)
-    return identity(files)
+    return files
 
 
 class _NoDraws(TorchFunctionMode):
@@ -165,6 +192,12 @@ class _NoDraws(TorchFunctionMode):
         if name in ("uniform_", "normal_", "kaiming_uniform_", "kaiming_normal_"):
             return args[0] if args else kwargs["tensor"]
         return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _without_numbers() -> Generator[None]:
+    with torch.device("meta"), _NoDraws():
+        yield
 
 
 def load_package(directory: str | Path, device: str | torch.device = "cpu") -> EncoderPackage:
@@ -183,11 +216,15 @@ def load_package(directory: str | Path, device: str | torch.device = "cpu") -> E
     config = checked_config(files, folder)
     path = folder / CONFIG
     try:
-        backbone_config = from_dict(BackboneConfig, config["backbone"])
+        described = "architecture" in config["backbone"]
+        backbone_config = from_dict(
+            DescribedConfig if described else BackboneConfig, config["backbone"]
+        )
         plan = from_dict(InferencePlan, json.loads(files[PLAN]))
         _check_plan(plan)
         # On the meta device nothing is allocated, and weights that are read anyway are not drawn.
-        with torch.device("meta"), _NoDraws():
+        empty = backbone_class(backbone_config.name).on_meta
+        with _without_numbers() if empty else seeded(0):
             backbone = build_backbone(backbone_config)
             heads = {
                 name: Head(
@@ -206,7 +243,7 @@ def load_package(directory: str | Path, device: str | torch.device = "cpu") -> E
         ) from error
     tensors = read_safetensors(files[WEIGHTS], folder / WEIGHTS)
     check_fit(_file_state(encoder), tensors, folder / WEIGHTS, backbone_config.name)
-    encoder.to_empty(device=device)
+    encoder = encoder.to_empty(device=device) if empty else encoder.to(device)
     named = {n if n.startswith("heads.") else f"backbone.{n}": t for n, t in tensors.items()}
     encoder.load_state_dict(named, strict=True)
     encoder.eval()

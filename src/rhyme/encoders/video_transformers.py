@@ -97,7 +97,9 @@ class MultiscaleTransformer(ClipBackbone):
         for name, tokens, size in self._stages(pixels):
             yield name, _as_map(tokens, size)
 
-    def encode(self, x: Tensor, stages: Sequence[str]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def encode(
+        self, x: Tensor, stages: Sequence[str]
+    ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         """The class token, the last map, and the maps of ``stages``."""
         kept: dict[str, Tensor] = {}
         tokens, size = x, (0, 0, 0)

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from rhyme.encoders.backbone import Backbone
 from rhyme.errors import PackageError
 
 PICKLES = frozenset({".pt", ".pth", ".tar", ".ckpt", ".pkl", ".pickle", ".bin"})
@@ -22,10 +23,32 @@ PICKLES = frozenset({".pt", ".pth", ".tar", ".ckpt", ".pkl", ".pickle", ".bin"})
 # Names under which training code stores the network that is meant. A momentum copy
 # ("encoder_k", "teacher") is deliberately none of them.
 _WRAPPERS = frozenset(
-    {"module", "model", "backbone", "encoder", "encoder_q", "online", "student", "_orig_mod"}
+    {
+        "module",
+        "model",
+        "backbone",
+        "encoder",
+        "encoder_q",
+        "base_encoder",
+        "net",
+        "online",
+        "student",
+        "_orig_mod",
+        "0",
+    }
 )
 # Parts that commonly stand beside a bare backbone and are no backbone.
-_BESIDE = ("fc.", "head.", "heads.", "classifier.", "projector.", "predictor.")
+_BESIDE = (
+    "fc.",
+    "head.",
+    "heads.",
+    "classifier.",
+    "projector.",
+    "predictor.",
+    "AuxLogits.",
+    "aux1.",
+    "aux2.",
+)
 _NESTS = ("state_dict", "model", "model_state_dict", "network")
 _CONVERT = (
     "read it with rhyme.encoders.load_state_file(module, path), which runs no code, "
@@ -146,6 +169,10 @@ def load_state_file(module: nn.Module, path: str | Path) -> LoadReport:
     """
     path = Path(path)
     state = _read_state(path)
+    what = type(module).__name__
+    if isinstance(module, Backbone):
+        state = {module.renamed(name): tensor for name, tensor in state.items()}
+        what, module = module.config.name, module.inner
     wanted = cast(dict[str, Tensor], module.state_dict())
     prefix = _find_prefix(state, wanted)
     inside = {n[len(prefix) :]: t for n, t in state.items() if n.startswith(prefix)}
@@ -153,15 +180,14 @@ def load_state_file(module: nn.Module, path: str | Path) -> LoadReport:
     chosen = {name: tensor for name, tensor in inside.items() if name not in beside}
     if wanted and not chosen.keys() & wanted.keys():
         raise PackageError(
-            f"none of the {len(state)} entries belongs to '{type(module).__name__}': nothing was "
-            "loaded",
+            f"none of the {len(state)} entries belongs to '{what}': nothing was loaded",
             file=path,
             stage="load weights",
             value=listed(state),
             remedy=f"it is another network, or under another name; expected {listed(wanted, 3)}",
         )
     # Files from before the counters came to batch norm lack them, and inference needs none.
-    check_fit(wanted, chosen, path, type(module).__name__, counters_optional=True)
+    check_fit(wanted, chosen, path, what, counters_optional=True)
     module.load_state_dict(chosen, strict=False)
     ignored = [prefix + name for name in beside] + [n for n in state if not n.startswith(prefix)]
     return LoadReport(loaded=len(chosen), prefix=prefix, ignored=tuple(sorted(ignored)))

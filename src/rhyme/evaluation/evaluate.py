@@ -75,19 +75,20 @@ class Evaluation:
             lines.setdefault((row.protocol, row.metric), []).append(row)
         shown: list[list[Any]] = []
         for (protocol, metric), rows in lines.items():
-            trained = next(row for row in rows if row.encoder == "trained")
+            trained = next((row for row in rows if row.encoder == "trained"), None)
+            known = trained or rows[0]
             floor = [row.value for row in rows if row.encoder == "untrained"]
             mean = statistics.fmean(floor) if floor else None
             shown.append(
                 [
                     protocol,
                     metric,
-                    trained.value,
+                    None if trained is None else trained.value,
                     mean,
                     statistics.stdev(floor) if len(floor) > 1 else None,
-                    None if mean is None else trained.value - mean,
-                    trained.chance,
-                    trained.items,
+                    None if mean is None or trained is None else trained.value - mean,
+                    known.chance,
+                    known.items,
                 ]
             )
         return shown
@@ -176,9 +177,14 @@ def evaluate(
     # a picture has one moment: to see it four times would only make neighbours of itself
     longest = int(np.max(catalog.facts(splits.rows).frames, initial=1))
     frames_per_item = min(frames_per_item, longest)
-    modules = {"trained": package.module} | {
-        f"untrained/{s}": untrained(package, s) for s in untrained_seeds
-    }
+    modules = {"trained": package.module} if package.trained else {}
+    if not package.trained:
+        untrained_seeds = untrained_seeds or (0,)
+        notes.append(
+            "random weights: no file of weights was given, so every row is of an untrained encoder"
+        )
+    modules |= {f"untrained/{s}": untrained(package, s) for s in untrained_seeds}
+    first = next(iter(modules))
     part = catalog.select(indices=splits.rows)
     tables = (
         {}
@@ -233,6 +239,7 @@ def evaluate(
         },
         details={
             "plan": to_dict(package.plan),
+            **({"weights": package.extra["weights"]} if "weights" in package.extra else {}),
             "train_items": len(splits.train),
             "val_items": len(splits.val),
             "test_items": len(splits.test),
@@ -279,7 +286,7 @@ def evaluate(
         )
         for place, (name, module) in enumerate(modules.items())
     }
-    framed["trained"] = replace(framed["trained"], pictures=pictures)
+    framed[first] = replace(framed[first], pictures=pictures)
     known = [] if seen == "allow" else known_groups(package) or []
     filmed = {name: whole_videos(d, catalog, splits, known) for name, d in framed.items()}
     own = cycle_head(package)
@@ -302,13 +309,13 @@ def evaluate(
         except (DataError, EvaluationError) as error:
             skipped[protocol.id] = error.cause + (f"; {error.remedy}" if error.remedy else "")
             continue
-        notes += _lost(protocol.id, measured["trained"])
+        notes += _lost(protocol.id, measured[first])
         # figure by figure, so that the rows of one metric stand together
-        for place in range(len(measured["trained"])):
+        for place in range(len(measured[first])):
             for name, metrics in measured.items():
                 results.append(record.row(protocol, parsed[protocol.id], name, metrics[place]))
     notes += [f"{name} was skipped: {reason}" for name, reason in skipped.items()]
-    features = {name: getattr(ready["trained"], name) for name in PARTS} if ready else {}
+    features = {name: getattr(ready[first], name) for name in PARTS} if ready else {}
     return Evaluation(
         results=tuple(results),
         skipped=skipped,

@@ -66,6 +66,12 @@ def dense_encoder(module: nn.Module, stride: int = 8, stage: str | None = None) 
             value=module.config.name,
             remedy="this one reads whole clips: judge it by neighbours, probes or retrieval",
         )
+    if not module.geometry:
+        raise ConfigError(
+            "dense features need an encoder that gives a map",
+            value=module.config.name,
+            remedy="this one gives a feature a frame: judge it by neighbours, probes or retrieval",
+        )
     if stage is None:
         stage = "layer3" if module.config.name.startswith("resnet") else list(module.geometry)[-1]
     if stage not in module.geometry:
@@ -74,7 +80,7 @@ def dense_encoder(module: nn.Module, stride: int = 8, stage: str | None = None) 
         )
     strides = list(module.config.strides)
     built = module
-    for layer in reversed(range(4)):
+    for layer in reversed(range(4)) if "strides" in module.own else ():
         if built.geometry[stage][0] <= stride:
             break
         strides[layer] = 1

@@ -1,0 +1,82 @@
+"""``--encoder`` in place of a run: evaluate, compare, embed, search, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision import models
+
+from rhyme import api
+from rhyme.encoders import load_package
+from rhyme.evaluation import read_results
+from support.tiny_runs import catalog, refused, rhyme, trained, world
+
+SMALL = ("--encoder", "torchvision:squeezenet1_1", "--size", 32)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "squeezenet.pth"
+    torch.save(models.squeezenet1_1(weights=None).state_dict(), path)
+    return path
+
+
+def test_an_encoder_off_the_shelf_is_a_row_beside_runs(weights: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    shown = rhyme(
+        "evaluate", *SMALL, "--weights", weights, "--data", catalog(), "--protocol", "knn",
+        "--frames", 1, "--results", rows,
+    )  # fmt: skip
+    assert shown.code == 0, shown.err
+    found = read_results(rows)
+    (own,) = [r for r in found if (r.encoder, r.metric) == ("trained", "top1")]
+    assert own.system == "torchvision:squeezenet1_1 squeezenet.pth"
+    assert own.details["weights"]["file"] == "squeezenet.pth"
+    assert len(own.details["weights"]["sha256"]) == 64
+    assert own.details["weights"]["left_out"] == 2
+    assert own.details["plan"]["size"] == 32
+    assert [r.seed for r in found if (r.encoder, r.metric) == ("untrained", "top1")] == [0, 1, 2]
+    compared = api.compare([rows])
+    assert any("squeezenet.pth" in str(line) for line in compared.rows)
+
+
+def test_without_weights_no_row_is_of_a_trained_encoder(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    shown = rhyme(
+        "evaluate", *SMALL, "--data", catalog(), "--protocol", "knn,correspondence",
+        "--frames", 1, "--results", rows,
+    )  # fmt: skip
+    assert shown.code == 0, shown.err
+    assert "random weights: no file of weights was given" in " ".join(shown.out.split())
+    found = read_results(rows)
+    assert {r.encoder for r in found} == {"untrained"}
+    assert {r.protocol for r in found} == {"knn", "correspondence"}
+    assert all(r.details["weights"] is None for r in found)
+
+
+def test_it_embeds_answers_and_becomes_a_package(weights: Path, tmp_path: Path) -> None:
+    some = tmp_path / "some"
+    some.mkdir()
+    clip = sorted((world() / "videos").rglob("*.mp4"))[0]
+    (some / "a.mp4").write_bytes(clip.read_bytes())
+    store = tmp_path / "store"
+    done = rhyme("embed", *SMALL, "--weights", weights, "--data", some, "--store", store)
+    assert done.code == 0, done.err
+    found = rhyme("search", store, "--query", f"{some / 'a.mp4'}@0.2", "-k", 1, "--json")
+    assert found.code == 0, found.err
+    assert found.document["hits"][0]["score"] > 0.9
+    command = ("export", *SMALL, "--weights", weights, "--format", "package", "--out")
+    assert rhyme(*command, tmp_path / "package").code == 0
+    package = load_package(tmp_path / "package")
+    assert package.trained
+    assert package.config.name == "torchvision:squeezenet1_1"
+
+
+def test_wrong_usage_says_what_to_write(weights: Path) -> None:
+    refused(rhyme("evaluate"), 2, "give a RUN, or --encoder")
+    refused(rhyme("evaluate", trained("moco"), *SMALL), 2, "give a RUN, or --encoder")
+    refused(rhyme("evaluate", "torchvision:resnet50"), 2, "--encoder torchvision:resnet50")
+    refused(rhyme("evaluate", "--weights", weights), 2, "give a RUN, or --encoder")
+    refused(rhyme("evaluate", *SMALL), None, "say what to judge on: --data")
