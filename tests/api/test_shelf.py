@@ -46,6 +46,7 @@ def test_without_weights_no_row_is_of_a_trained_encoder(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     shown = rhyme(
         "evaluate", *SMALL, "--data", catalog(), "--protocol", "knn,correspondence",
+        "--correspondence.stage", "stage2", "--correspondence.stride", 4,
         "--frames", 1, "--results", rows,
     )  # fmt: skip
     assert shown.code == 0, shown.err
