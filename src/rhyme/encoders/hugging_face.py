@@ -120,14 +120,17 @@ class HuggingFaceEncoder(Backbone, _Read):
         last, pooled = found.last_hidden_state, getattr(found, "pooler_output", None)
         if last.ndim == 4:
             return last.mean(dim=(-2, -1)) if pooled is None else pooled.flatten(1), None, {}
-        grid, before = None, 0
+        grid: Tensor | None = None
+        maps: dict[str, Tensor] = {}
+        before = 0
         if self.geometry:
             rows, columns = (side // self._patch for side in x.shape[-2:])
             before = last.shape[1] - rows * columns
             grid = last[:, before:].transpose(1, 2).unflatten(2, (rows, columns))
+            maps = dict.fromkeys(stages, cast(Tensor, grid))
         if pooled is None:
             pooled = last[:, 0] if before > 0 else last.mean(dim=1)
-        return pooled, grid, {} if grid is None else dict.fromkeys(stages, grid)
+        return pooled, grid, maps
 
 
 class HuggingFaceClipEncoder(ClipBackbone, _Read):

@@ -25,7 +25,6 @@ from rhyme.config import from_dict, to_dict
 from rhyme.encoders.backbone import (
     BACKBONES,
     SOURCES,
-    Backbone,
     BackboneConfig,
     backbone_class,
     build_backbone,
@@ -99,7 +98,7 @@ def open_shelf(
     extra: dict[str, Any] = {"weights": facts, **({} if facts else {"train_groups": []})}
     files = package_files(module, chosen, card=card, extra=extra, where=Path(encoder))
     return EncoderPackage(
-        module=cast(Backbone, module.eval().to(device)),
+        module=module.eval().to(device),
         config=module.config,
         plan=chosen,
         card=card,

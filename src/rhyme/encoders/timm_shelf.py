@@ -71,13 +71,16 @@ class TimmEncoder(Backbone):
             pooled = net.forward_head(found, pre_logits=True)
         except (AssertionError, RuntimeError) as error:
             raise unreadable(self.config.name, x, error) from error
-        grid = None
+        grid: Tensor | None = None
         if self.geometry and found.ndim == 4:
             grid = found.permute(0, 3, 1, 2) if self._last else found
         elif self.geometry:
             size = (x.shape[-2] // self._stride, x.shape[-1] // self._stride)
             grid = found[:, self._prefix :].transpose(1, 2).unflatten(2, size)
-        return pooled, grid, {} if grid is None else dict.fromkeys(stages, grid)
+        maps: dict[str, Tensor] = {}
+        if grid is not None:
+            maps = dict.fromkeys(stages, grid)
+        return pooled, grid, maps
 
 
 def library() -> Any:
