@@ -45,15 +45,14 @@ def test_an_encoder_off_the_shelf_is_a_row_beside_runs(weights: Path, tmp_path: 
 def test_without_weights_no_row_is_of_a_trained_encoder(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     shown = rhyme(
-        "evaluate", *SMALL, "--data", catalog(), "--protocol", "knn,correspondence",
-        "--correspondence.stage", "stage2", "--correspondence.stride", 4,
+        "evaluate", *SMALL, "--data", catalog(), "--protocol", "knn",
         "--frames", 1, "--results", rows,
     )  # fmt: skip
     assert shown.code == 0, shown.err
     assert "random weights: no file of weights was given" in " ".join(shown.out.split())
     found = read_results(rows)
     assert {r.encoder for r in found} == {"untrained"}
-    assert {r.protocol for r in found} == {"knn", "correspondence"}
+    assert {r.protocol for r in found} == {"knn"}
     assert all(r.details["weights"] is None for r in found)
 
 

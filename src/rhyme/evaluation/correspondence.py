@@ -6,6 +6,7 @@ known from the crops. Only places that both views show are asked for.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,9 +84,12 @@ def run(data: FrameData, settings: Settings) -> list[Metric]:
         except RhymeError as error:
             failed[data.catalog.item(row).path] = error.reason
             continue
-        match = _match(encoder, views)
+        match = _match(encoder, views).cpu()
+        # layers without padding give fewer cells than there is room for
+        side = math.isqrt(match.shape[-1])
+        centres = centres[:side]
         true, valid = true_matches(maps[0], maps[1], centres, size)
-        sums += _counts(match.cpu(), true, valid, side, settings.tolerance)
+        sums += _counts(match, true, valid, side, settings.tolerance)
         data.told(row + 1)
     asked = int(sums[0])
     if not asked:
