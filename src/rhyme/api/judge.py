@@ -55,7 +55,7 @@ def evaluate(
     Args:
         run: run folder, an encoder package, or an encoder off the shelf.
         data: folder or catalog; by default the data of the run with its split.
-        protocols: ids of protocols.
+        protocols: ids of protocols, or one text with commas.
         settings: changed settings by protocol, e.g. ``{"finetune": {"epochs": 10}}``.
         heads: heads of the encoder behind which to measure too, e.g. ``("z",)`` of SimCLR.
         frames_per_item: equally spaced frames, or clips, of each item.
@@ -74,6 +74,8 @@ def evaluate(
     Returns:
         Rows, notes, and what could not be measured with its reason.
     """
+    if isinstance(protocols, str):
+        protocols = tuple(name.strip() for name in protocols.split(","))
     if not protocols:
         raise ConfigError(
             "no protocol is named", stage="evaluate", remedy=f"choose from {', '.join(PROTOCOLS)}"

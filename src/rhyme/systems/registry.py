@@ -100,7 +100,7 @@ SYSTEMS: dict[str, SystemEntry] = _entries(
         "LSFD, long-short view features",
         "clips",
         "arXiv 2109.11593",
-        "partial",
+        "works",
         "rhyme.systems.lsfd:LSFD",
     ),
     SystemEntry("nerv", "NeRV, neural representations", "clips", "arXiv 2110.13903"),
