@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 from rhyme.encoders.aggregate import Aggregation, Aggregator
-from rhyme.encoders.backbone import (
-    BACKBONES,
-    Backbone,
-    BackboneConfig,
-    ClipBackbone,
-    build_backbone,
-    cell_geometry,
-    seeded,
-)
+from rhyme.encoders.backbone import Backbone, ClipBackbone, build_backbone, cell_geometry, seeded
+from rhyme.encoders.backbone_config import BACKBONES, BackboneConfig
 from rhyme.encoders.card import render_card
 from rhyme.encoders.compose import EncoderWithHeads
 from rhyme.encoders.features import Features, InferencePlan

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from rhyme.encoders.backbone import BackboneConfig, backbone_class
+from rhyme.encoders.backbone import backbone_class
+from rhyme.encoders.backbone_config import BackboneConfig
 from rhyme.encoders.features import InferencePlan
 from rhyme.errors import printable
 

@@ -7,7 +7,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from rhyme.encoders.backbone import Backbone, BackboneConfig
+from rhyme.encoders.backbone import Backbone
+from rhyme.encoders.backbone_config import BackboneConfig
 from rhyme.encoders.features import Features
 from rhyme.encoders.heads import Head
 from rhyme.errors import UnknownName, nearest

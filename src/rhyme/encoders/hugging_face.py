@@ -16,13 +16,8 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from rhyme.encoders.backbone import (
-    Backbone,
-    BackboneConfig,
-    ClipBackbone,
-    DescribedConfig,
-    refuse_options,
-)
+from rhyme.encoders.backbone import Backbone, ClipBackbone, refuse_options
+from rhyme.encoders.backbone_config import BackboneConfig, DescribedConfig
 from rhyme.encoders.norm import group_norms
 from rhyme.encoders.torchvision_shelf import OPTIONS, switch_off_chance, unreadable
 from rhyme.encoders.weights import LoadReport, listed

@@ -27,14 +27,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from rhyme.config import from_dict, to_dict
-from rhyme.encoders.backbone import (
-    Backbone,
-    BackboneConfig,
-    DescribedConfig,
-    backbone_class,
-    build_backbone,
-    seeded,
-)
+from rhyme.encoders.backbone import Backbone, backbone_class, build_backbone, seeded
+from rhyme.encoders.backbone_config import BackboneConfig, DescribedConfig
 from rhyme.encoders.card import render_card
 from rhyme.encoders.compose import EncoderWithHeads
 from rhyme.encoders.features import InferencePlan

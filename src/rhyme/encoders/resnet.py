@@ -14,12 +14,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from rhyme.encoders.backbone import (
-    Backbone,
-    BackboneConfig,
-    cell_geometry,
-    initialise_convolutions,
-)
+from rhyme.encoders.backbone import Backbone, cell_geometry, initialise_convolutions
+from rhyme.encoders.backbone_config import BackboneConfig
 from rhyme.encoders.norm import GroupBatchNorm2d
 
 Block = type[BasicBlock] | type[Bottleneck]

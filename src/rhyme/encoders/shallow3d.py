@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from rhyme.encoders.backbone import (
-    BackboneConfig,
     ClipBackbone,
     cell_geometry,
     initialise_convolutions,
     refuse_options,
 )
+from rhyme.encoders.backbone_config import BackboneConfig
 from rhyme.encoders.norm import GroupBatchNorm3d
 
 Norm = Callable[[int], nn.Module]

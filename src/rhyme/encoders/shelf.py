@@ -22,14 +22,8 @@ import torch
 from torchvision import models
 
 from rhyme.config import from_dict, to_dict
-from rhyme.encoders.backbone import (
-    BACKBONES,
-    SOURCES,
-    BackboneConfig,
-    backbone_class,
-    build_backbone,
-    own_name,
-)
+from rhyme.encoders.backbone import backbone_class, build_backbone
+from rhyme.encoders.backbone_config import BACKBONES, SOURCES, BackboneConfig, own_name
 from rhyme.encoders.features import InferencePlan
 from rhyme.encoders.files import identity
 from rhyme.encoders.package import EncoderPackage, package_files

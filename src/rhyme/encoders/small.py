@@ -7,13 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from rhyme.encoders.backbone import (
-    Backbone,
-    BackboneConfig,
-    cell_geometry,
-    initialise_convolutions,
-    refuse_options,
-)
+from rhyme.encoders.backbone import Backbone, cell_geometry, initialise_convolutions, refuse_options
+from rhyme.encoders.backbone_config import BackboneConfig
 from rhyme.encoders.norm import GroupBatchNorm2d
 
 

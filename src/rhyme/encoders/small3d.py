@@ -8,12 +8,12 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from rhyme.encoders.backbone import (
-    BackboneConfig,
     ClipBackbone,
     cell_geometry,
     initialise_convolutions,
     refuse_options,
 )
+from rhyme.encoders.backbone_config import BackboneConfig
 from rhyme.encoders.norm import GroupBatchNorm3d
 
 Chain = list[tuple[int, int, int, int]]

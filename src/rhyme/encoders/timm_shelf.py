@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from rhyme.encoders.backbone import Backbone, BackboneConfig, refuse_options
+from rhyme.encoders.backbone import Backbone, refuse_options
+from rhyme.encoders.backbone_config import BackboneConfig
 from rhyme.encoders.cell_places import CellPlaces
 from rhyme.encoders.norm import group_norms
 from rhyme.encoders.torchvision_shelf import OPTIONS, switch_off_chance, unreadable

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from rhyme.encoders.backbone import Backbone, BackboneConfig, refuse_options
+from rhyme.encoders.backbone import Backbone, refuse_options
+from rhyme.encoders.backbone_config import BackboneConfig
 from rhyme.encoders.cell_places import CellPlaces
 from rhyme.encoders.norm import group_norms
 from rhyme.errors import ConfigError, DataError, UnknownName, nearest

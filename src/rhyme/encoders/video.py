@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torchvision.models import video
 from torchvision.models.video.s3d import S3D, SepInceptionBlock3D
 
-from rhyme.encoders.backbone import BackboneConfig, ClipBackbone, cell_geometry, refuse_options
+from rhyme.encoders.backbone import ClipBackbone, cell_geometry, refuse_options
+from rhyme.encoders.backbone_config import BackboneConfig
 from rhyme.encoders.norm import GroupBatchNorm3d
 
 _OPTIONS = ("stem", "dilations", "zero_init_residual")

@@ -16,7 +16,8 @@ from torchvision.models import video
 from torchvision.models.video.mvit import PositionalEncoding
 from torchvision.ops import StochasticDepth
 
-from rhyme.encoders.backbone import BackboneConfig, ClipBackbone, cell_geometry, refuse_options
+from rhyme.encoders.backbone import ClipBackbone, cell_geometry, refuse_options
+from rhyme.encoders.backbone_config import BackboneConfig
 from rhyme.encoders.video import read_channels
 
 Size = tuple[int, int, int]
