@@ -52,7 +52,7 @@ SYSTEMS: dict[str, SystemEntry] = _entries(
         "DUAL, inter-intra variant dual",
         "clips",
         "BMVC 2021, arXiv 2107.01194",
-        "partial",
+        "works",
         "rhyme.systems.dual:Dual",
     ),
     SystemEntry(
