@@ -27,7 +27,6 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("labels", "none"),
         ("group_column", "place"),
         ("split_column", "fold"),
-        ("segment", 2.0),
         ("kinds", "video"),
     ],
 )

@@ -249,7 +249,6 @@ def refuse_scan_options(options: DataOptions, catalog: str | Path) -> None:
         "labels": None if listed or options.labels == "auto" else options.labels,
         "group-column": options.group_column,
         "split-column": options.split_column if options.fold is None else None,
-        "segment": options.segment,
         "kinds": options.kinds,
     }
     for name, value in given.items():
