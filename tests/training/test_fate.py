@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import time
 from pathlib import Path
 
@@ -19,6 +20,10 @@ BAD = 1
 """The rank that fails."""
 
 
+LOADED_LATE = ("torch.distributed.nn.functional", "torch.distributed.fsdp", "torchvision")
+"""Modules that keep the group alive where they are loaded after joining, as an encoder may do."""
+
+
 def fail(kind: str) -> None:
     if kind == "data":
         raise DataError("too many bad files", file="a.mp4", value=[1, object], remedy="scan again")
@@ -33,6 +38,8 @@ def between_collectives(kind: str, bad: int) -> tuple[str, str, str, bool, float
     try:
         with one_fate():
             distributed.barrier()
+            for name in LOADED_LATE:
+                importlib.import_module(name)
             if distributed.rank() == bad:
                 fail(kind)
             distributed.sum_all(torch.ones(4))

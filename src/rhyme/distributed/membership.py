@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import importlib
 import os
 from typing import cast
 
@@ -11,6 +12,10 @@ import torch.distributed as dist
 
 from rhyme.board import launchers_store
 from rhyme.errors import ConfigError
+
+# Their functions have the default group as a default value. Loaded after joining (torchvision loads
+# the first) they would keep the group, and its connections, beyond ``shutdown``.
+_HOLDERS = ("torch.distributed.nn.functional", "torch.distributed.fsdp")
 
 
 def is_active() -> bool:
@@ -68,6 +73,8 @@ def init(
     cuda = torch.cuda.is_available() and backend != "gloo"
     if cuda:
         torch.cuda.set_device(_number("LOCAL_RANK", 0))
+    for name in _HOLDERS:
+        importlib.import_module(name)
     timeout = datetime.timedelta(seconds=timeout_s)
     dist.init_process_group(
         backend or ("cpu:gloo,cuda:nccl" if cuda else "gloo"),

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torchvision import models
 
 from rhyme.config import from_dict, to_dict
 from rhyme.encoders.backbone import backbone_class, build_backbone
@@ -122,6 +121,8 @@ def recommended_plan(config: BackboneConfig, folder: Path | None = None) -> Infe
         from rhyme.encoders.timm_shelf import recommended
 
         return InferencePlan(**recommended(config.name))
+    from torchvision import models  # seconds, and nothing else here needs it
+
     bare = rest.partition("@")[0]
     fields: dict[str, Any] = {"size": 224, "resize": 256}
     if clips:
