@@ -6,7 +6,6 @@ file is read, and nothing is downloaded.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 from collections.abc import Mapping, Sequence
@@ -18,8 +17,8 @@ from torch import Tensor, nn
 
 from rhyme.encoders.backbone import Backbone, ClipBackbone, refuse_options
 from rhyme.encoders.backbone_config import BackboneConfig, DescribedConfig
+from rhyme.encoders.borrowed import OPTIONS, Borrowed, library, switch_off_chance, unreadable
 from rhyme.encoders.norm import group_norms
-from rhyme.encoders.torchvision_shelf import OPTIONS, switch_off_chance, unreadable
 from rhyme.encoders.weights import LoadReport, listed
 from rhyme.errors import ConfigError, PackageError
 
@@ -28,7 +27,7 @@ _OF_CLIPS = frozenset({"videomae", "timesformer", "vivit"})
 _MOST = 4_000_000_000
 
 
-class _Read:
+class _Read(Borrowed):
     """What encoders of frames and of clips share."""
 
     def prepare(self, config: BackboneConfig) -> Any:
@@ -44,7 +43,7 @@ class _Read:
                 value=config.name,
                 remedy="--encoder hf:FOLDER, with config.json and model.safetensors in it",
             )
-        lib = library()
+        lib = library("transformers")
         told = dict(json.loads(config.architecture))
         kind = str(told.pop("model_type", ""))
         try:
@@ -76,7 +75,7 @@ class _Read:
             raise unreadable(name, pixels, error) from error
 
 
-class HuggingFaceEncoder(Backbone, _Read):
+class HuggingFaceEncoder(_Read, Backbone):
     """An encoder of pictures; its one stage is ``stage1``, the last map, where there is one.
 
     The pooled feature is the network's own, of transformers the class token, else the mean.
@@ -102,11 +101,6 @@ class HuggingFaceEncoder(Backbone, _Read):
         if self._patch and not getattr(own, "depths", None):
             self.geometry = {"stage1": (float(self._patch), (self._patch - 1) / 2)}
 
-    @property
-    def inner(self) -> nn.Module:
-        """The network of transformers."""
-        return self.net
-
     def encode(
         self, x: Tensor, stages: Sequence[str]
     ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
@@ -128,7 +122,7 @@ class HuggingFaceEncoder(Backbone, _Read):
         return pooled, grid, maps
 
 
-class HuggingFaceClipEncoder(ClipBackbone, _Read):
+class HuggingFaceClipEncoder(_Read, ClipBackbone):
     """An encoder of clips: the class token where it has one, else the mean of its tokens.
 
     Args:
@@ -143,11 +137,6 @@ class HuggingFaceClipEncoder(ClipBackbone, _Read):
         self.feature_dim = int(cast(Any, self.net.config).hidden_size)
         self.geometry, self.temporal_geometry = {}, {}
 
-    @property
-    def inner(self) -> nn.Module:
-        """The network of transformers."""
-        return self.net
-
     def encode(
         self, x: Tensor, stages: Sequence[str]
     ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
@@ -158,29 +147,13 @@ class HuggingFaceClipEncoder(ClipBackbone, _Read):
         return last[:, 0] if tokens else last.mean(dim=1), None, {}
 
 
-def library() -> Any:
-    """The library.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    try:
-        return importlib.import_module("transformers")
-    except ImportError as error:
-        raise ConfigError(
-            "encoders of Hugging Face need transformers, which is not installed",
-            stage="build encoder",
-            remedy="pip install 'rhyme-ssl[transformers]'",
-        ) from error
-
-
 def described(folder: Path) -> DescribedConfig:
     """The configuration of a folder's encoder; of a pair of picture and text, of the picture's.
 
     Raises:
         ConfigError: transformers is not installed, or the folder is none of its kind.
     """
-    lib = library()
+    lib = library("transformers")
     path = folder / "config.json"
     if not path.is_file():
         raise ConfigError(
@@ -224,7 +197,7 @@ def load_folder(encoder: Backbone, folder: Path) -> LoadReport:
             remedy="save it again: model.save_pretrained(FOLDER, safe_serialization=True)",
         )
     net: Any = encoder.inner
-    says = library().logging
+    says = library("transformers").logging
     says.set_verbosity_error()  # what is missing or left over is told below, by names
     says.disable_progress_bar()
     try:

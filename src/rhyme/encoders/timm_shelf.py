@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -12,13 +11,13 @@ from torch import Tensor, nn
 
 from rhyme.encoders.backbone import Backbone, refuse_options
 from rhyme.encoders.backbone_config import BackboneConfig
+from rhyme.encoders.borrowed import OPTIONS, Borrowed, library, switch_off_chance, unreadable
 from rhyme.encoders.cell_places import CellPlaces
 from rhyme.encoders.norm import group_norms
-from rhyme.encoders.torchvision_shelf import OPTIONS, switch_off_chance, unreadable
 from rhyme.errors import ConfigError, UnknownName, nearest
 
 
-class TimmEncoder(Backbone):
+class TimmEncoder(Borrowed, Backbone):
     """A network of timm's without its classifier; its one stage is ``stage1``, the last map.
 
     Dropout and stochastic depth are off; batch norm works over groups of the global batch.
@@ -57,11 +56,6 @@ class TimmEncoder(Backbone):
                 self.geometry = {"stage1": places.of(cells)}
                 self._stride = round(side / cells)
 
-    @property
-    def inner(self) -> nn.Module:
-        """Timm's network."""
-        return self.net
-
     def encode(
         self, x: Tensor, stages: Sequence[str]
     ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
@@ -84,22 +78,6 @@ class TimmEncoder(Backbone):
         return pooled, grid, maps
 
 
-def library() -> Any:
-    """The library.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    try:
-        return importlib.import_module("timm")
-    except ImportError as error:
-        raise ConfigError(
-            "encoders of timm need timm, which is not installed",
-            stage="build encoder",
-            remedy="pip install 'rhyme-ssl[timm]'",
-        ) from error
-
-
 def build(config: BackboneConfig) -> Any:
     """Timm's network with fresh weights.
 
@@ -107,7 +85,7 @@ def build(config: BackboneConfig) -> Any:
         UnknownName: there is none of that name.
         ConfigError: it cannot be built with this size or these channels.
     """
-    timm = library()
+    timm = library("timm")
     bare, _, side = config.name.removeprefix("timm:").partition("@")
     if not timm.is_model(bare):
         raise _unknown(timm, bare)
@@ -139,7 +117,7 @@ def input_side(net: Any) -> int:
 
 def recommended(name: str) -> dict[str, Any]:
     """What timm says of the pixels that a network wants: fields of an inference plan."""
-    timm = library()
+    timm = library("timm")
     bare, _, side = name.removeprefix("timm:").partition("@")
     told = _told(timm, bare)
     size = int(side or told["input_size"][-1])
@@ -153,7 +131,7 @@ def recommended(name: str) -> dict[str, Any]:
 
 def fixed_size(name: str) -> bool:
     """Whether a network reads pictures of one size, which is told when it is built."""
-    timm = library()
+    timm = library("timm")
     return bool(_told(timm, name.removeprefix("timm:")).get("fixed_input_size"))
 
 

@@ -19,11 +19,11 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 
 from rhyme.encoders.backbone import Backbone, refuse_options
 from rhyme.encoders.backbone_config import BackboneConfig
+from rhyme.encoders.borrowed import OPTIONS, Borrowed, switch_off_chance, unreadable
 from rhyme.encoders.cell_places import CellPlaces
 from rhyme.encoders.norm import group_norms
-from rhyme.errors import ConfigError, DataError, UnknownName, nearest
+from rhyme.errors import ConfigError, UnknownName, nearest
 
-OPTIONS = ("stem", "dilations", "zero_init_residual")
 _CLASSES = 1000
 _OLD_NAMES = (  # of files that torchvision still serves
     (re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\."), r"\1\2."),
@@ -53,7 +53,7 @@ class Nodes:
     dim: int
 
 
-class TorchvisionEncoder(Backbone):
+class TorchvisionEncoder(Borrowed, Backbone):
     """A classifier of torchvision's without its last layer.
 
     Dropout and stochastic depth are off: they would make a step depend on how many ranks share a
@@ -86,11 +86,6 @@ class TorchvisionEncoder(Backbone):
         self._nodes = nodes
         self.feature_dim = nodes.dim
         self.geometry = dict(nodes.geometry)
-
-    @property
-    def inner(self) -> nn.Module:
-        """Torchvision's network."""
-        return self.net
 
     @classmethod
     def renamed(cls, name: str) -> str:
@@ -219,23 +214,3 @@ def _classifier_input(every: nn.Module, net: nn.Module, shapes: dict[str, tuple[
     order = list(shapes)
     before = order[: order.index(layer)]
     return next(node for node in reversed(before) if len(shapes[node]) in (2, 4))
-
-
-def switch_off_chance(net: nn.Module) -> None:
-    """Set every probability of dropping something to zero."""
-    for part in net.modules():
-        for name in ("p", "drop_prob"):
-            if isinstance(vars(part).get(name), float):
-                setattr(part, name, 0.0)
-
-
-def unreadable(name: str, pixels: Tensor, error: Exception) -> DataError:
-    """The error of an encoder that cannot read pixels of a size."""
-    said = str(error).strip().splitlines()
-    return DataError(
-        f"'{name}' cannot read {pixels.shape[-2]} x {pixels.shape[-1]} pixels: "
-        + (said[0][:200] if said else type(error).__name__),
-        stage="encode",
-        value=tuple(pixels.shape),
-        remedy="give the size that it was made for, e.g. --size 224",
-    )
