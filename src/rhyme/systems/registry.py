@@ -92,7 +92,7 @@ SYSTEMS: dict[str, SystemEntry] = _entries(
         "CSTP, spatio-temporal overlap rate",
         "clips",
         "arXiv 2112.08913",
-        "partial",
+        "works",
         "rhyme.systems.cstp:Cstp",
     ),
     SystemEntry(
