@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rhyme.encoders import GroupBatchNorm1d, GroupBatchNorm2d, GroupBatchNorm3d
+from rhyme.encoders.norm import at_once, by_turns
 from rhyme.errors import ConfigError
 
 
@@ -66,6 +67,33 @@ def test_groups_are_separate_batch_norms(groups: int, shape: tuple[int, ...]) ->
         mean = torch.stack([getattr(norm, name) for norm in separate]).mean(0)
         torch.testing.assert_close(getattr(ours, name), mean, rtol=1e-12, atol=1e-12)
     assert int(ours.num_batches_tracked) == 1
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("shape", [(12, 5), (12, 5, 4), (12, 5, 4, 3), (12, 5, 2, 4, 3)])
+@pytest.mark.parametrize("affine", ["both", "scale", "none"])
+def test_groups_at_once_are_groups_by_turns(
+    affine: str, shape: tuple[int, ...], last: bool
+) -> None:
+    x = rows(*shape)
+    if last:
+        x = x.movedim(1, -1).contiguous().movedim(-1, 1)
+    weight, bias = (torch.randn(5, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    given = {"both": (weight, bias), "scale": (weight, None), "none": (None, None)}[affine]
+    factors = torch.randn(shape, dtype=torch.float64)
+    found = []
+    for way in (by_turns, at_once):
+        y = x.clone().requires_grad_()
+        output, mean, variance = way(y, 3, *given, 1e-5)
+        assert output.shape == x.shape
+        (output * factors).sum().backward()
+        own = [one.grad for one in given if one is not None]
+        found.append([output.detach(), mean, variance, y.grad, *own])
+        weight.grad = bias.grad = None
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+    if last and len(shape) > 2:
+        assert output.movedim(1, -1).is_contiguous()
 
 
 def test_a_row_does_not_see_the_other_groups() -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import threading
+from functools import partial
 
 import pytest
 import torch
 
-from rhyme.errors import ConfigError
+from rhyme.errors import ConfigError, DataError
 from rhyme.loading import CatalogSource, FrameCache, Placement
+from rhyme.loading import source as sources
+from rhyme.loading.placement import Finisher
 from rhyme.recipes import DataConfig
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)  # nothing is computed there
@@ -164,3 +168,40 @@ def test_a_resumed_source_goes_on_where_the_choice_led(catalog, plan, same):
     plain = CatalogSource(catalog, plan, batch_size=4, seed=3)
     plain.load_state_dict(state)
     same(take(plain, 1)[0], take(moved, 1)[0])
+
+
+def test_views_made_beside_the_step_are_the_same(catalog, plan, same, monkeypatch):
+    options = {"batch_size": 4, "seed": 3, "placement": Placement("device", CPU)}
+    plain = take(CatalogSource(catalog, plan, **options), 4)
+    monkeypatch.setattr(sources, "Finisher", partial(Finisher, beside=True))
+    source = CatalogSource(catalog, plan, **options)
+    stream = source.batches()
+    states = []
+    for expected in plain:
+        same(expected, next(stream))
+        states.append(source.state_dict())
+    assert any(thread.name.startswith("views") for thread in threading.enumerate())
+    stream.close()
+    assert not any(thread.name.startswith("views") for thread in threading.enumerate())
+    # What was begun ahead is not counted: a resumed source makes the batch that was not given out.
+    resumed = CatalogSource(catalog, plan, **options)
+    resumed.load_state_dict(states[1])
+    same(plain[2], take(resumed, 1)[0])
+
+
+def test_an_error_beside_the_step_comes_at_its_turn(catalog, plan, monkeypatch):
+    monkeypatch.setattr(sources, "Finisher", partial(Finisher, beside=True))
+    source = CatalogSource(catalog, plan, batch_size=4, seed=3)
+    made, make = [], source._maker.__call__
+
+    def third_fails(request):
+        made.append(request)
+        if len(made) == 3:
+            raise DataError("no third batch")
+        return make(request)
+
+    monkeypatch.setattr(type(source._maker), "__call__", lambda _, request: third_fails(request))
+    stream = source.batches()
+    assert len([next(stream), next(stream)]) == 2
+    with pytest.raises(DataError, match="no third batch"):
+        next(stream)

@@ -1,15 +1,18 @@
 """Where the views of a batch are made: beside the decoding, or at once on the training device.
 
 Both work from the same draws. On a CPU run the workers do it, always, unless told otherwise. On a
-GPU run ``"auto"`` tries one and the other in turns, and keeps what gives more batches a second.
+GPU run ``"auto"`` tries one and the other in turns, and keeps what gives more batches a second; a
+batch goes over, and gets its views, while the step on the one before it is still running.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from statistics import fmean
+from types import TracebackType
 from typing import Any, Literal
 
 import torch
@@ -19,7 +22,7 @@ from rhyme.errors import ConfigError
 from rhyme.loading.batch import Batch
 from rhyme.views import ClipPixels, Draws, ViewPlan
 
-__all__ = ["Augment", "Placement", "Raw", "finish"]
+__all__ = ["Augment", "Finisher", "Placement", "Raw", "Where", "finish"]
 
 Augment = Literal["auto", "cpu", "device"]
 Where = Literal["cpu", "device"]
@@ -48,6 +51,56 @@ def finish(batch: Batch, raw: Raw | None, plan: ViewPlan, device: torch.device) 
     if raw is None:
         return batch
     return replace(batch, views=plan.apply(raw.pixels, raw.draws, device))
+
+
+class Finisher:
+    """Finishes batches, on a GPU beside the consumer's own work.
+
+    There a thread launches what makes the views, on the stream of the consumer, so that the order
+    of the launches is all the order that is needed. A step that waits for its own launches, as
+    those of small encoders do, hides them.
+
+    Args:
+        plan: the views.
+        device: where training computes.
+        beside: use a thread; by default on a GPU.
+
+    Attributes:
+        ahead: batches to be given before the first is asked back.
+    """
+
+    def __init__(self, plan: ViewPlan, device: torch.device, *, beside: bool | None = None) -> None:
+        self._plan, self._device = plan, device
+        self._beside = device.type == "cuda" if beside is None else beside
+        self._thread = ThreadPoolExecutor(1, "views") if self._beside else None
+        self.ahead = 2 if self._beside else 1
+
+    def __enter__(self) -> Finisher:
+        """The finisher itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Wait for what is being made, and end the thread."""
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+
+    def start(self, batch: Batch, raw: Raw | None) -> Future[Batch]:
+        """Begin with a batch; without a thread it is finished at once."""
+        if self._thread is not None:
+            return self._thread.submit(self._over, batch, raw)
+        done: Future[Batch] = Future()
+        done.set_result(finish(batch, raw, self._plan, self._device))
+        return done
+
+    def _over(self, batch: Batch, raw: Raw | None) -> Batch:
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)  # a thread begins on the first one
+        return finish(batch, raw, self._plan, self._device).to(self._device)
 
 
 class Placement:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from rhyme.loading.cache import FrameCache
 from rhyme.loading.damaged import Damaged, Tell
 from rhyme.loading.maker import BatchMaker, Made, Replaced, Request
 from rhyme.loading.order import BatchOrder
-from rhyme.loading.placement import Placement, finish
+from rhyme.loading.placement import Finisher, Placement, Where
 from rhyme.loading.usable import unusable
 from rhyme.views import ViewPlan
 from rhyme.workers import Pool
@@ -31,6 +32,17 @@ __all__ = ["CatalogSource"]
 
 _RETRIES = 2
 _RESTARTS = 3  # that a worker may take in a minute, the search for the item to blame included
+
+_Asked = tuple[int, int, Request]  # epoch, place of the batch in it, what was asked of a worker
+
+
+class _Coming(NamedTuple):
+    """A batch that is being finished: its place, where its views are made, and itself."""
+
+    epoch: int
+    batch: int
+    where: Where
+    ready: Future[Batch]
 
 
 class CatalogSource:
@@ -102,7 +114,7 @@ class CatalogSource:
         self._maker = BatchMaker(catalog=self.catalog, plan=plan, seed=seed, cache=cache)
         self._workers, self._prefetch, self._deadline = workers, prefetch, deadline
         self._placement = placement or Placement("cpu", torch.device("cpu"))
-        self._placement.ahead = workers * prefetch
+        self._placement.ahead = workers * prefetch + 1
         self._pool: Pool[Request, Made] | None = None
         ids = np.asarray(self.catalog.numbers("id")).view(np.uint64)
         self._damaged = Damaged(ids, bad_limit, tell)
@@ -158,7 +170,7 @@ class CatalogSource:
                 restarts=_RESTARTS * (self._workers + 1),
             )
         pool = self._pool
-        waiting: deque[tuple[int, int, Request]] = deque()
+        waiting: deque[_Asked] = deque()
 
         def requests() -> Iterator[Request]:
             for epoch, batch in self._order.positions():
@@ -176,26 +188,19 @@ class CatalogSource:
 
         self._placement.reopen()
         results = pool.map(requests(), errors="return")
-        while True:
-            begun = time.perf_counter()
-            made: Made | BaseException = next(results)
-            epoch, batch, request = waiting.popleft()
-            if isinstance(made, Made) and self._damaged.unforeseen(
-                request.bad, made.batch.index.tolist()
-            ):
-                made = self._again(pool, request)
-            if isinstance(made, WorkerError):
-                made = self._recover(pool, request, made)
-            if isinstance(made, BaseException):
-                raise made
-            self.replaced.extend(made.replaced)
-            self._damaged.note(made.replaced)
-            ready = finish(made.batch, made.raw, self.plan, self._placement.device)
-            waited = time.perf_counter() - begun
-            self.wait_seconds += waited
-            self._order.handed_out(epoch, batch)
-            self._placement.handed_out("cpu" if made.raw is None else "device", waited)
-            yield ready
+        coming: deque[_Coming] = deque()
+        with Finisher(self.plan, self._placement.device) as finisher:
+            while True:
+                begun = time.perf_counter()
+                while len(coming) < finisher.ahead:
+                    coming.append(self._begin(pool, results, waiting, finisher))
+                next_one = coming.popleft()
+                ready = next_one.ready.result()
+                waited = time.perf_counter() - begun
+                self.wait_seconds += waited
+                self._order.handed_out(next_one.epoch, next_one.batch)
+                self._placement.handed_out(next_one.where, waited)
+                yield ready
 
     def observe(self, output: Any) -> None:
         """Nothing is learnt from the steps."""
@@ -241,6 +246,41 @@ class CatalogSource:
             self._pool.close()
             self._pool = None
         self._maker.close()
+
+    def _begin(
+        self,
+        pool: Pool[Request, Made],
+        results: Iterator[Made | BaseException],
+        waiting: deque[_Asked],
+        finisher: Finisher,
+    ) -> _Coming:
+        """Receive the next batch and let its views be made; an error waits for its turn."""
+        try:
+            made = next(results)
+            epoch, batch, request = waiting.popleft()
+            made = self._sound(pool, request, made)
+            where: Where = "cpu" if made.raw is None else "device"
+            return _Coming(epoch, batch, where, finisher.start(made.batch, made.raw))
+        except Exception as error:
+            failed: Future[Batch] = Future()
+            failed.set_exception(error)
+            return _Coming(0, 0, "cpu", failed)
+
+    def _sound(
+        self, pool: Pool[Request, Made], request: Request, made: Made | BaseException
+    ) -> Made:
+        """What was made, or what is made instead; damaged items are noted."""
+        if isinstance(made, Made) and self._damaged.unforeseen(
+            request.bad, made.batch.index.tolist()
+        ):
+            made = self._again(pool, request)
+        if isinstance(made, WorkerError):
+            made = self._recover(pool, request, made)
+        if isinstance(made, BaseException):
+            raise made
+        self.replaced.extend(made.replaced)
+        self._damaged.note(made.replaced)
+        return made
 
     def _again(self, pool: Pool[Request, Made], request: Request) -> Made | BaseException:
         """Make a batch once more, with what is known by now."""
