@@ -85,6 +85,33 @@ PEOPLED: dict[str, Any] = {"counts": (1500, 250, 1000), "size": 30, "truth": "la
 KEPT: dict[str, Any] = {**PEOPLED, "palette_keep": 1.0, "scene_keep": 0.3}
 
 
+GPU: dict[str, Any] = {
+    "model.backbone.name": "resnet18",
+    "model.transform.size": 128,
+    "data.cache_size": 160,
+    "data.augment": "device",
+    "train.precision": "bf16",
+    "train.workers": 2,
+}
+"""A ResNet-18 on views of 128 pixels, where there is a GPU."""
+GPU_WORLD: dict[str, Any] = {
+    **GPU,
+    **LONG_BUDGET,
+    "model.transform.resize": 160,
+    "train.optimizer.lr": 1e-3,
+}
+GPU_ARMS = (
+    Arm("image MoCo", "moco_world_demo"),
+    Arm("intra", CYCLE, {**SHARP, "model.cycle_weight": 0.0}),
+    Arm("intra + cycle", CYCLE, SHARP),
+)
+"""The three arms of the question at 160 pixels, 1,200 steps, three seeds. Expected: the order of
+*long*, whatever it is; every arm above the untrained encoder. The rate was chosen without a pilot.
+"""
+GPU_FOLDER: dict[str, Any] = {**GPU, "model.backbone.strides": (1, 2, 2, 2)}
+GPU_FOLDER_ARMS = tuple(replace(arm, seeds=(0,)) for arm in FOLDER_ARMS)
+
+
 def world_jobs(runs: Path) -> list[Job]:
     """The demo's budget: fresh worlds, data and training seed varying together."""
     return [
@@ -126,7 +153,7 @@ def long_jobs(runs: Path) -> list[Job]:
     return trained + ceilings
 
 
-def real_jobs(data: Path) -> list[Job]:
+def real_jobs(data: Path, arms: tuple[Arm, ...] = FOLDER_ARMS) -> list[Job]:
     """The surveillance clips by group folds, and all real clips together without labels."""
     clips = data / "action" / "surveillance_fight"
     folds = [
@@ -137,12 +164,31 @@ def real_jobs(data: Path) -> list[Job]:
     return [
         job
         for seed in THREE
-        for arm in FOLDER_ARMS
+        for arm in arms
         if seed in arm.seeds
         for job in (
             *(Job("surveillance", arm, seed, clips, fold) for fold in folds),
             Job("mixed", arm, seed, data / "action", mixed, protocols),
         )
+    ]
+
+
+def gpu_jobs(runs: Path, data: Path | None) -> list[Job]:
+    """Larger encoders on larger frames: a world a seed, and the surveillance clips by folds."""
+    worlds = [
+        Job(
+            "gpu", arm, s, runs / f"creatures160-{s}", DataOptions(label_column="appearance"),
+            budget=GPU_WORLD, untrained=(s,) if arm is GPU_ARMS[0] else (),
+            world={**PEOPLED, "size": 160, "sound": False, "seed": 6000 + s},
+        )
+        for s in THREE
+        for arm in GPU_ARMS
+    ]  # fmt: skip
+    clips = real_jobs(data, GPU_FOLDER_ARMS) if data is not None else []
+    return worlds + [
+        replace(job, study="gpu-surveillance", budget=GPU_FOLDER)
+        for job in clips
+        if job.study == "surveillance"
     ]
 
 
@@ -152,7 +198,9 @@ def cycle_jobs(runs: Path, data: Path | None, only: str | None) -> list[Job]:
     Args:
         runs: where worlds and runs lie.
         data: folder of the real collections; None leaves them out.
-        only: ``"world"`` or ``"real"`` for a part of it.
+        only: ``"world"`` or ``"real"`` for a part of it, ``"gpu"`` for what wants a GPU.
     """
+    if only == "gpu":
+        return gpu_jobs(runs, data)
     jobs = [*world_jobs(runs), *long_jobs(runs)] if only != "real" else []
     return jobs + (real_jobs(data) if data is not None and only != "world" else [])

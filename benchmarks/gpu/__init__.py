@@ -7,7 +7,7 @@ python -m benchmarks.gpu --seconds 200      begins no case after that time
 python -m benchmarks.gpu.tune               block sizes beside each other, no row written
 
 Compared: see ``queue`` (a queue), ``batch`` (a batch), ``nearest`` (search and affinity), ``step``
-(steps of training) and ``views`` (augmentation).
+(steps of training), ``views`` (augmentation) and ``pictures`` (both, where pictures are small).
 
 Checked: in each case values, and gradients where there are any, against float64 or float32.
 
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from benchmarks.ratio import Case
 
-PARTS = ("queue", "batch", "nearest", "step", "views")
+PARTS = ("queue", "batch", "nearest", "step", "views", "pictures")
 
 
 def cases(room: Path, quick: bool, asked: tuple[str, ...] = ()) -> Iterator[Case | Exception]:
