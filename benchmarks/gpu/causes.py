@@ -32,5 +32,13 @@ CAUSES = {
     ),
     "gpu/step/memory": "both ends wait here, so the host's launches count whole; a run hides them",
     "gpu/step/amp": "the other side computes its convolutions in TF32 already",
+    "gpu/pictures/groups": (
+        "the count was of a CPU's operations; of the step's 62 ms on this host the launches of "
+        "batch norms by turns are an eighth. Not profiled on the GPU"
+    ),
+    "gpu/pictures/beside": (
+        "both threads share the interpreter: of 13 ms a step the views cost, none is left to wait "
+        "for, but launches of both take turns"
+    ),
     "gpu/views/112/batch": "the other side draws once for the batch, ours for each picture",
 }
