@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
+from rhyme.encoders import load_package
 from rhyme.errors import ConfigError, EvaluationError, UnknownName
-from rhyme.evaluation import Evaluation, evaluate, load_protocol
-from rhyme.evaluation.pixels import balanced_subset
+from rhyme.evaluation import Evaluation, evaluate, judged, load_protocol
+from rhyme.evaluation.pixels import Pixels, balanced_subset
 from rhyme.evaluation.protocol import parse_settings
 from rhyme.evaluation.transfer import L2_GRID
 
@@ -113,13 +112,31 @@ def test_published_settings() -> None:
         load_protocol("semi_supervised").settings(fractions=(0.5,))
 
 
-@pytest.mark.parametrize("name", ["semi_supervised", "finetune", "linear_sgd"])
-def test_features_alone_do_not_do(split, name: str) -> None:
-    protocol = load_protocol(name)
-    with pytest.raises(EvaluationError, match="pictures"):
-        protocol.run(split, protocol.settings())
-    with pytest.raises(EvaluationError):
-        protocol.run(replace(split, labels=None), protocol.settings())
+def test_what_trains_on_pictures_wants_no_features(world, monkeypatch) -> None:
+    def extracted(*_args, **_options):
+        raise AssertionError("features were made that nobody reads")
+
+    monkeypatch.setattr(judged, "extract_many", extracted)
+    catalog, encoder = world
+    done = evaluate(
+        encoder, catalog, protocols=("finetune",), settings={"finetune": {"epochs": 1}},
+        untrained_seeds=(0,),
+    )  # fmt: skip
+    assert {r.metric for r in done.results} == {"top1"}
+    assert done.features == {}
+
+
+def test_a_split_without_a_label_is_named(world) -> None:
+    catalog, encoder = world
+    package = load_package(encoder)
+    some, none = np.arange(3), np.arange(0)
+    for split in ("train", "test"):
+        rows = {"train": some, "val": none, "test": some, split: none}
+        with pytest.raises(EvaluationError, match=f"no labelled item in the split '{split}'"):
+            Pixels(
+                encoder=package.module, plan=package.plan, catalog=catalog, rows=rows,
+                codes=np.zeros(len(catalog), dtype=np.int64), classes=2,
+            )  # fmt: skip
 
 
 def test_presets_are_the_published_settings_and_can_be_changed() -> None:

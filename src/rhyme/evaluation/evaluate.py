@@ -10,29 +10,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from rhyme.catalog import Catalog
-from rhyme.config import to_dict
 from rhyme.encoders import EncoderPackage, load_package, untrained
 from rhyme.errors import DataError, EvaluationError
-from rhyme.evaluation.frames import FrameData
-from rhyme.evaluation.heads import behind_head, cycle_head, heads_of
-from rhyme.evaluation.inputs import (
-    Seen,
-    classes_of,
-    known_groups,
-    shards_of,
-    split_features,
-    without_seen,
-)
-from rhyme.evaluation.pixels import Pixels, Testing
-from rhyme.evaluation.protocol import Metric, load_protocol, parse_settings
+from rhyme.evaluation.heads import behind_head, cycle_head
+from rhyme.evaluation.inputs import Seen, classes_of, known_groups, without_seen
+from rhyme.evaluation.judged import Judged
+from rhyme.evaluation.pixels import Testing
+from rhyme.evaluation.protocol import Metric, SplitData, load_protocol, parse_settings
 from rhyme.evaluation.record import Record
 from rhyme.evaluation.result import Result
 from rhyme.evaluation.splits import Splits, held_out, make_splits
-from rhyme.evaluation.videos import whole_videos
 from rhyme.loading import FrameCache
-from rhyme.tasks import FeatureTable, extract_many
+from rhyme.tasks import FeatureTable
 from rhyme.tasks.extract import Progress
 from rhyme.views import ShortVideo
 
@@ -173,138 +165,67 @@ def evaluate(
     sampling = testing.sampling(package.plan)
     splits = without_seen(package, catalog, splits, seen, notes)
     classes = classes_of(catalog, label_column, splits, notes)
-
     # a picture has one moment: to see it four times would only make neighbours of itself
     longest = int(np.max(catalog.facts(splits.rows).frames, initial=1))
-    frames_per_item = min(frames_per_item, longest)
-    modules = {"trained": package.module} if package.trained else {}
-    if not package.trained:
-        untrained_seeds = untrained_seeds or (0,)
-        notes.append(
-            "random weights: no file of weights was given, so every row is of an untrained encoder"
-        )
-    modules |= {f"untrained/{s}": untrained(package, s) for s in untrained_seeds}
-    first = next(iter(modules))
-    part = catalog.select(indices=splits.rows)
-    tables = (
-        {}
-        if all(p.reads != "features" for p in chosen)
-        else extract_many(
-            modules,
-            package.plan,
-            part,
-            frames_per_item=frames_per_item,
-            sampling=sampling,
-            batch_size=batch_size,
-            workers=workers,
-            device=device,
-            cache=cache,
-            progress=progress,
-        )
-    )
-    if sampling is not None and tables:
-        too_short = int(sampling.of(part.facts()).short.sum())
-        notes.append(
-            f"clips by {clips}: {sampling}; {too_short} of {len(part)} videos are shorter than a "
-            f"clip ({sampling.short})"
-        )
-    left_out = next(iter(tables.values())).left_out if tables else ()
-    if left_out:
-        notes.append(f"{len(left_out)} items could not be read and are left out")
-
-    number = (catalog.meta.get("lists") or {}).get("split_number")
-    # the folds of a collection are one collection: the split is told by the pair key
-    fingerprint = catalog.with_column("split", [None] * len(catalog)).fingerprint
-    record = Record(
+    judged = Judged(
         package=package,
+        modules=_encoders(package, untrained_seeds, notes),
+        catalog=catalog,
+        splits=splits,
+        classes=classes,
+        label_column=None if classes is None else label_column or catalog.label_column,
+        seed=seed,
+        frames_per_item=min(frames_per_item, longest),
+        testing=testing,
+        known=() if seen == "allow" else tuple(known_groups(package) or ()),
+        fits=any(p.fits for p in chosen),
+        pictures=pictures,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        cache=cache,
+        progress=progress,
+    )
+    ready: Mapping[str, SplitData] = {}
+    if any(p.reads == "features" for p in chosen):
+        ready = judged.features
+        notes += _read(judged)
+    record = Record.of(
+        package,
+        catalog,
+        splits,
+        classes,
         base={
             "data": data if data is not None else catalog.root.name,
-            "data_fingerprint": fingerprint,
             "command": command,
             "commit": commit,
-            "system": str(package.card.get("system", "unknown")),
-            "checkpoint": package.hash,
-            "export": package.kind,
         },
         common={
-            "frames_per_item": frames_per_item,
-            "label_column": None if classes is None else label_column or catalog.label_column,
-            "split": splits.origin,
+            "frames_per_item": judged.frames_per_item,
+            "label_column": judged.label_column,
             "split_seed": seed,
-            **({} if number is None else {"split_number": number}),
-            "fold": (catalog.meta.get("fold") or {}).get("test"),
             "seen": seen,
             **({} if sampling is None else {"sampling": f"{clips}, {sampling}, {sampling.short}"}),
-            **shards_of(catalog),
         },
-        details={
-            "plan": to_dict(package.plan),
-            **({"weights": package.extra["weights"]} if "weights" in package.extra else {}),
-            "train_items": len(splits.train),
-            "val_items": len(splits.val),
-            "test_items": len(splits.test),
-            "classes": 0 if classes is None else len(classes.used),
-            "classes_left_out": {} if classes is None else dict(classes.left_out),
-        },
-        pair=f"{fingerprint[:12]}/{splits.key}/{seed}",
     )
-    skipped: dict[str, str] = {}
-    results: list[Result] = []
-    ready = {name: split_features(t, splits, classes, seed) for name, t in tables.items()}
-    if classes is not None and ready:
-        labelled = Pixels(
-            encoder=package.module,
-            plan=package.plan,
-            catalog=catalog,
-            rows={p: r[classes.codes[r] >= 0] for p, r in splits.parts.items()},
-            codes=classes.codes,
-            classes=len(classes.names),
-            frames_per_item=frames_per_item,
-            testing=testing,
-            workers=workers,
-            device=device,
-            progress=progress,
-        )
-        for name, module in modules.items():
-            ready[name] = replace(ready[name], pixels=replace(labelled, encoder=module))
-    tested = FrameData(
-        encoder=package.module,
-        plan=package.plan,
-        catalog=catalog.select(indices=splits.test),
-        seed=seed,
-        device=device,
-        progress=progress,
-        encoders=len(modules),
-        label_column=None if classes is None else label_column or catalog.label_column,
-    )
-    if any(p.fits for p in chosen):
-        train, val = (catalog.select(indices=part) for part in (splits.train, splits.val))
-        tested = replace(tested, train_items=train, val_items=val)
-    framed = {
-        name: replace(
-            tested, encoder=module.eval().to(device), place=place, heads=heads_of(package, name)
-        )
-        for place, (name, module) in enumerate(modules.items())
-    }
-    framed[first] = replace(framed[first], pictures=pictures)
-    known = [] if seen == "allow" else known_groups(package) or []
-    filmed = {name: whole_videos(d, catalog, splits, known) for name, d in framed.items()}
     own = cycle_head(package)
     wanted = {*heads} if own is None else {*heads, own}
     behind = {h: behind_head(package, h, ready) for h in sorted(wanted)} if ready else {}
+    first = next(iter(judged.modules))
+    skipped: dict[str, str] = {}
+    results: list[Result] = []
     for protocol in chosen:
         if protocol.needs_labels and classes is None:
             skipped[protocol.id] = "no labels: give a label column (scan with --labels)"
             continue
         try:
-            inputs = {"frames": framed, "videos": filmed, "features": ready}[protocol.reads]
+            inputs = judged.inputs(protocol.reads)
             measured = {name: protocol.run(d, parsed[protocol.id]) for name, d in inputs.items()}
-            apart = protocol.trains or protocol.reads != "features"
-            for head, tables_behind in behind.items():
-                if apart or (protocol.id != "cycle" and head not in heads):
+            for head, tables in behind.items():
+                if protocol.reads != "features" or (protocol.id != "cycle" and head not in heads):
                     continue
-                for name, data_behind in tables_behind.items():
-                    figures = protocol.run(data_behind, parsed[protocol.id])
+                for name, table in tables.items():
+                    figures = protocol.run(table, parsed[protocol.id])
                     measured[name] += [replace(m, name=f"{m.name}@{head}") for m in figures]
         except (DataError, EvaluationError) as error:
             skipped[protocol.id] = error.cause + (f"; {error.remedy}" if error.remedy else "")
@@ -323,6 +244,36 @@ def evaluate(
         splits=splits,
         features=features,
     )
+
+
+def _encoders(
+    package: EncoderPackage, untrained_seeds: Sequence[int], notes: list[str]
+) -> dict[str, nn.Module]:
+    """The trained encoder, if there is one, and untrained ones of the same form."""
+    if not package.trained:
+        untrained_seeds = untrained_seeds or (0,)
+        notes.append(
+            "random weights: no file of weights was given, so every row is of an untrained encoder"
+        )
+    modules: dict[str, nn.Module] = {"trained": package.module} if package.trained else {}
+    return modules | {f"untrained/{s}": untrained(package, s) for s in untrained_seeds}
+
+
+def _read(judged: Judged) -> list[str]:
+    """What was read for the features: the clips, and what could not be read."""
+    notes: list[str] = []
+    sampling = judged.testing.sampling(judged.package.plan)
+    if sampling is not None:
+        facts = judged.catalog.facts(judged.splits.rows)
+        too_short = int(sampling.of(facts).short.sum())
+        notes.append(
+            f"clips by {judged.testing.clips}: {sampling}; {too_short} of {len(facts)} videos are "
+            f"shorter than a clip ({sampling.short})"
+        )
+    left_out = next(iter(judged.tables.values())).left_out
+    if left_out:
+        notes.append(f"{len(left_out)} items could not be read and are left out")
+    return notes
 
 
 def _lost(protocol: str, metrics: Sequence[Metric]) -> list[str]:

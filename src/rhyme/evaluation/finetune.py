@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rhyme.evaluation.grid import Grid, top1_of_grid
-from rhyme.evaluation.protocol import Metric, Protocol, SplitData
+from rhyme.evaluation.pixels import Pixels
+from rhyme.evaluation.protocol import Metric, Protocol
 
 __all__ = ["PRESETS", "PROTOCOL", "Settings", "run"]
 
@@ -24,17 +25,17 @@ class Settings(Grid):
     lr: tuple[float, ...] = (0.05,)
 
 
-def run(split: SplitData, settings: Settings) -> list[Metric]:
+def run(pixels: Pixels, settings: Settings) -> list[Metric]:
     """Top-1 accuracy of the test items after fine-tuning.
 
     Args:
-        split: labels and pixels.
+        pixels: labelled items and the encoder.
         settings: the settings.
 
     Returns:
         ``top1``; beside the untrained encoder, which is the supervised network from scratch.
     """
-    return top1_of_grid(split, settings, frozen=False)
+    return top1_of_grid(pixels, settings, frozen=False)
 
 
 _DUAL: dict[str, Any] = {
@@ -85,6 +86,6 @@ PROTOCOL = Protocol(
     settings=Settings,
     run=run,
     needs_labels=True,
-    trains=True,
+    reads="pixels",
     presets=PRESETS,
 )

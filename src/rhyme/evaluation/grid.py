@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from rhyme.evaluation.pixels import Testing, tuned
-from rhyme.evaluation.protocol import Metric, SplitData
+from rhyme.evaluation.pixels import Pixels, Testing, tuned
+from rhyme.evaluation.protocol import Metric
 from rhyme.tasks import Aggregate, Tuning
 from rhyme.tasks.finetune import Crop, Schedule
 from rhyme.views import ShortVideo
@@ -81,19 +81,16 @@ class Grid:
         ]
 
 
-def top1_of_grid(split: SplitData, grid: Grid, *, frozen: bool) -> list[Metric]:
+def top1_of_grid(pixels: Pixels, grid: Grid, *, frozen: bool) -> list[Metric]:
     """``top1`` of the test items, with the setting that is best on the validation items.
 
     Args:
-        split: labels and pixels.
+        pixels: labelled items and the encoder.
         grid: what to try.
         frozen: train the classifier alone.
     """
-    pixels = split.needs_pixels()
     testing = Testing(clips=grid.clips, short=grid.short)
-    found = tuned(
-        pixels, pixels.rows["train"], grid.tunings(frozen=frozen), split.seed, testing=testing
-    )
+    found = tuned(pixels, pixels.rows["train"], grid.tunings(frozen=frozen), testing=testing)
     return [
         Metric(
             name="top1",

@@ -82,7 +82,7 @@ def behind_head(
         _, _, seed = name.partition("/")
         used = fresh_head(known[head], int(seed)) if seed else known[head]
         train, val, test = (through_head(t, used) for t in (data.train, data.val, data.test))
-        found[name] = replace(data, train=train, val=val, test=test, pixels=None)
+        found[name] = replace(data, train=train, val=val, test=test)
     return found
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rhyme.evaluation.grid import Grid, top1_of_grid
-from rhyme.evaluation.protocol import Metric, Protocol, SplitData
+from rhyme.evaluation.pixels import Pixels
+from rhyme.evaluation.protocol import Metric, Protocol
 
 __all__ = ["PRESETS", "PROTOCOL", "Settings", "run"]
 
@@ -27,17 +28,17 @@ class Settings(Grid):
     lr: tuple[float, ...] = (0.1,)
 
 
-def run(split: SplitData, settings: Settings) -> list[Metric]:
+def run(pixels: Pixels, settings: Settings) -> list[Metric]:
     """Top-1 accuracy of the test items.
 
     Args:
-        split: labels and pixels.
+        pixels: labelled items and the encoder.
         settings: the settings.
 
     Returns:
         ``top1``. An encoder that changed meanwhile, batch norm included, is an error.
     """
-    return top1_of_grid(split, settings, frozen=True)
+    return top1_of_grid(pixels, settings, frozen=True)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -64,6 +65,6 @@ PROTOCOL = Protocol(
     settings=Settings,
     run=run,
     needs_labels=True,
-    trains=True,
+    reads="pixels",
     presets=PRESETS,
 )

@@ -54,6 +54,15 @@ class Testing:
         )
 
 
+def unlabelled(split: str) -> EvaluationError:
+    """The error of a split in which no item has a label."""
+    return EvaluationError(
+        f"no labelled item in the split '{split}'",
+        stage="evaluate",
+        remedy="give more groups, or another label column or split",
+    )
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Score:
     """Accuracy of a classifier.
@@ -84,6 +93,7 @@ class Pixels:
         rows: ``int64``, labelled rows of the catalog by split.
         codes: ``int64 [n]`` class of every row, -1 without.
         classes: number of class codes.
+        seed: seed of the evaluation.
         frames_per_item: equally spaced frames, or clips, of a test item.
         testing: clips of a test item by a rule instead.
         workers: decoding processes.
@@ -98,6 +108,7 @@ class Pixels:
     rows: Mapping[str, Integer]
     codes: Integer
     classes: int
+    seed: int = 0
     frames_per_item: int = 4
     testing: Testing = field(default_factory=lambda: Testing())
     workers: int = 0
@@ -105,7 +116,12 @@ class Pixels:
     progress: Progress | None = None
     caches: dict[bytes, FrameCache | None] = field(default_factory=dict[bytes, "FrameCache | None"])
 
-    def fit(self, rows: Integer, tuning: Tuning, seed: int) -> Classifier:
+    def __post_init__(self) -> None:
+        for split in ("train", "test"):
+            if len(self.rows[split]) == 0:
+                raise unlabelled(split)
+
+    def fit(self, rows: Integer, tuning: Tuning) -> Classifier:
         """A classifier trained on these rows."""
         catalog = self.catalog.select(indices=rows)
         return fine_tune(
@@ -115,7 +131,7 @@ class Pixels:
             self.codes[rows],
             self.classes,
             tuning,
-            seed=seed,
+            seed=self.seed,
             workers=self.workers,
             device=self.device,
             cache=self._cache(rows, catalog, tuning.plan(self.plan).frames),
@@ -193,7 +209,6 @@ def tuned(
     pixels: Pixels,
     rows: Integer,
     tunings: Sequence[Tuning],
-    seed: int,
     *,
     testing: Testing | None = None,
 ) -> Tuned:
@@ -203,7 +218,6 @@ def tuned(
         pixels: encoder and items.
         rows: labelled rows of the training split to use.
         tunings: what to choose from; among equals the first is taken.
-        seed: of the training.
         testing: clips of the items that are judged; those of ``pixels`` where it names none.
 
     Raises:
@@ -220,7 +234,7 @@ def tuned(
     scores: dict[str, float] = {}
     chosen, best, model = tunings[0], -1.0, None
     for tuning in tunings:
-        fitted = pixels.fit(rows, tuning, seed)
+        fitted = pixels.fit(rows, tuning)
         score = 0.0
         if len(tunings) > 1:
             score = pixels.score(fitted, tuning, testing, "val").accuracy

@@ -11,11 +11,19 @@ import numpy as np
 
 from rhyme.config import from_dict, to_dict
 from rhyme.errors import EvaluationError, UnknownName, nearest
-from rhyme.evaluation.pixels import Pixels
+from rhyme.evaluation.pixels import unlabelled
 from rhyme.tasks import FeatureTable
 from rhyme.tasks.table import Integer
 
-__all__ = ["PROTOCOLS", "Metric", "Protocol", "SplitData", "load_protocol", "parse_settings"]
+__all__ = [
+    "PROTOCOLS",
+    "Metric",
+    "Protocol",
+    "Reads",
+    "SplitData",
+    "load_protocol",
+    "parse_settings",
+]
 
 PROTOCOLS: dict[str, str] = {
     "knn": "rhyme.evaluation.knn:PROTOCOL",
@@ -35,6 +43,8 @@ PROTOCOLS: dict[str, str] = {
 }
 """Protocols by id, each as ``"module:attribute"``; imported when one is run."""
 
+Reads = Literal["features", "pixels", "frames", "videos"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class SplitData:
@@ -47,7 +57,6 @@ class SplitData:
         labels: class code an item by split name, -1 where it has none; None without labels.
         classes: names of the classes by code.
         seed: seed of the evaluation.
-        pixels: the encoder and the items themselves, for protocols that train on pictures.
     """
 
     train: FeatureTable
@@ -56,19 +65,6 @@ class SplitData:
     labels: Mapping[str, Integer] | None = None
     classes: tuple[str, ...] = ()
     seed: int = 0
-    pixels: Pixels | None = None
-
-    def needs_pixels(self) -> Pixels:
-        """The encoder and the items, for protocols that train on pictures.
-
-        Raises:
-            EvaluationError: there are features only, or no labelled item in a split.
-        """
-        if self.pixels is None:
-            raise EvaluationError("the protocol needs pictures and labels", stage="evaluate")
-        for name in ("train", "test"):
-            self.labelled(name)
-        return self.pixels
 
     def labelled(self, split: str) -> tuple[FeatureTable, Integer]:
         """The labelled items of a split, and their codes.
@@ -88,11 +84,7 @@ class SplitData:
         codes = self.labels[split]
         known = codes >= 0
         if not known.any():
-            raise EvaluationError(
-                f"no labelled item in the split '{split}'",
-                stage="evaluate",
-                remedy="give more groups, or another label column or split",
-            )
+            raise unlabelled(split)
         table: FeatureTable = getattr(self, split)
         return table.select(np.flatnonzero(known)), codes[known]
 
@@ -127,8 +119,8 @@ class Protocol:
         run: ``(data, settings) -> metrics``, raising a :class:`~rhyme.errors.RhymeError` where
             the data cannot serve it.
         needs_labels: whether it is skipped without labels.
-        trains: whether it trains on the pictures themselves, not on features.
-        reads: ``"features"`` runs on a :class:`SplitData`, ``"frames"`` on a
+        reads: ``"features"`` runs on a :class:`SplitData`, ``"pixels"`` trains on the
+            :class:`~rhyme.evaluation.pixels.Pixels` of the labelled items, ``"frames"`` runs on a
             :class:`~rhyme.evaluation.frames.FrameData` of the test items, ``"videos"`` on a
             :class:`~rhyme.evaluation.videos.VideoData` of the training and test items.
         fits: whether it fits something on frames, and so needs a split.
@@ -141,8 +133,7 @@ class Protocol:
     settings: type[Any]
     run: Callable[[Any, Any], list[Metric]]
     needs_labels: bool
-    trains: bool = False
-    reads: Literal["features", "frames", "videos"] = "features"
+    reads: Reads = "features"
     fits: bool = False
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
 

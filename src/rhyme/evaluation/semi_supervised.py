@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rhyme.errors import ConfigError
-from rhyme.evaluation.pixels import balanced_subset, tuned
-from rhyme.evaluation.protocol import Metric, Protocol, SplitData
+from rhyme.evaluation.pixels import Pixels, balanced_subset, tuned
+from rhyme.evaluation.protocol import Metric, Protocol
 from rhyme.tasks import Tuning
 
 __all__ = ["PROTOCOL", "Settings", "run"]
@@ -48,17 +48,16 @@ class Settings:
             )
 
 
-def run(split: SplitData, settings: Settings) -> list[Metric]:
+def run(pixels: Pixels, settings: Settings) -> list[Metric]:
     """Top-1 accuracy of the test items after fine-tuning on each share of the labels.
 
     Args:
-        split: labels and pixels.
+        pixels: labelled items and the encoder.
         settings: the settings.
 
     Returns:
         ``top1_1pct``, ``top1_10pct``: the row says which items were chosen.
     """
-    pixels = split.needs_pixels()
     rows = pixels.rows["train"]
     ids = np.asarray(pixels.catalog.facts(rows).id, dtype=np.uint64)
     metrics: list[Metric] = []
@@ -70,7 +69,7 @@ def run(split: SplitData, settings: Settings) -> list[Metric]:
             lr=settings.lr,
             scale=settings.scale,
         )
-        found = tuned(pixels, rows[places], [tuning], split.seed)
+        found = tuned(pixels, rows[places], [tuning])
         metrics.append(
             Metric(
                 name=f"top1_{100 * fraction:g}pct",
@@ -89,5 +88,5 @@ PROTOCOL = Protocol(
     settings=Settings,
     run=run,
     needs_labels=True,
-    trains=True,
+    reads="pixels",
 )
