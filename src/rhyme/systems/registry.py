@@ -44,7 +44,7 @@ SYSTEMS: dict[str, SystemEntry] = _entries(
         "CycleContrast",
         "frames",
         "ICCV 2021, arXiv 2105.06463",
-        "partial",
+        "works",
         "rhyme.systems.cycle_contrast:CycleContrast",
     ),
     SystemEntry(
