@@ -24,6 +24,7 @@ from support.reduced import reduced
 
 MAKE = "a target of the Makefile; .ci/run runs make setup, check, docs, demo and test"
 HOURS = "minutes to hours of measuring; tests/benchmarks runs its parts"
+EXTRA = "needs an extra beside the locked environment; tests/encoders/test_shelf.py has its own"
 PUBLISHED = "needs a published data set that is not ours to generate"
 
 NOT_RUN = {
@@ -31,6 +32,7 @@ NOT_RUN = {
     "make test": MAKE,
     "make bench": HOURS,
     "make evidence SYSTEM=cstp": HOURS,
+    "make evidence SYSTEM=cycle_contrast": HOURS,
     "make evidence SYSTEM=densecl": HOURS,
     "make evidence SYSTEM=dual": HOURS,
     "make evidence SYSTEM=lsfd": HOURS,
@@ -47,6 +49,8 @@ NOT_RUN = {
     "rhyme estimate cycle_contrast_r2v2_8gpu --data my_videos --gpus 8 --train.epochs 100": HOURS,
     "rhyme evaluate runs/mine --data 50salads --protocol segmentation --segmentation.bundle 1 "
     "--segmentation.every 2": PUBLISHED,
+    "rhyme evaluate --encoder hf:folders/dinov2-base --data my_videos --protocol knn,propagation "
+    "--propagation.stride 14": EXTRA,
 }
 """Commands that are not run, and why."""
 
@@ -54,8 +58,8 @@ FOUND = {
     "README": ("my_videos",),
     "docs/data": ("clips", "UCF-101", "ucf.shards", "runs/k400"),
     "docs/evaluation": (
-        "my_videos", "other_videos", "DAVIS", "runs/mine", "runs/dual",
-        "runs/moco-0", "runs/moco-1", "runs/cycle-0", "runs/cycle-1",
+        "my_videos", "other_videos", "DAVIS", "runs/mine", "runs/dual", "resnet50.pth",
+        "r3d_18.pth", "runs/moco-0", "runs/moco-1", "runs/cycle-0", "runs/cycle-1",
     ),
     "docs/quickstart": ("my_videos",),
     "docs/python": ("my_videos",),
@@ -90,6 +94,9 @@ REPLACED = {
 
 QUICK = {
     "docs/quickstart", "docs/python", "docs/searching", "docs/train", "docs/world", "docs/views",
+    "docs/encoders", "docs/kernels", "docs/prepare", "docs/report", "docs/systems/cstp",
+    "docs/systems/cycle_contrast", "docs/systems/densecl", "docs/systems/moco",
+    "docs/systems/simclr", "docs/systems/vfs",
 }  # fmt: skip
 """Pages that take seconds; the others are left out of ``make test``."""
 

@@ -11,6 +11,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SHELL = ("bash", "sh", "console")
 
 NOT_EXECUTED = {
+    ("docs/encoders", "from rhyme.encoders import open_shelf"): "needs weights and two extras; "
+    "tests/encoders/test_shelf.py opens such",
     ("docs/training", "def phases(self):"): "a method, shown without its class",
     ("docs/training", "from resume.harness import"): "the harness of tests/resume, used there",
 }

@@ -47,6 +47,10 @@ def reduced(words: list[str]) -> list[str]:
     if verb == "evaluate" and "--protocol" in rest:
         for name in rest[rest.index("--protocol") + 1].split(","):
             values |= {f"--{name}.{key}": value for key, value in PROTOCOLS.get(name, {}).items()}
+            if f"--{name}.preset" not in rest:
+                values.pop(f"--{name}.milestones", None)  # the presets' schedules have steps
+    if "--encoder" in rest:
+        values |= {"--size": "32", "--resize": "32"}
     for option, most in FEWER.items():
         if option in rest:
             values[option] = str(min(int(rest[rest.index(option) + 1]), most))

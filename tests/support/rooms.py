@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torchvision
 from PIL import Image
 
 from rhyme import api
@@ -134,6 +135,15 @@ def checkpoint(file: Path) -> None:
     torch.save({"state_dict": names}, file)
 
 
+def published(name: str) -> Callable[[Path], None]:
+    """Random weights of a network of torchvision, as its own files hold them."""
+
+    def make(file: Path) -> None:
+        torch.save(torchvision.models.get_model(name).state_dict(), file)
+
+    return make
+
+
 def judged(system: str, seed: int) -> Callable[[Path], None]:
     """A run that was evaluated."""
 
@@ -181,6 +191,8 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "runs/mine": train("cycle_contrast"),
     "runs/a": train("moco"),
     "checkpoint.pth.tar": checkpoint,
+    "resnet50.pth": published("resnet50"),
+    "r3d_18.pth": published("r3d_18"),
     "runs/k400": train("moco", "other_videos"),
     "runs/dual": train("dual"),
     "runs/lsfd-world": train("lsfd_world_demo", "long_world", "--label-column", "background"),
