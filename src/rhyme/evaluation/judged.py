@@ -79,12 +79,8 @@ class Judged:
             EvaluationError: pixels are asked for, and a split has no labelled item.
             DataError: features are asked for, and no item can be read.
         """
-        return {
-            "features": lambda: self.features,
-            "pixels": lambda: self.pixels,
-            "frames": lambda: self.frames,
-            "videos": lambda: self.videos,
-        }[reads]()
+        found: Mapping[str, Any] = getattr(self, reads)
+        return found
 
     @cached_property
     def tables(self) -> dict[str, FeatureTable]:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from statistics import fmean
-from types import TracebackType
 from typing import Any, Literal
 
 import torch
@@ -71,20 +70,11 @@ class Finisher:
 
     def __init__(self, plan: ViewPlan, device: torch.device, *, beside: bool | None = None) -> None:
         self._plan, self._device = plan, device
-        self._beside = device.type == "cuda" if beside is None else beside
-        self._thread = ThreadPoolExecutor(1, "views") if self._beside else None
-        self.ahead = 2 if self._beside else 1
+        beside = device.type == "cuda" if beside is None else beside
+        self._thread = ThreadPoolExecutor(1, "views") if beside else None
+        self.ahead = 2 if beside else 1
 
-    def __enter__(self) -> Finisher:
-        """The finisher itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Wait for what is being made, and end the thread."""
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)

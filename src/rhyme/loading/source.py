@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -189,7 +190,7 @@ class CatalogSource:
         self._placement.reopen()
         results = pool.map(requests(), errors="return")
         coming: deque[_Coming] = deque()
-        with Finisher(self.plan, self._placement.device) as finisher:
+        with closing(Finisher(self.plan, self._placement.device)) as finisher:
             while True:
                 begun = time.perf_counter()
                 while len(coming) < finisher.ahead:
