@@ -140,6 +140,8 @@ def test_damaged_files_are_left_out_and_named(tmp_path: Path) -> None:
     assert stored.code == 3, stored.err
     assert stored.document["quarantined"] == 3
     assert stored.document["moments"] == 20 * 2
+    told = rhyme("embed", tmp_path / "run", "--data", folder, "--store", tmp_path / "other")
+    assert "3 left out as damaged" in told.out + told.err
     assert contents(folder) == before
 
 

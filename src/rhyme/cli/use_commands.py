@@ -56,6 +56,8 @@ class Embed(Common):
             f"{done.path}: {done.moments} moments of {done.items} items, {done.dim} numbers each",
             f"search it: rhyme search {done.path} --query FILE@12.5",
         ]
+        if done.quarantined:
+            lines.insert(1, f"{done.quarantined} left out as damaged; rhyme scan names them")
         return Answer(document=done, show=lines, exit_code=3 if done.quarantined else 0)
 
 
