@@ -32,9 +32,8 @@ FOLDER_ARMS = (
     Arm("image MoCo", "moco_folder_cpu"),
     Arm("intra", "cycle_contrast_folder_cpu", {"model.cycle_weight": 0.0}),
 )
-"""Expected: every arm above the untrained encoder where scenes are found again (``group_recall_at_1``)
-and in the rate of return. The orderings of the arms are printed and none is expected: 240 clips are
-few, and what they show is one of two things."""
+"""Expected: every arm above the untrained encoder where scenes are found again, and in the rate of
+return. The orderings of the arms are printed and none is expected: 240 clips are few."""
 
 LONG_BUDGET: dict[str, Any] = {
     "train.steps": 1200,
