@@ -13,6 +13,7 @@ class Inner:
     rate: float = 0.1
     name: Literal["a", "b"] = "a"
     sizes: tuple[int, int] = (1, 2)
+    switch: Literal["off", "on", "auto"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,7 @@ def test_an_unknown_key_names_the_nearest() -> None:
         ({"steps": True}, "steps"),
         ({"steps": 1.5}, "steps"),
         ({"inner": {"name": "c"}}, "inner.name"),
+        ({"inner": {"name": True}}, "inner.name"),
         ({"inner": {"sizes": [1]}}, "inner.sizes"),
         ({"inner": {"sizes": [1, "x"]}}, "inner.sizes.1"),
         ({"inner": 3}, "inner"),
@@ -57,6 +59,12 @@ def test_an_unknown_key_names_the_nearest() -> None:
 def test_a_wrong_value_names_its_option(values: dict, where: str) -> None:
     with pytest.raises(ConfigError, match=where.replace(".", r"\.")):
         config.from_dict(Outer, values)
+
+
+def test_a_bare_on_or_off_in_yaml_is_the_word(tmp_path: Path) -> None:
+    for word in ("on", "off", "auto"):
+        (tmp_path / "c.yaml").write_text(f"inner:\n  switch: {word}\n")
+        assert config.load(Outer, tmp_path / "c.yaml").inner.switch == word
 
 
 def test_override_changes_one_leaf_and_checks_it() -> None:

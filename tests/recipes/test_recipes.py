@@ -48,6 +48,7 @@ REDUCED: dict[str, Any] = {
 }
 PAPER_REDUCED = {
     **REDUCED,
+    "train.compile": "off",  # a graph takes longer than the steps
     "model.backbone.name": "resnet18",
     "model.transform.size": 32,
 }
@@ -330,6 +331,7 @@ def test_small_pictures_on_one_gpu(name: str) -> None:
     assert (found.train.epochs, found.train.batch_size) == (200, 512)
     assert found.model.backbone.norm_groups == (8 if found.system == "moco" else 1)
     assert (found.train.precision, found.train.channels_last) == ("bf16", True)
+    assert found.train.compile == "auto"
     assert (found.data.cache_frames, found.data.augment) == (1, "device")
     assert (found.model.transform.size, found.model.transform.blur) == (32, 0)
 
