@@ -114,10 +114,10 @@ def run(job: Job, runs: Path) -> list[Result]:
                 options=job.options, progress=False,
             )  # fmt: skip
         facts["train_seconds"] = round(trained.seconds, 1)
-    column = job.options.label_column
+    column = job.options.label_column if job.judged_on is None else None
     judged = api.evaluate(
-        folder, protocols=job.protocols, settings=job.settings, heads=job.heads, seed=job.seed,
-        untrained_seeds=job.untrained, frames_per_item=job.frames_per_item,
+        folder, job.judged_on, protocols=job.protocols, settings=job.settings, heads=job.heads,
+        seed=job.seed, untrained_seeds=job.untrained, frames_per_item=job.frames_per_item,
         options=api.DataOptions(label_column=column), record=False,
     )  # fmt: skip
     if judged.skipped:

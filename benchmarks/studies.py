@@ -51,6 +51,7 @@ class Job:
         watched: what is taken from the log of the training, by name of the figure.
         frames_per_item: moments of an item that it is judged by.
         trained_as: key of the job whose encoder is judged; None trains one.
+        judged_on: another collection to judge on; None takes the data of the training.
     """
 
     study: str
@@ -68,6 +69,7 @@ class Job:
     watched: dict[str, str] = field(default_factory=dict[str, str])
     frames_per_item: int = 4
     trained_as: str | None = None
+    judged_on: Path | None = None
 
     @property
     def key(self) -> str:

@@ -60,6 +60,6 @@ def test_every_job_has_a_key_a_protocol_and_data(tmp_path: Path) -> None:
     untrained = [job.untrained for job in jobs if job.study == "long" and job.untrained]
     assert sorted(untrained)[:5] == [(0,), (0,), (1,), (1,), (2,)], "once a seed, and the ceilings'"
     assert {job.study for job in cycle_jobs(tmp_path, tmp_path, "real")} == {
-        "mixed", "surveillance"
+        "davis", "mixed", "surveillance"
     }  # fmt: skip
     assert cycle_evidence.cycle_jobs(tmp_path, None, "real") == []
