@@ -97,14 +97,14 @@ def evaluate(
             catalog.labels(options.label_column)
     else:
         # Where nothing is fitted, a collection without a split is judged whole.
-        judging = [load_protocol(name) for name in protocols]
-        fitted = any(p.reads != "frames" or p.fits for p in judging)
+        fitted = any(p.reads != "frames" or p.fits for p in map(load_protocol, protocols))
         catalog = read_data(data, options, seed=seed, must_split=fitted)
     check_root(catalog)
     label_column = options.label_column if options is not None else None
     recorded = record and not shelf and (folder / "config.yaml").is_file()
     pictures = folder / "pictures" if recorded else None
-    with progress_bar("evaluate", "frames") as progress:
+    whole = all(load_protocol(name).reads in ("frames", "videos") for name in protocols)
+    with progress_bar("evaluate", "videos" if whole else "frames") as progress:
         done = run_protocols(
             package,
             catalog,
