@@ -10,6 +10,7 @@ import pytest
 from rhyme.report import ReportData, render
 from rhyme.report.charts import line_chart, tick_text, ticks
 from rhyme.report.series import Chart, Curve, charts, smooth, thin
+from rhyme.report.story import verdict
 from rhyme.report.summary import compare, headline
 from rhyme.report.table import dot_plot, table
 from rhyme.report.text import clean, duration, figure, moment, short_path
@@ -75,6 +76,13 @@ def test_lower_is_better_turns_the_verdict(make_result: Rows) -> None:
     (line,) = compare(rows)
     assert line.better is True
     assert table([line]).lines[0].gain == "\N{MINUS SIGN}3.000"
+
+
+def test_a_difference_that_no_digit_shows_is_neither_a_gain_nor_a_loss(make_result: Rows) -> None:
+    (line,) = compare([make_result(0.4, seed=0), make_result(0.4004, "untrained", seed=0)])
+    assert line.better is None
+    assert table([line]).lines[0].better == ""
+    assert "no difference" in verdict(ReportData(system="moco"), line)
 
 
 def test_settings_and_findings_are_printed_in_full(make_result: Rows) -> None:

@@ -1,12 +1,13 @@
 """The verbs of rhyme: the same in Python as on the command line."""
 
+from rhyme.api.compare import compare
 from rhyme.api.data import DataOptions, Scanned, read_data, scan, world
 from rhyme.api.demo import Demo, demo
 from rhyme.api.doctor import Finding, doctor
 from rhyme.api.encoder import OffTheShelf, encoder_of, run_or_shelf
 from rhyme.api.estimate import Estimate, estimate
 from rhyme.api.fit import Trained
-from rhyme.api.judge import compare, evaluate
+from rhyme.api.judge import evaluate
 from rhyme.api.launch import LaunchOptions, SlurmOptions, Submitted, submit
 from rhyme.api.overlaps import OverlapAnswers, overlap_answers
 from rhyme.api.overview import as_yaml, recipe, recipe_names, recipe_values, systems

@@ -1,4 +1,4 @@
-"""Judging: figures of a run beside an untrained encoder, and runs beside each other."""
+"""Judging: figures of a run beside an untrained encoder."""
 
 from __future__ import annotations
 
@@ -18,13 +18,10 @@ from rhyme.catalog import Catalog
 from rhyme.errors import ConfigError, RunError
 from rhyme.evaluation import (
     PROTOCOLS,
-    Comparison,
     Evaluation,
     append_results,
     load_protocol,
-    read_results,
 )
-from rhyme.evaluation import compare as compare_results
 from rhyme.evaluation import evaluate as run_protocols
 from rhyme.evaluation.evaluate import STANDARD
 from rhyme.run import RunFolder
@@ -152,16 +149,3 @@ def refuse_data_options(options: DataOptions | None) -> None:
             value=getattr(given, changed[0]),
             remedy="add --data DIR, or leave the option out: the run's own data and split are used",
         )
-
-
-def compare(runs: Sequence[str | Path], *, baseline: str | None = None) -> Comparison:
-    """Figures of several runs: mean and spread over seeds, and paired differences.
-
-    Args:
-        runs: run folders that were evaluated, or files of result rows.
-        baseline: arm that the others are compared with; each system's untrained encoder by default.
-    """
-    rows: list[Any] = []
-    for path in map(Path, runs):
-        rows += read_results(path if path.is_file() else RunFolder.open(path).results)
-    return compare_results(rows, baseline=baseline)

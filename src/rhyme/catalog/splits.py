@@ -68,9 +68,10 @@ def assign_splits(
     needed = sum(f > 0 for f in fractions)
     if len(distinct) < needed:
         raise DataError(
-            f"{len(distinct)} groups cannot be shared among {needed} splits",
+            "there are fewer groups than splits to share them among",
             file=catalog.root,
             stage="splits",
+            value={"groups": len(distinct), "splits": needed},
             remedy="give more sources, or fractions with zeros, e.g. 1 0 0",
         )
     strata = _strata(catalog, groups, distinct, label)

@@ -258,12 +258,19 @@ class Evaluate(Common):
 class Compare(Common):
     """Figures of several runs side by side, with spreads over seeds and paired differences.
 
-    Example: rhyme compare runs/moco-0 runs/moco-1 runs/cycle-0 runs/cycle-1
+    Runs that differ in nothing but their seed are one arm; arms of one system are called by the
+    options in which they differ.
+
+    Example: rhyme compare runs/moco-0 runs/moco-1 runs/cycle-0 runs/cycle-1 --baseline moco
     """
 
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN")]
-    """Run folders that were evaluated."""
+    """Run folders that were evaluated, or files of result rows."""
+
+    baseline: str | None = None
+    """Arm that all others are compared with, as the table calls it; each system's untrained
+    encoder by default."""
 
     def __call__(self) -> Answer:
-        done = api.compare(self.runs)
+        done = api.compare(self.runs, baseline=self.baseline)
         return Answer(document=done, show=[table(done.columns, done.rows), *done.notes])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import yaml
 
@@ -44,25 +44,54 @@ class Arm:
     options: Mapping[str, Any]
 
 
+class Configured(Protocol):
+    """A run as far as its arm depends on it."""
+
+    @property
+    def system(self) -> str:
+        """Its system's id."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """What the system is called."""
+        ...
+
+    @property
+    def run(self) -> str:
+        """Its folder."""
+        ...
+
+    @property
+    def config(self) -> str:
+        """Text of its ``config.yaml``."""
+        ...
+
+
 def arms(runs: Sequence[ReportData]) -> list[Arm]:
     """Arms in the order in which their first runs are given.
 
     Args:
         runs: reports' data with their configurations.
     """
-    grouped: dict[str, list[ReportData]] = {}
-    options: dict[str, Mapping[str, Any]] = {}
-    for run in runs:
+    return [
+        Arm(name=name, runs=[runs[i] for i in own], options=flattened(runs[own[0]].config))
+        for name, own in sort_runs(runs)
+    ]
+
+
+def sort_runs(runs: Sequence[Configured]) -> list[tuple[str, list[int]]]:
+    """Name and runs, by their place, of each arm, in the order of their first runs.
+
+    Arms of one system are told apart by the options in which they differ.
+    """
+    grouped: dict[str, list[int]] = {}
+    for place, run in enumerate(runs):
         flat = flattened(run.config)
         key = repr([(k, v) for k, v in sorted(flat.items()) if k not in _NOT_AN_ARM] or run.run)
-        key = f"{run.system} {key}"
-        grouped.setdefault(key, []).append(run)
-        options.setdefault(key, flat)
-    names = _names([*grouped.values()], [*options.values()])
-    return [
-        Arm(name=name, runs=grouped[key], options=options[key])
-        for key, name in zip(grouped, names, strict=True)
-    ]
+        grouped.setdefault(f"{run.system} {key}", []).append(place)
+    groups = [[runs[i] for i in own] for own in grouped.values()]
+    return [*zip(_names(groups), grouped.values(), strict=True)]
 
 
 def differences(arms: Sequence[Arm]) -> list[tuple[str, list[str]]]:
@@ -110,9 +139,8 @@ def _value(options: Mapping[str, Any], name: str) -> str:
     return clean("none" if value is None else value, 80)
 
 
-def _names(
-    groups: Sequence[Sequence[ReportData]], options: Sequence[Mapping[str, Any]]
-) -> list[str]:
+def _names(groups: Sequence[Sequence[Configured]]) -> list[str]:
+    options = [flattened(group[0].config) for group in groups]
     names = [clean(group[0].name, 60) for group in groups]
     for name in {n for n in names if names.count(n) > 1}:
         own = [i for i, other in enumerate(names) if other == name]

@@ -57,6 +57,8 @@ def verdict(data: ReportData, top: Comparison | None) -> str:
     by = figure(size) if top.gain.sd is None else f"{figure(size)} ± {figure(top.gain.sd)}"
     if top.gain.sd is not None and size <= top.gain.sd:
         return f"{text}, which is no clear difference ({spread_text(top.gain, sign=True)})."
+    if top.better is None:
+        return f"{text}: no difference."
     return f"{text}, {'a gain' if top.better else 'a loss'} of {by}."
 
 

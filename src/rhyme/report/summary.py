@@ -88,8 +88,8 @@ class Comparison:
 
     @property
     def better(self) -> bool | None:
-        """Whether training helped; None when that cannot be told."""
-        if self.gain is None:
+        """Whether training helped; None when that cannot be told, or no digit shown says so."""
+        if self.gain is None or round(self.gain.mean, 3) == 0:
             return None
         return (self.gain.mean < 0) if self.lower_is_better else (self.gain.mean > 0)
 
