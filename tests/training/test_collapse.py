@@ -9,8 +9,9 @@ import torch
 
 from rhyme.errors import TrainingError
 from rhyme.loading import ArraySource
-from rhyme.run import RunFolder, read_jsonl
+from rhyme.run import RunFolder
 from rhyme.training import OptimizerConfig, ScheduleConfig, TrainConfig, Trainer, checkpoint
+from support.logs import events
 from support.tiny_systems import build_tiny
 
 CONFIG = TrainConfig(
@@ -22,10 +23,6 @@ CONFIG = TrainConfig(
     optimizer=OptimizerConfig(name="sgd", lr=0.05),
     schedule=ScheduleConfig(name="constant"),
 )
-
-
-def events(run, kind):
-    return [event for event in read_jsonl(run.events) if event["event"] == kind]
 
 
 def trainer(run, config, seed=0, constant=False):

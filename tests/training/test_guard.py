@@ -12,12 +12,9 @@ from rhyme.errors import ConfigError, TrainingError
 from rhyme.loading.batch import Batch
 from rhyme.run import read_jsonl
 from rhyme.training import TrainConfig, checkpoint
+from support.logs import events
 
 ROLL = {"nan": "rollback", "nan_limit": 2, "steps": 12, "checkpoint_every": 3, "keep": 10}
-
-
-def events(run, kind):
-    return [event for event in read_jsonl(run.events) if event["event"] == kind]
 
 
 class Poisoned:

@@ -16,6 +16,7 @@ from rhyme.systems.base import StepOutput
 from rhyme.training import TrainConfig
 from rhyme.training.precision import Precision
 from rhyme.training.stepper import Stepper
+from support.logs import events
 from support.tiny_systems import at, build_tiny, make_batch
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -137,10 +138,6 @@ class _Overflow(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grads):
         return grads[0] * math.inf
-
-
-def events(run, kind):
-    return [event for event in read_jsonl(run.events) if event["event"] == kind]
 
 
 def test_an_overflow_lowers_the_scale_and_is_no_failure(bench):

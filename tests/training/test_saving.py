@@ -18,6 +18,7 @@ from rhyme.run import read_jsonl
 from rhyme.systems.base import StepContext
 from rhyme.training import Preempted, TrainConfig, checkpoint, packages, recorder
 from rhyme.training.writer import Background, Copies
+from support.logs import events
 
 OPERATIONS = ("write_bytes", "write_tensors", "sync_file", "sync_folder", "rename")
 
@@ -39,10 +40,6 @@ def gate(monkeypatch):
     monkeypatch.setattr(checkpoint, "write_tensors", waiting)
     opened.begun = begun
     return opened
-
-
-def events(run, kind):
-    return [event for event in read_jsonl(run.events) if event["event"] == kind]
 
 
 def failing(monkeypatch, *steps, times=10**9, operation="write_tensors", code=errno.ENOSPC):
