@@ -7,7 +7,7 @@ STAMP := $(VENV)/.ready
 OUT ?= runs
 SYSTEM ?= cycle_contrast
 
-.PHONY: help setup demo test test-all check format evidence bench gpu docs lock clean
+.PHONY: help setup demo test test-all check format evidence bench gpu gpu-evidence docs lock clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -61,6 +61,10 @@ GPU_CASES ?=
 gpu:  ## tests and benchmarks that need a GPU; GPU_PYTHON=python3 takes another environment
 	@PYTHONPATH=src:. $(GPU_PYTHON) -m pytest -v -p no:benchmark -n 8 tests/kernels/test_triton_*.py tests/kernels/test_attention_numerics.py tests/training/test_gpu.py
 	@PYTHONPATH=src:. $(GPU_PYTHON) -m benchmarks.gpu $(GPU_CASES)
+
+GPU_WORKERS ?= 4
+gpu-evidence:  ## trainings that want a GPU, with RHYME_DATA where there are real pictures and clips (resumable)
+	@for system in simclr moco cycle_contrast; do PYTHONPATH=src:. $(GPU_PYTHON) -m benchmarks.evidence --system $$system --only gpu --workers $(GPU_WORKERS) || exit 1; done
 
 docs: setup  ## the site, docs/_build/html
 	@$(BIN)/sphinx-build -q -W -b html docs docs/_build/html
