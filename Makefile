@@ -10,7 +10,7 @@ SYSTEM ?= cycle_contrast
 .PHONY: help setup demo test test-all check format evidence bench gpu gpu-evidence docs lock clean
 
 help:  ## list these commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 setup: $(STAMP)  ## install everything into .venv from the hash-locked requirements
 

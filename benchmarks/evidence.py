@@ -232,6 +232,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0, help="processes beside each other")
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no run after that time")
     options = parser.parse_args()
+    if options.only == "gpu" and not torch.cuda.is_available():
+        print(f"{options.system}: not measured on a GPU, there is none here", file=sys.stderr)
+        return
     real = os.environ.get("RHYME_DATA")
     options.runs.mkdir(parents=True, exist_ok=True)
     jobs = jobs_of(options.system, options.runs, Path(real) if real else None, options.only)

@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import cycle_evidence, studies
-from benchmarks.evidence import beside, chains, one_by_one, watched
+from benchmarks.evidence import beside, chains, main, one_by_one, watched
 from benchmarks.pictures import cut_pictures
 from rhyme.api import DataOptions, resolve_recipe
 from rhyme.evaluation import load_protocol
@@ -86,6 +87,17 @@ def test_jobs_of_one_gpu(tmp_path: Path) -> None:
         assert recipe(job.arm.recipe).needs_gpu
         assert recipe(job.arm.recipe).train.epochs == 200
         assert not job.budget
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: the runs would begin")
+def test_without_a_gpu_its_runs_are_not_begun(tmp_path: Path, monkeypatch, capsys) -> None:
+    runs = str(tmp_path / "runs")
+    monkeypatch.setattr(
+        "sys.argv", ["evidence", "--system", "moco", "--only", "gpu", "--runs", runs]
+    )
+    main()
+    assert "not measured on a GPU" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_jobs_of_one_encoder_follow_each_other(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ NOT_RUN = {
     "make demo": MAKE,
     "make test": MAKE,
     "make bench": HOURS,
+    "make gpu GPU_PYTHON=python3": HOURS,
+    "make gpu-evidence GPU_PYTHON=python3": HOURS,
     "make evidence SYSTEM=cstp": HOURS,
     "make evidence SYSTEM=cycle_contrast": HOURS,
     "make evidence SYSTEM=densecl": HOURS,
