@@ -86,9 +86,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is Literal:
         if value in args:
             return value
-        word = "on" if value is True else "off" if value is False else None
-        if word in args:  # YAML takes a bare on or off for a truth value
-            return word
+        if isinstance(value, bool):  # what YAML makes of a bare on or off
+            word = "on" if value else "off"
+            if word in args:
+                return word
         known = [str(a) for a in args]
         raise ConfigError(
             f"wrong value for '{where}'", value=value, remedy=nearest(str(value), known)

@@ -13,7 +13,7 @@ class Inner:
     rate: float = 0.1
     name: Literal["a", "b"] = "a"
     sizes: tuple[int, int] = (1, 2)
-    switch: Literal["off", "on", "auto"] = "auto"
+    switch: Literal["off", "on", "auto", None] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,7 @@ def test_an_unknown_key_names_the_nearest() -> None:
         ({"steps": 1.5}, "steps"),
         ({"inner": {"name": "c"}}, "inner.name"),
         ({"inner": {"name": True}}, "inner.name"),
+        ({"inner": {"switch": "of"}}, "inner.switch"),
         ({"inner": {"sizes": [1]}}, "inner.sizes"),
         ({"inner": {"sizes": [1, "x"]}}, "inner.sizes.1"),
         ({"inner": 3}, "inner"),
