@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rhyme.encoders import GroupBatchNorm1d, GroupBatchNorm2d, GroupBatchNorm3d
-from rhyme.encoders.norm import at_once, by_turns
+from rhyme.encoders.norm import at_once, by_broadcast, by_turns
 from rhyme.errors import ConfigError
 
 
@@ -72,9 +72,7 @@ def test_groups_are_separate_batch_norms(groups: int, shape: tuple[int, ...]) ->
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("shape", [(12, 5), (12, 5, 4), (12, 5, 4, 3), (12, 5, 2, 4, 3)])
 @pytest.mark.parametrize("affine", ["both", "scale", "none"])
-def test_groups_at_once_are_groups_by_turns(
-    affine: str, shape: tuple[int, ...], last: bool
-) -> None:
+def test_all_ways_to_take_groups_agree(affine: str, shape: tuple[int, ...], last: bool) -> None:
     x = rows(*shape)
     if last:
         x = x.movedim(1, -1).contiguous().movedim(-1, 1)
@@ -82,7 +80,7 @@ def test_groups_at_once_are_groups_by_turns(
     given = {"both": (weight, bias), "scale": (weight, None), "none": (None, None)}[affine]
     factors = torch.randn(shape, dtype=torch.float64)
     found = []
-    for way in (by_turns, at_once):
+    for way in (by_turns, at_once, by_broadcast):
         y = x.clone().requires_grad_()
         output, mean, variance = way(y, 3, *given, 1e-5)
         assert output.shape == x.shape
@@ -90,8 +88,9 @@ def test_groups_at_once_are_groups_by_turns(
         own = [one.grad for one in given if one is not None]
         found.append([output.detach(), mean, variance, y.grad, *own])
         weight.grad = bias.grad = None
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+    for one, *others in zip(*found, strict=True):
+        for other in others:
+            torch.testing.assert_close(other, one, rtol=1e-10, atol=1e-12)
     if last and len(shape) > 2:
         assert output.movedim(1, -1).is_contiguous()
 

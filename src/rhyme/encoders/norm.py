@@ -116,6 +116,8 @@ class GroupBatchNorm(_BatchNorm):
     def _normalise_apart(self, rows: Tensor, groups: int) -> tuple[Tensor, Tensor, Tensor]:
         """Normalise each run of rows alone; also the mean of their means and variances."""
         way = at_once if rows.is_cuda else by_turns
+        if torch.compiler.is_compiling():
+            way = by_broadcast
         return way(rows, groups, self.weight, self.bias, self.eps)
 
     def _normalise_together(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -199,6 +201,30 @@ def at_once(
     if last:
         done = done.unflatten(0, (len(rows), *rows.shape[2:])).movedim(-1, 1)
     return done, means.view(groups, c).mean(0), variances.view(groups, c).mean(0)
+
+
+def by_broadcast(
+    rows: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same spelt out, for a compiler to merge with what comes before and after it.
+
+    Nothing is laid out anew: a compiled pass reads the rows twice, for their statistics and to
+    normalise them. Eager PyTorch would write all that stands between.
+    """
+    kind = torch.promote_types(rows.dtype, torch.float32)
+    apart = rows.unflatten(0, (groups, -1)).to(kind)
+    over = [1, *range(3, apart.ndim)]
+    variance, mean = torch.var_mean(apart, over, correction=0, keepdim=True)
+    done = (apart - mean) * (variance + eps).rsqrt()
+    shape = [-1] + [1] * (rows.ndim - 2)
+    if weight is not None:
+        done = done * weight.view(shape)
+    if bias is not None:
+        done = done + bias.view(shape)
+    count = rows.numel() // (groups * rows.shape[1])
+    unbiased = variance.detach() * (count / (count - 1))
+    means, variances = (t.reshape(groups, -1).mean(0) for t in (mean.detach(), unbiased))
+    return done.flatten(0, 1).to(rows.dtype), means, variances
 
 
 class GroupBatchNorm1d(GroupBatchNorm, nn.BatchNorm1d):

@@ -105,20 +105,24 @@ class _Attend(torch.autograd.Function):
         lse, mean, maximum, allowed = passes.forward_pass(
             queries, keys, payload, scale, exclusion, want_mean
         )
-        key_mean = None
+        key_mean = expected = None
         if mean is not None:
-            key_mean = mean.clone() if values is None else mean[:, values.shape[1] :].clone()
+            key_mean = mean if values is None else mean[:, values.shape[1] :]
+            expected = (queries * key_mean).sum(1) * scale
             mean = mean if values is None else mean[:, : values.shape[1]].contiguous()
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(maximum, allowed, *([] if key_mean is None else [key_mean]))
+        ctx.mark_non_differentiable(maximum, allowed, *([] if expected is None else [expected]))
         learned = scale if isinstance(scale, Tensor) else None
-        ctx.save_for_backward(queries, keys, values, learned, lse, mean, key_mean, allowed)
+        # The mean of the keys may be an output itself; it is saved once then.
+        other = None if values is None else key_mean
+        ctx.save_for_backward(queries, keys, values, learned, lse, mean, other, allowed)
         ctx.settings = (None if learned is not None else scale, exclusion, passes)
-        return lse, mean, key_mean, maximum, allowed
+        return lse, mean, expected, maximum, allowed
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         queries, keys, values, scale, lse, mean, key_mean, allowed = ctx.saved_tensors
+        key_mean = mean if values is None else key_mean
         fixed, exclusion, passes = ctx.settings
         scale = fixed if scale is None else scale
         grad_lse, grad_mean = grads[:2]
@@ -131,9 +135,10 @@ class _Attend(torch.autograd.Function):
             return (*found, None, None, None)
         need_queries, need_keys, need_values, need_scale = ctx.needs_input_grad[:4]
         need_queries = need_queries or need_scale
-        some = allowed > 0
-        grad_lse = None if grad_lse is None else torch.where(some, grad_lse, 0)
-        grad_mean = None if grad_mean is None else torch.where(some[:, None], grad_mean, 0)
+        if not exclusion.empty or not len(keys):
+            some = allowed > 0
+            grad_lse = None if grad_lse is None else torch.where(some, grad_lse, 0)
+            grad_mean = None if grad_mean is None else torch.where(some[:, None], grad_mean, 0)
         need_values = need_values and grad_mean is not None
         on_queries = None
         known = grad_mean is None and key_mean is not None and need_queries
@@ -205,7 +210,8 @@ class Answer(NamedTuple):
     Attributes:
         log_sum_exp: ``[b]``; −inf where no key is allowed.
         mean: ``[b, e]``, of the values, if it was wanted; 0 where no key is allowed.
-        key_mean: ``[b, d]``, of the keys, detached, where there is a mean.
+        expected: ``[b]`` mean logit under the weights, detached, where there is a mean; 0 where no
+            key is allowed.
         maximum: ``[b]`` largest logit, detached.
         allowed: int64 ``[b]``, number of allowed keys.
         scale: 1/τ, in the type that was computed in.
@@ -213,7 +219,7 @@ class Answer(NamedTuple):
 
     log_sum_exp: Tensor
     mean: Tensor | None
-    key_mean: Tensor | None
+    expected: Tensor | None
     maximum: Tensor
     allowed: Tensor
     scale: Tensor | float
@@ -257,13 +263,14 @@ def attend(
         scale = scale.reshape(()).to(queries.device, wide)
     if passes is None:
         found = eager.attend(queries, keys, values, scale, exclusion, want_mean)
-        key_mean = found[1]
-        if key_mean is not None:
+        expected = None
+        if found[1] is not None:
             with torch.no_grad():
-                key_mean = key_mean.detach()
+                key_mean = found[1]
                 if values is not None:
                     key_mean = eager.attend(queries, keys, None, scale, exclusion, True)[1]
-        return Answer(found[0], found[1], key_mean, found[2], found[3], scale)
+                expected = (queries * cast(Tensor, key_mean)).sum(1) * scale
+        return Answer(found[0], found[1], expected, found[2], found[3], scale)
     if torch.is_grad_enabled():
         # the mean of the keys is the gradient of the log-sum-exp
         learned = isinstance(scale, Tensor) and scale.requires_grad

@@ -146,10 +146,9 @@ def soft_neighbour(
     with no_autocast(queries.device):
         found = attend(kernel, queries, support, values, temperature, exclusion, want_mean=True)
         lse, mean, scale = found.log_sum_exp, cast(Tensor, found.mean), found.scale
-        queries = queries.to(mean.dtype)
-        with torch.no_grad():
-            expected = (queries * cast(Tensor, found.key_mean)).sum(1) * scale  # the mean logit
+        expected = cast(Tensor, found.expected)
         if self_key is not None:
+            queries = queries.to(mean.dtype)
             own_logit = (queries * self_key.to(queries.dtype)).sum(1) * scale
             ahead = own_logit - lse
             own = ahead.sigmoid()  # the weight of the query's own slot
@@ -158,7 +157,7 @@ def soft_neighbour(
                 expected = torch.lerp(expected, own_logit, own)
             lse = torch.logaddexp(lse, own_logit)
         with torch.no_grad():
-            entropy = torch.where(lse > -torch.inf, (lse - expected).clamp(min=0), 0)
+            entropy = (lse - expected).clamp(min=0)  # 0 where nothing is allowed: -inf - 0
         return SoftNeighbourSummary(mean, lse, entropy, found.allowed)
 
 

@@ -83,14 +83,15 @@ def forward_pass(
     queries, keys, values = _alike(queries, keys, values)
     b, n = len(queries), len(keys)
     e = (keys if values is None else values).shape[1]
-    lse = queries.new_full((b,), -torch.inf, dtype=torch.float32)
-    mean = queries.new_zeros(b, e, dtype=torch.float32) if want_mean else None
-    counted = not exclusion.empty
     if b == 0 or n == 0:
-        mean = None if mean is None else mean[:, :width]
+        lse = queries.new_full((b,), -torch.inf, dtype=torch.float32)
+        mean = lse.new_zeros(b, width) if want_mean else None
         return lse, mean, lse.clone(), lse.new_zeros(b, dtype=torch.int64)
+    lse = queries.new_empty(b, dtype=torch.float32)
+    mean = lse.new_empty(b, e) if want_mean else None
     maximum = torch.empty_like(lse)
-    allowed = torch.full_like(lse, n, dtype=torch.int64)
+    allowed = torch.empty_like(lse, dtype=torch.int64)
+    counted = not exclusion.empty
     sizes = blocks("queue_forward", queries.dtype, max(queries.shape[1], e))
     grid, tiles = _split(sizes, b, n, queries.device)
     parts = grid[1]
@@ -102,7 +103,7 @@ def forward_pass(
         top=top, total=total, sums=sums, count=count, tiles=tiles, MEAN=want_mean,
     )  # fmt: skip
     kernels.merge[(b,)](
-        top, total, sums, count, lse, maximum, allowed, lse if mean is None else mean, b, e, parts,
+        top, total, sums, count, lse, maximum, allowed, lse if mean is None else mean, b, e, n, parts,
         MEAN=want_mean, COUNTED=counted, PARTS=triton.next_power_of_2(parts), STEP=16,
         WIDTH=_tile(e), num_warps=4,
     )  # fmt: skip
@@ -147,10 +148,11 @@ def backward_pass(
     b, d = queries.shape
     n, e = len(keys), (keys if values is None else values).shape[1]
     width = e
-    dq = queries.new_zeros(b, d, dtype=torch.float32) if need_queries else None
+    nothing = b == 0 or n == 0 or (grad_mean is None and grad_lse is None)
+    dq = queries.new_zeros(b, d, dtype=torch.float32) if need_queries and nothing else None
     dk = keys.new_zeros(n, d, dtype=torch.float32) if need_keys else None
     dv = keys.new_zeros(n, e, dtype=torch.float32) if need_values and values is not None else None
-    if b == 0 or n == 0 or (grad_mean is None and grad_lse is None):
+    if nothing:
         return dq, dk, dv
     if need_queries and grad_mean is None and mean is not None and values is None:
         assert grad_lse is not None

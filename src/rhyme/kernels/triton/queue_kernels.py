@@ -83,9 +83,9 @@ def forward(
         )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["b", "parts"])
+@triton.jit(do_not_specialize=["b", "n", "parts"])
 def merge(
-    top, total, sums, count, lse, maximum, allowed, mean, b, e, parts,
+    top, total, sums, count, lse, maximum, allowed, mean, b, e, n, parts,
     MEAN: tl.constexpr, COUNTED: tl.constexpr, PARTS: tl.constexpr, STEP: tl.constexpr,
     WIDTH: tl.constexpr,
 ):  # fmt: skip
@@ -103,6 +103,8 @@ def merge(
     if COUNTED:
         c = tl.load(count + index * b + row, mask=inside, other=0)
         tl.store(allowed + row, tl.sum(c.to(tl.int64), 0))
+    else:
+        tl.store(allowed + row, n.to(tl.int64))
     if MEAN:
         width = tl.arange(0, WIDTH)
         share = 1.0 / tl.where(whole > 0, whole, 1.0)
