@@ -103,7 +103,8 @@ def forward_pass(
         top=top, total=total, sums=sums, count=count, tiles=tiles, MEAN=want_mean,
     )  # fmt: skip
     kernels.merge[(b,)](
-        top, total, sums, count, lse, maximum, allowed, lse if mean is None else mean, b, e, n, parts,
+        top, total, sums, count, lse, maximum, allowed, lse if mean is None else mean,
+        b, e, n, parts,
         MEAN=want_mean, COUNTED=counted, PARTS=triton.next_power_of_2(parts), STEP=16,
         WIDTH=_tile(e), num_warps=4,
     )  # fmt: skip
