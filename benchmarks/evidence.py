@@ -89,10 +89,10 @@ def training_rows(job: Job, folder: Path, like: Result) -> list[Result]:
     ]  # fmt: skip
 
 
-def prepare(job: Job) -> None:
+def prepare(job: Job, workers: int = 1) -> None:
     """Make the world that a job needs, if it needs one and it is not there."""
     if job.world is not None and not job.data.is_dir():
-        api.world(job.data, workers=1, **job.world)
+        api.world(job.data, workers=workers, **job.world)
 
 
 def run(job: Job, runs: Path) -> list[Result]:
@@ -167,14 +167,13 @@ def beside(
         workers: processes; each computes with OMP_NUM_THREADS, by default its share of the cores.
         until: no job begins after this reading of :func:`time.monotonic`.
     """
+    for job in jobs:
+        prepare(job, workers)
     share = max((os.cpu_count() or 1) // workers, 1)
     threads = int(os.environ.get("OMP_NUM_THREADS", share))
     with ProcessPoolExecutor(
         workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
     ) as pool:
-        worlds = {job.data: job for job in jobs if job.world is not None}
-        for made in [pool.submit(prepare, job) for job in worlds.values()]:
-            made.result()
         waiting: dict[Future[list[Result]], list[Job]] = {}
         for chain in chains(jobs):
             waiting[pool.submit(within, chain[0], runs, until)] = chain

@@ -70,7 +70,7 @@ class Run:
         self.system = lay_out(system.train().to("cuda"), config.channels_last)
         generator = torch.Generator("cuda").manual_seed(0)
         ids = torch.arange(items)
-        views = ("query", "key", "candidate")
+        views = system.plans()["train"].views
         self.batch = Batch(
             ids=ids,
             index=ids,
