@@ -192,7 +192,6 @@ def cases(room: Path, quick: bool) -> Iterator[Case]:
             )
             for mode in ("on", "off")
         )  # fmt: skip
-        compiled()  # graphs are built in the first step
         yield Case(
             name=f"gpu/pictures/compiled/{name}",
             ours=compiled,
