@@ -27,19 +27,24 @@ def exact():
 
 
 def steps(name, device, folder, count=3, **options):
-    """Losses and gradient norms of a system's first steps, and the stepper."""
+    """Losses and gradient norms of a system's first steps, and the stepper.
+
+    In float16 the scale of the loss starts high, and comes down by steps left out: a batch is tried
+    until it is stepped on.
+    """
     system = setup(build_tiny(name, dtype=torch.float32), 12).to(device)
     config = TrainConfig(steps=10, batch_size=6, **options)
     stepper = Stepper(system, config, RunFolder.create(folder, config))
-    found, left_out = [], 0
+    found = []
     for step in range(count):
         batch = batch_for(system, seed=step, dtype=torch.float32).to(device)
         phase = stepper.phases()[0]
-        output, norm, applied = stepper.step(batch, phase, at(step), {"all": 0.01})
-        # in float16 the scale of the loss starts high, and comes down by steps left out
-        left_out += not applied
+        for _ in range(16 if options.get("precision") == "fp16" else 1):
+            output, norm, applied = stepper.step(batch, phase, at(step), {"all": 0.01})
+            if applied:
+                break
+        assert applied
         found.append((float(output.loss.detach()), float(norm)))
-    assert left_out < (count if options.get("precision") == "fp16" else 1)
     return torch.tensor(found), stepper
 
 
@@ -57,10 +62,7 @@ def test_a_step_is_that_of_the_cpu(name, tmp_path):
 def test_half_precision_stays_near(name, precision, tmp_path):
     full, _ = steps(name, "cuda", tmp_path / "full")
     half, stepper = steps(name, "cuda", tmp_path / "half", precision=precision)
-    torch.testing.assert_close(half[0, 0], full[0, 0], rtol=0.15, atol=0.02)
-    alike = int(half.isfinite().all(1).int().cumprod(0).sum())  # a step left out has no norm
-    assert alike == 3 or precision == "fp16"
-    torch.testing.assert_close(half[:alike], full[:alike], rtol=0.15, atol=0.02)
+    torch.testing.assert_close(half, full, rtol=0.15, atol=0.02)
     assert all(p.dtype is torch.float32 for p in stepper.system.parameters())
 
 

@@ -93,6 +93,48 @@ def test_frames_of_different_sizes_share_a_batch(make_facts, name):
     check(TRANSFORMS[name], *both(TRANSFORMS[name], frames, facts))
 
 
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_views_of_one_transform_are_those_made_alone(make_facts, name):
+    """Two of one clip, one of another, and one drawn once a clip; frames beyond the end are 0."""
+    transform, facts = TRANSFORMS[name], make_facts(6, frames=2, width=40, height=40)
+    clip = Clip(frames=3, short="pad")
+    specs = {
+        "x": ViewSpec(clip="a", transform=transform),
+        "y": ViewSpec(clip="a", transform=transform),
+        "z": ViewSpec(clip="b", transform=transform),
+        "once": ViewSpec(clip="b", transform=transform, consistent="clip"),
+        "other": ViewSpec(clip="b", transform=EvalTransform(size=16)),
+    }
+    plan = ViewPlan(clips={"a": clip, "b": clip}, views=specs)
+    draws = plan.draw(facts, Keys.of(0, 0, facts.id))
+    pixels = {
+        "a": ClipPixels(frames=pictures(6, 3, 3, 40, 40)),
+        "b": ClipPixels(frames=list(pictures(6, 3, 3, 40, 40, seed=1)), times=np.ones((6, 3))),
+    }
+    made = plan.apply(pixels, draws, CPU)
+    assert list(made) == list(specs)
+    for view, spec in specs.items():
+        alone = ViewPlan(clips={"a": clip, "b": clip}, views={view: spec})
+        wanted = alone.apply(pixels, draws, CPU)[view]
+        for part in ("data", "times", "map", "valid"):
+            assert torch.equal(getattr(made[view], part), getattr(wanted, part)), part
+        assert not made[view].data[:, 2].any()
+
+
+def test_a_second_view_costs_no_second_launch(make_facts):
+    def operations(views: int) -> int:
+        spec = ViewSpec(clip="a", transform=TRANSFORMS["simclr_v1"])
+        plan = ViewPlan(clips={"a": Clip()}, views={f"view {k}": spec for k in range(views)})
+        facts = make_facts(64, width=32, height=32)
+        draws = plan.draw(facts, Keys.of(0, 0, facts.id))
+        pixels = {"a": ClipPixels(frames=pictures(64, 1, 3, 32, 32))}
+        with Calls() as seen:
+            plan.apply(pixels, draws, CPU)
+        return seen.count
+
+    assert operations(3) < 1.1 * operations(1)
+
+
 def test_large_pictures_are_made_in_pieces(make_facts, monkeypatch):
     from rhyme.views import batched
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rhyme.transfer import sent
 from rhyme.views.view import View
 
 
@@ -62,7 +63,9 @@ class Batch:
         """The batch with every tensor on ``device``."""
 
         def move(value: Any) -> Any:
-            return value.to(device) if isinstance(value, Tensor | View) else value
+            if isinstance(value, View):
+                return value.to(device)
+            return sent(value, device) if isinstance(value, Tensor) else value
 
         return replace(
             self,

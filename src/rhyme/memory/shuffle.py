@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rhyme import distributed
 from rhyme.errors import ConfigError, DataError
+from rhyme.transfer import sent
 
 Restore = Callable[[Tensor], Tensor]
 
@@ -80,4 +81,4 @@ def _identity(y: Tensor) -> Tensor:
 def _reorder(x: Tensor, order: Tensor) -> Tensor:
     everyone = distributed.gather(x, grad=True)
     mine = order[distributed.rank_slice(len(order))]
-    return everyone[mine.to(x.device)]
+    return everyone[sent(mine, x.device)]

@@ -46,6 +46,7 @@ from rhyme.objectives import ObjectiveOutput, cycle, info_nce
 from rhyme.systems.base import Embeddings, Export, RunContext, StepContext, StepOutput, System
 from rhyme.systems.moco import check_momentum_contrast, masks_same_group
 from rhyme.systems.momentum_pair import MomentumPair, encoder_export
+from rhyme.transfer import sent
 from rhyme.views import Clip, ContrastTransform, Transform, ViewPlan, ViewSpec
 
 
@@ -161,7 +162,7 @@ class CycleContrast(System):
                 return keys[head][:, 1]  # a draw would wait for the ids, and for all work before
             pick = context.per_sample(name, batch.ids).integers("candidate", c.candidates)
             rows = torch.arange(len(batch), device=frames.device)
-            return keys[head][rows, 1 + torch.from_numpy(pick).to(frames.device)]
+            return keys[head][rows, 1 + sent(torch.from_numpy(pick), frames.device)]
 
         intra = self._intra(
             embeddings["m"],
@@ -220,13 +221,13 @@ class CycleContrast(System):
         features, owners = queue.features, queue.owners
         support, negatives, from_support, from_negatives = features, features, owners, owners
         if c.support is not None:
-            order = _sent(torch.randperm(queue.size, generator=generator), query.device)
+            order = sent(torch.randperm(queue.size, generator=generator), query.device)
             out, back = order[: c.support], order[c.support :]
             support, negatives = features[out], features[back]
             from_support, from_negatives = owners[out], owners[back]
         values = None
         if c.neighbour_values == "shuffled":
-            shuffled = _sent(torch.randperm(len(support), generator=generator), query.device)
+            shuffled = sent(torch.randperm(len(support), generator=generator), query.device)
             values = support[shuffled]
         masked = self.mask_same_group
         return cycle(
@@ -264,11 +265,6 @@ class CycleContrast(System):
     def exports(self) -> dict[str, Export]:
         """The online backbone, its heads beside it."""
         return {"encoder": encoder_export(self.encoders, self.config.transform)}
-
-
-def _sent(order: Tensor, device: torch.device) -> Tensor:
-    """The order on the device; from pageable memory, the copy would wait for all work before it."""
-    return order.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else order
 
 
 def _check(c: CycleContrastConfig) -> None:

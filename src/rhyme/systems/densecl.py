@@ -46,6 +46,7 @@ from rhyme.objectives import dense_info_nce, info_nce, masked_mean, nearest_cell
 from rhyme.systems.base import Embeddings, Export, RunContext, StepContext, StepOutput, System
 from rhyme.systems.moco import HEAD_V2, check_momentum_contrast, masks_same_group
 from rhyme.systems.momentum_pair import MomentumPair, encoder_export
+from rhyme.transfer import sent
 from rhyme.views import (
     Clip,
     ContrastTransform,
@@ -237,7 +238,7 @@ class DenseCL(System):
         if kind == "random":
             keys = context.per_sample("match", batch.ids)
             drawn = torch.from_numpy(keys.integers("cell", count, count))
-            match = drawn.to(query["dense"].device)
+            match = sent(drawn, query["dense"].device)
         else:
             name = "cells" if kind == "backbone" else "dense"
             match = nearest_cells(query[name].detach(), key[name])
@@ -257,7 +258,7 @@ class DenseCL(System):
         size = query.data.shape[-1]
         centres = cell_centres(size, stride, offset, self.config.grid)
         match, valid = true_matches(query.map[:, 0], key.map[:, 0], centres, size)
-        return match.to(query.data.device), valid.to(query.data.device)
+        return sent(match, query.data.device), sent(valid, query.data.device)
 
     def after_step(self, applied: bool) -> None:
         """Move the momentum encoder, then put this batch's keys into both queues."""

@@ -67,6 +67,7 @@ from rhyme.objectives import (
 from rhyme.systems.base import Embeddings, Export, RunContext, StepContext, StepOutput, System
 from rhyme.systems.moco import check_momentum_contrast, masks_same_group
 from rhyme.systems.momentum_pair import MomentumPair, inference_plan
+from rhyme.transfer import sent
 from rhyme.views import Clip, ContrastTransform, Transform, ViewPlan, ViewSpec
 
 Mode = Literal["clip", "clip-sr", "clip-tc", "clip-sr-tc"]
@@ -229,7 +230,7 @@ class Dual(System):
     def order(self, batch: Batch, context: StepContext, draw: str = "shuffle") -> Tensor:
         """The segment that stands at each place of an item's shuffled clip, int64 ``[b, s]``."""
         drawn = context.per_sample(draw, batch.ids).permutation("segments", self.config.segments)
-        return torch.from_numpy(drawn).to(batch.ids.device)
+        return sent(torch.from_numpy(drawn), batch.ids.device)
 
     def embed(self, batch: Batch, context: StepContext) -> Embeddings:
         """What the trained encoder makes of each clip, as ``<clip>/clip`` and ``<clip>/series``.

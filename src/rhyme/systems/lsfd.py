@@ -56,6 +56,7 @@ from rhyme.objectives import ObjectiveOutput, info_nce, info_nce_symmetric, with
 from rhyme.systems.base import Embeddings, Export, RunContext, StepContext, StepOutput, System
 from rhyme.systems.moco import check_momentum_contrast, masks_same_group
 from rhyme.systems.momentum_pair import MomentumPair, inference_plan
+from rhyme.transfer import sent
 from rhyme.views import Clip, ContrastTransform, Transform, ViewPlan, ViewSpec
 
 PARTS = ("stationary", "non_stationary")
@@ -250,7 +251,7 @@ class LSFD(System):
         parts, keys = self.config.parts, context.per_sample("order", batch.ids)
         turn = 1 + torch.from_numpy(keys.integers("turn", parts - 1))
         order = (torch.arange(parts)[None, :] + turn[:, None]) % parts
-        return order.to(batch.ids.device)
+        return sent(order, batch.ids.device)
 
     def loss(self, embeddings: Embeddings, batch: Batch, context: StepContext) -> StepOutput:
         """The terms that have a weight."""

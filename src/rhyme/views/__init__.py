@@ -13,16 +13,9 @@ from rhyme.views.contrast import ContrastTransform
 from rhyme.views.facts import Facts, equally_spaced, frame_counts, frame_times
 from rhyme.views.geometry import apply_points, compose, crop_resize_map, flip_map, identity, invert
 from rhyme.views.keys import Keys, fork_seed, hash_name, step_generator
+from rhyme.views.making import ClipPixels, Draws, ViewDraw
 from rhyme.views.overlap import Overlap, OverlapPlan, PairDraws
-from rhyme.views.plan import (
-    ClipPixels,
-    Draws,
-    Transform,
-    ViewDraw,
-    ViewPlan,
-    ViewSpec,
-    apply_view,
-)
+from rhyme.views.plan import Transform, ViewPlan, ViewSpec
 from rhyme.views.sampling import (
     CLIP_RULES,
     ClipSampling,
@@ -62,7 +55,6 @@ __all__ = [
     "ViewSpec",
     "WholeClips",
     "apply_points",
-    "apply_view",
     "cell_centres",
     "cells_apart",
     "clip_sampling",

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rhyme.transfer import sent
 from rhyme.views.blur import blur_batch
 from rhyme.views.colour import recolour
 from rhyme.views.contrast import ContrastTransform
@@ -34,16 +35,14 @@ Made = tuple[Tensor, NDArray[np.float64]]
 
 def to_device(frames: Frames, device: torch.device) -> Tensor:
     """Frames as ``uint8 [b, t, 3, h, w]`` on the device; smaller ones are padded at their ends."""
-    pinned = device.type == "cuda"
     if isinstance(frames, Tensor):
-        host = frames.pin_memory() if pinned and frames.device.type == "cpu" else frames
-    else:
-        height, width = frame_sizes(frames).max(axis=0).tolist()
-        shape = (len(frames), *frames[0].shape[:2], height, width)
-        host = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
-        for place, clip in enumerate(frames):
-            host[place, ..., : clip.shape[-2], : clip.shape[-1]] = clip
-    return host.to(device, non_blocking=True)
+        return sent(frames, device)
+    height, width = frame_sizes(frames).max(axis=0).tolist()
+    shape = (len(frames), *frames[0].shape[:2], height, width)
+    host = torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    for place, clip in enumerate(frames):
+        host[place, ..., : clip.shape[-2], : clip.shape[-1]] = clip
+    return sent(host, device)
 
 
 def apply_batched(

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from rhyme.transfer import sent
+
 __all__ = ["Blur", "blur", "blur_batch", "gaussian_taps"]
 
 Blur = Callable[[Tensor, NDArray[np.float64], NDArray[np.int64]], Tensor]
@@ -69,8 +71,7 @@ def blur(levels: Tensor, sigma: NDArray[np.float64], radius: NDArray[np.int64]) 
 
 def blur_batch(levels: Tensor, sigma: NDArray[np.float64], radius: NDArray[np.int64]) -> Tensor:
     """:func:`blur` in as many operations as the widest kernel needs, on any device."""
-    taps = torch.from_numpy(gaussian_taps(sigma, radius).astype(np.float32))
-    taps = taps.to(levels.device, non_blocking=True)
+    taps = sent(torch.from_numpy(gaussian_taps(sigma, radius).astype(np.float32)), levels.device)
     return _twice(levels, list(taps.reshape(*taps.shape, 1, 1, 1).unbind(1)))
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -13,24 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rhyme.errors import ConfigError, UnknownName, nearest
-from rhyme.views.batched import apply_batched, to_device
+from rhyme.views.batched import Transform
 from rhyme.views.clips import SPACED, Clip, FrameDraws
 from rhyme.views.contrast import ContrastTransform
-from rhyme.views.crops import Frames, Interpolation, frame_sizes, resized
+from rhyme.views.crops import Interpolation, resized
 from rhyme.views.facts import Facts
-from rhyme.views.geometry import compose
 from rhyme.views.keys import Keys
+from rhyme.views.making import ClipPixels, Draws, ViewDraw, apply_view, views_together
 from rhyme.views.placing import draw_clip, feasible
-from rhyme.views.resample import upload
-from rhyme.views.shift_crop import ShiftCropTransform
-from rhyme.views.transforms import EvalTransform
-from rhyme.views.turn import TurnTransform
 from rhyme.views.view import View
 
-__all__ = ["ClipPixels", "Draws", "Transform", "ViewDraw", "ViewPlan", "ViewSpec", "apply_view"]
-
-Transform = ContrastTransform | ShiftCropTransform | EvalTransform | TurnTransform
-"""Any transform of pixels."""
+__all__ = ["Transform", "ViewPlan", "ViewSpec"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,78 +40,6 @@ class ViewSpec:
     clip: str
     transform: Transform
     consistent: Literal["frame", "clip"] = "frame"
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ViewDraw:
-    """What was drawn for one view of ``b`` items.
-
-    Attributes:
-        frames: the frames of its clip.
-        parameters: the transform's parameters, ``[b, t, ...]`` or ``[b, 1, ...]``.
-        sizes: ``int64 [b, 2]`` rows and columns of the frames that it was drawn for.
-    """
-
-    frames: FrameDraws
-    parameters: Mapping[str, NDArray[Any]]
-    sizes: NDArray[np.int64]
-
-    def rows(self, items: NDArray[np.int64]) -> ViewDraw:
-        """The draws of some items."""
-        return ViewDraw(
-            frames=self.frames.rows(items),
-            parameters={name: value[items] for name, value in self.parameters.items()},
-            sizes=self.sizes[items],
-        )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Draws:
-    """Everything drawn for a batch.
-
-    Attributes:
-        clips: frames of each clip, by name.
-        views: draws of each view, by name.
-        targets: what a system may want to know beside the pixels: ``reversed``, ``bool [b]``, where
-            clips may run backwards; ``<clip>/stride``, ``int64 [b]``, for every clip with several;
-            ``<clip>/coincides``, ``bool [b]``, for every clip that excludes another.
-    """
-
-    clips: Mapping[str, FrameDraws]
-    views: Mapping[str, ViewDraw]
-    targets: Mapping[str, NDArray[Any]]
-
-    def rows(self, items: NDArray[np.int64]) -> Draws:
-        """The draws of some items."""
-        return Draws(
-            clips={name: clip.rows(items) for name, clip in self.clips.items()},
-            views={name: view.rows(items) for name, view in self.views.items()},
-            targets={name: value[items] for name, value in self.targets.items()},
-        )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ClipPixels:
-    """The decoded frames of one clip of ``b`` items.
-
-    Attributes:
-        frames: ``uint8 [b, t, 3, h, w]``, or for each item ``[t, 3, h_i, w_i]``.
-        times: ``float64 [b, t]`` seconds at which they are shown; None takes the nominal ones.
-        maps: ``float64 [b, 2, 3]`` to original display pixels from those of the size that the
-            views were drawn for; None where that is the original.
-        sizes: ``int64 [b, 2]`` rows and columns of each item's frames where they are padded to a
-            common size; None takes all of them.
-    """
-
-    frames: Frames
-    times: NDArray[np.float64] | None = None
-    maps: NDArray[np.float64] | None = None
-    sizes: NDArray[np.int64] | None = None
-
-    def to(self, device: torch.device) -> ClipPixels:
-        """The same with all frames in one tensor on the device, sent as bytes."""
-        sizes = frame_sizes(self.frames) if self.sizes is None else self.sizes
-        return replace(self, frames=to_device(self.frames, device), sizes=sizes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,54 +222,30 @@ class ViewPlan:
             device: makes all views of a batch at once, on this device; None makes them here, item
                 by item. The two differ by the rounding of some levels, see ``views.batched``.
         """
-        if device is not None:
-            pixels = {
-                name: pixels[name].to(device) for name in {s.clip for s in self.views.values()}
+        if device is None:
+            return {
+                name: apply_view(spec.transform, pixels[spec.clip], draws.views[name])
+                for name, spec in self.views.items()
             }
-        return {
-            name: apply_view(spec, pixels[spec.clip], draws.views[name], batched=device is not None)
-            for name, spec in self.views.items()
-        }
+        there = {name: pixels[name].to(device) for name in {s.clip for s in self.views.values()}}
+        made: dict[str, View] = {}
+        for names in self._alike(there):
+            specs = [self.views[name] for name in names]
+            views = views_together(
+                specs[0].transform,
+                [there[spec.clip] for spec in specs],
+                [draws.views[name] for name in names],
+            )
+            made |= zip(names, views, strict=True)
+        return {name: made[name] for name in self.views}
 
-
-def apply_view(
-    spec: ViewSpec, pixels: ClipPixels | Frames, draw: ViewDraw, *, batched: bool = False
-) -> View:
-    """Make one view.
-
-    Args:
-        spec: clip and transform.
-        pixels: decoded frames, with times and maps where those are known.
-        draw: what was drawn for this view.
-        batched: make it for all items at once, where the frames are.
-
-    Returns:
-        The view: ``data`` float32 ``[b, t, 3, size, size]``, ``times``, ``map`` to original display
-        pixels, ``valid``. Frames that are not valid are 0.
-    """
-    if not isinstance(pixels, ClipPixels):
-        pixels = ClipPixels(frames=pixels)
-    if batched:
-        if not isinstance(pixels.frames, Tensor) or pixels.sizes is None:
-            pixels = pixels.to(pixels.frames[0].device)
-        assert isinstance(pixels.frames, Tensor) and pixels.sizes is not None  # noqa: PT018
-        data, maps = apply_batched(
-            spec.transform, pixels.frames, draw.parameters, draw.sizes, pixels.sizes
-        )
-    else:
-        data, maps = spec.transform.apply(pixels.frames, draw.parameters, draw.sizes)
-    if pixels.maps is not None:
-        maps = compose(pixels.maps[:, None], maps)
-    empty = np.flatnonzero(~draw.frames.valid)
-    if len(empty):
-        data.flatten(0, 1).index_fill_(0, upload(empty, data.device), 0.0)
-    times = draw.frames.times if pixels.times is None else pixels.times
-    return View(
-        data=data,
-        times=torch.from_numpy(np.ascontiguousarray(times)),
-        map=torch.from_numpy(maps.astype(np.float32)),
-        valid=torch.from_numpy(draw.frames.valid),
-    )
+    def _alike(self, pixels: Mapping[str, ClipPixels]) -> list[list[str]]:
+        """Names of the views that one transform makes of frames of one shape."""
+        found: dict[tuple[Any, ...], list[str]] = {}
+        for name, spec in self.views.items():
+            shape = tuple(cast(Tensor, pixels[spec.clip].frames).shape)
+            found.setdefault((spec.transform, spec.consistent, shape), []).append(name)
+        return list(found.values())
 
 
 def _known(name: str, known: Any, message: str) -> None:

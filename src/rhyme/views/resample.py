@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rhyme.transfer import sent
 from rhyme.views.crops import Interpolation
 
 __all__ = ["Axis", "resample", "upload"]
@@ -57,7 +58,7 @@ class Axis:
 
 def upload(values: NDArray[np.generic], device: torch.device) -> Tensor:
     """A small array on the device, without waiting for it."""
-    return torch.from_numpy(np.ascontiguousarray(values)).to(device, non_blocking=True)
+    return sent(torch.from_numpy(np.ascontiguousarray(values)), device)
 
 
 def resample(

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rhyme.errors import ConfigError
+from rhyme.transfer import sent
 from rhyme.views.crops import Frames, Interpolation, centre_square
 from rhyme.views.keys import Keys
 
@@ -123,7 +124,7 @@ def on_rows(levels: Tensor, rows: NDArray[np.bool_], operation: Any) -> Tensor:
     found = np.flatnonzero(rows)
     if not len(found):
         return levels
-    numbers = torch.from_numpy(found).to(levels.device, non_blocking=True)
+    numbers = sent(torch.from_numpy(found), levels.device)
     if len(found) == len(levels):
         return operation(levels, numbers)
     return levels.index_copy_(0, numbers, operation(levels.index_select(0, numbers), numbers))

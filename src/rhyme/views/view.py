@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from rhyme.transfer import sent
+
 Kind = Literal["pixels", "sound", "tokens", "array"]
 
 
@@ -42,7 +44,7 @@ class View:
 
     def to(self, device: torch.device | str) -> View:
         """The same view with its data on ``device``."""
-        return replace(self, data=self.data.to(device, non_blocking=True))
+        return replace(self, data=sent(self.data, device))
 
     def __getitem__(self, rows: slice | Tensor) -> View:
         """The view of a part of the items."""
