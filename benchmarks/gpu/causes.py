@@ -41,9 +41,10 @@ CAUSES = {
         "for, but launches of both take turns"
     ),
     "gpu/pictures/recipe/simclr": (
-        "measured beside eleven processes that made worlds. The step took 35 ms of 57; the rest went "
-        "to views, whose every index had waited for the step before it, in pageable memory. It goes "
-        "through pinned memory since, and both views are made together: not measured on a GPU yet"
+        "measured beside eleven processes that made worlds. The step took 35 ms of 57; the rest "
+        "went to views, whose every index had waited for the step before it, in pageable memory. "
+        "It goes through pinned memory since, and both views are made together: not measured on a "
+        "GPU yet"
     ),
     "gpu/views/112/batch": "the other side draws once for the batch, ours for each picture",
 }
