@@ -44,8 +44,10 @@ format: setup  ## rewrite the code in the house style
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-evidence: setup  ## the table of a system: make evidence SYSTEM=cycle_contrast (resumable)
-	@$(BIN)/python -m benchmarks.evidence --system $(SYSTEM)
+WORKERS ?= 2
+MINUTES ?= 115
+evidence: setup  ## the tables of a system, two hours at most: make evidence SYSTEM=cycle_contrast (resumable)
+	@$(BIN)/python -m benchmarks.evidence --system $(SYSTEM) --workers $(WORKERS) --seconds $$(($(MINUTES) * 60))
 
 # Other libraries that are measured beside ours; nothing else needs them.
 $(VENV)/.bench: $(STAMP) requirements-bench.lock

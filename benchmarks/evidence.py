@@ -5,8 +5,8 @@
     python -m benchmarks.evidence --system dual --workers 12     on a GPU, or on many cores
 
 The runs are those of ``benchmarks/studies.py``. A run whose rows are there already is skipped, so
-the command can be stopped and started at will. Of a worker's run that fails the others know
-nothing: it is told at the end. The tables are printed from the rows alone.
+the command can be stopped and started at will; ``--seconds`` ends it. Of a worker's run that fails
+the others know nothing. The tables are printed from the rows alone.
 """
 
 import argparse
@@ -141,25 +141,42 @@ def run(job: Job, runs: Path) -> list[Result]:
     ]
 
 
-def chains(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Jobs in the order given, each behind the one whose encoder it judges."""
-    trained = {job.key: [job] for job in jobs if job.trained_as is None}
-    for job in jobs:
-        if job.trained_as is not None:
-            trained.setdefault(job.trained_as, []).append(job)
-    return list(trained.values())
+class Line:
+    """Jobs that may begin: in the order given, each once the encoder that it judges is trained.
+
+    Args:
+        jobs: all that are to be run; what another one trains may be among them, or be there.
+    """
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self.waiting = list(jobs)
+        self.untrained = {job.key for job in jobs if job.trained_as is None}
+
+    def take(self) -> Job | None:
+        """The first that may begin; None where there is none at present, or none at all."""
+        for job in self.waiting:
+            if job.trained_as not in self.untrained:
+                self.waiting.remove(job)
+                return job
+        return None
+
+    def ended(self, job: Job) -> None:
+        """A job has written its rows; one that has not keeps back what would judge its encoder."""
+        self.untrained.discard(job.key)
 
 
-def one_by_one(jobs: Sequence[Job], runs: Path) -> Iterator[tuple[Job, list[Result]]]:
-    """Each job with its rows; the first that fails ends the command."""
-    for job in jobs:
+def one_by_one(jobs: Sequence[Job], runs: Path, until: float) -> Iterator[tuple[Job, list[Result]]]:
+    """Each job with its rows, in this process; the first that fails ends the command."""
+    line = Line(jobs)
+    while time.monotonic() < until and (job := line.take()) is not None:
         yield job, run(job, runs)
+        line.ended(job)
 
 
 def beside(
     jobs: Sequence[Job], runs: Path, workers: int, until: float
 ) -> Iterator[tuple[Job, list[Result]]]:
-    """The same from several processes: worlds first, then trainings, then what judges them again.
+    """The same from several processes, all worlds first. One that fails is told.
 
     Args:
         jobs: what is to be run.
@@ -168,32 +185,30 @@ def beside(
         until: no job begins after this reading of :func:`time.monotonic`.
     """
     for job in jobs:
-        prepare(job, workers)
+        if time.monotonic() < until:
+            prepare(job, workers)
     share = max((os.cpu_count() or 1) // workers, 1)
     threads = int(os.environ.get("OMP_NUM_THREADS", share))
+    line, running = Line(jobs), dict[Future[list[Result]], Job]()
     with ProcessPoolExecutor(
         workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
     ) as pool:
-        waiting: dict[Future[list[Result]], list[Job]] = {}
-        for chain in chains(jobs):
-            waiting[pool.submit(within, chain[0], runs, until)] = chain
-        while waiting:
-            done = next(as_completed(waiting))
-            job, *others = waiting.pop(done)
+        while True:
+            while len(running) < workers and time.monotonic() < until:
+                if (job := line.take()) is None:
+                    break
+                running[pool.submit(run, job, runs)] = job
+            if not running:
+                return
+            done = next(as_completed(running))
+            job = running.pop(done)
             try:
                 rows = done.result()
             except (Exception, SystemExit):
                 print(f"FAILED {job.key}\n{traceback.format_exc(limit=-3)}", file=sys.stderr)
                 continue
-            if rows:
-                yield job, rows
-            if others and rows:
-                waiting[pool.submit(within, others[0], runs, until)] = others
-
-
-def within(job: Job, runs: Path, until: float) -> list[Result]:
-    """The rows of a job, or none where its time is over before it begins."""
-    return run(job, runs) if time.monotonic() < until else []
+            line.ended(job)
+            yield job, rows
 
 
 def jobs_of(system: str, runs: Path, data: Path | None, only: str | None) -> list[Job]:
@@ -245,11 +260,14 @@ def main() -> None:
     found = (
         beside(missing, options.runs, options.workers, until)
         if options.workers
-        else one_by_one(missing, options.runs)
+        else one_by_one(missing, options.runs, until)
     )
+    number = 0
     for number, (job, rows) in enumerate(found, 1):
         append_results(rows_of(job), rows)
         print(f"[{number}/{len(missing)}] {job.key}", file=sys.stderr, flush=True)
+    if left := len(missing) - number:
+        print(f"{left} runs are left: the same command goes on with them", file=sys.stderr)
     for path in sorted(RESULTS.glob(f"{options.system}_*.jsonl")):
         print(f"\n{path.stem}\n")
         print(compare(read_results(path)).text())

@@ -2,13 +2,15 @@
 
 import zipfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import cycle_evidence, studies
-from benchmarks.evidence import beside, chains, main, one_by_one, watched
+from benchmarks.cycle_evidence import SWEEP, cycle_jobs
+from benchmarks.evidence import Line, beside, main, one_by_one, watched
 from benchmarks.pictures import cut_pictures
 from rhyme.api import DataOptions, resolve_recipe
 from rhyme.evaluation import load_protocol
@@ -100,13 +102,30 @@ def test_without_a_gpu_its_runs_are_not_begun(tmp_path: Path, monkeypatch, capsy
     assert not (tmp_path / "runs").exists()
 
 
-def test_jobs_of_one_encoder_follow_each_other(tmp_path: Path) -> None:
-    jobs = studies.place_jobs(tmp_path, "vfs")
-    found = chains(jobs)
-    assert sorted(len(chain) for chain in found) == sorted([2] * 10 + [1] * (len(jobs) - 20))
-    assert all(job.trained_as == chain[0].key for chain in found for job in chain[1:])
-    (alone,) = chains(jobs[-1:])
-    assert alone == jobs[-1:], "whose training is done is judged all the same"
+def test_a_job_begins_once_its_encoder_is_trained(tmp_path: Path) -> None:
+    world = studies.Job("world", studies.Arm("one", "vfs_world_demo"), 0, tmp_path, DataOptions())
+    first, second = world, replace(world, seed=1)
+    judged = replace(world, study="judged", trained_as=first.key)
+    line = Line([first, judged, second])
+    assert line.take() is first
+    assert line.take() is second, "what it would judge is not there yet"
+    assert line.take() is None
+    line.ended(second)
+    assert line.take() is None
+    line.ended(first)
+    assert line.take() is judged
+    assert Line([judged]).take() is judged, "whose training is done is judged all the same"
+    line = Line([first, judged, second])
+    line.ended(line.take() or second)
+    assert line.take() is judged, "it stands before the next training"
+
+
+def test_what_sweeps_a_setting_is_cut_first(tmp_path: Path) -> None:
+    jobs = cycle_jobs(tmp_path, None, "world")
+    swept = [job.arm in SWEEP for job in jobs]
+    assert sum(swept) == 6
+    assert all(swept[-6:])
+    assert [job.study for job in jobs if job.arm not in SWEEP][-1] == "kept", "then this world"
 
 
 def test_workers_find_what_one_process_finds(
@@ -126,11 +145,12 @@ def test_workers_find_what_one_process_finds(
     there = {j.key: rows for j, rows in beside(jobs, tmp_path / "there", 2, 1e18)}
     assert set(there) == {job.key, other.key, again.key}
     assert f"FAILED {broken.key}" in capsys.readouterr().err
-    here = {j.key: rows for j, rows in one_by_one([job, other, again], tmp_path / "here")}
+    here = {j.key: rows for j, rows in one_by_one([job, other, again], tmp_path / "here", 1e18)}
     for key, rows in here.items():
         assert [r.value for r in rows] == pytest.approx([r.value for r in there[key]], abs=0.05)
         assert {r.encoder for r in rows} == {r.encoder for r in there[key]}
-    assert not list(beside([other], tmp_path / "late", 1, 0.0)), "no run begins after its time"
+    for way in (partial(beside, workers=1), one_by_one):
+        assert not list(way([other], tmp_path / "late", until=0.0)), "no run begins after its time"
 
 
 def test_what_a_training_tells() -> None:
