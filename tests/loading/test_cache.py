@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from rhyme.catalog import scan
 from rhyme.errors import DataError
@@ -117,6 +118,54 @@ def test_items_that_cannot_be_decoded_are_left_out(own_folder):
         (own_folder / f"v{item:02}.mp4").unlink()
     with pytest.raises(DataError, match="cannot be decoded"):
         FrameCache.build(catalog, 2)
+
+
+def pictures(folder, count):
+    folder.mkdir()
+    for number in range(count):
+        levels = np.full((9, 9, 3), number, dtype=np.uint8)
+        Image.fromarray(levels).save(folder / f"picture-{number:03}.png")
+
+
+DEADLY = """
+import os
+from rhyme.catalog import Catalog
+
+class Deadly(Catalog):
+    def reader(self, index, **options):
+        if self.item(index).path == "picture-041.png" and os.environ.get("DEADLY"):
+            os._exit(9)
+        return super().reader(index, **options)
+"""
+
+
+def test_pictures_travel_together_and_fail_alone(tmp_path):
+    pictures(tmp_path / "many", 70)
+    catalog = scan(tmp_path / "many")
+    (tmp_path / "many" / "picture-033.png").unlink()
+    one, two = (FrameCache.build(catalog, 1, workers=workers) for workers in (0, 2))
+    assert one.failed == two.failed
+    assert list(one.failed) == [33]
+    shown = [number for number in range(70) if number != 33]
+    for cache in (one, two):
+        assert cache.counts.tolist() == [int(number in shown) for number in range(70)]
+        assert cache.frames[shown][:, 0, 0, 4, 4].tolist() == shown
+
+
+@pytest.mark.slow
+def test_one_that_kills_its_worker_takes_no_other_picture_along(tmp_path, monkeypatch):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "deadly.py").write_text(DEADLY)
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    import deadly
+
+    pictures(tmp_path / "many", 70)
+    scan(tmp_path / "many", out=tmp_path / "many.arrow")
+    monkeypatch.setenv("DEADLY", "1")
+    cache = FrameCache.build(deadly.Deadly.open(tmp_path / "many.arrow"), 1, workers=1)
+    assert list(cache.failed) == [41]
+    assert cache.counts.sum() == 69
+    assert cache.frames[[40, 42, 69]][:, 0, 0, 4, 4].tolist() == [40, 42, 69]
 
 
 def test_items_of_another_collection_are_refused(catalog, own_folder):

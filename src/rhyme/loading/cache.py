@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -24,20 +24,36 @@ from rhyme.workers import map_ordered
 __all__ = ["FrameCache", "too_many_bad"]
 
 _GIB = 2**30
+_TOGETHER = 32
+"""Pictures that travel to a worker as one item: one alone is decoded sooner than it is sent."""
+_Decoded = tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[Any]]
+"""Frames ``[t, 3, h, w]`` of an item, their times ``[t]``, the map ``[2, 3]`` to the original."""
+_FAULTS = (MediaError, CatalogError, WorkerError)
+"""What is the fault of an item, and leaves it out."""
+
 _INDEX = "index.json"
 _ARRAYS = ("frames", "times", "maps", "counts", "ids")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """Decodes the frames of one item; travels to the workers."""
+    """Decodes the frames of some items; travels to the workers."""
 
     readers: Readers
     frames: int
     shape: tuple[int, int]
     cut: bool
 
-    def __call__(self, row: int) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[Any]]:
+    def __call__(self, rows: range) -> list[_Decoded | BaseException]:
+        found: list[_Decoded | BaseException] = []
+        for row in rows:
+            try:
+                found.append(self._decode(row))
+            except _FAULTS as error:
+                found.append(error)
+        return found
+
+    def _decode(self, row: int) -> _Decoded:
         facts = self.readers.catalog.facts([row])
         index = _kept(frame_counts(facts), self.frames)
         frames, times = self.readers.frames(row, frame_times(facts, index)[0])
@@ -147,8 +163,8 @@ class FrameCache:
         failed: dict[int, str] = {}
         readers = Readers(catalog)
         job = _Job(readers=readers, frames=frames_per_item, shape=shape, cut=cut)
-        results = map_ordered(job, range(n), workers=workers, prefetch=4, errors="return")
-        for row, result in enumerate(results):
+        together = _TOGETHER if int(facts.frames.max(initial=1)) == 1 else 1
+        for row, result in enumerate(_decoded(job, range(n), workers, together)):
             if isinstance(result, BaseException):
                 _note(failed, catalog, row, result, bad_limit)
                 counts[row] = 0
@@ -317,11 +333,26 @@ def _allocate(shape: tuple[int, ...], folder: Path | None) -> NDArray[np.uint8]:
     return np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
 
 
+def _decoded(
+    job: _Job, rows: range, workers: int, together: int
+) -> Iterator[_Decoded | BaseException]:
+    """Each item of the rows, or why it cannot be had; some travel together."""
+    parts = [rows[at : at + together] for at in range(0, len(rows), together)]
+    results = map_ordered(job, parts, workers=workers, prefetch=4, errors="return")
+    for part, found in zip(parts, results, strict=True):
+        if isinstance(found, list):
+            yield from found
+        elif len(part) > 1:  # their worker died of one of them: each gets one of its own
+            yield from _decoded(job, part, workers, 1)
+        else:
+            yield found
+
+
 def _note(
     failed: dict[int, str], catalog: Catalog, row: int, error: BaseException, limit: float
 ) -> None:
     """Keep the reason of a failed item; raise if it is no fault of the item, or one too many."""
-    if not isinstance(error, MediaError | CatalogError | WorkerError):
+    if not isinstance(error, _FAULTS):
         raise error
     failed[row] = error.reason
     named = {catalog.item(r).path: why for r, why in failed.items()}
