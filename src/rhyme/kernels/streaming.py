@@ -70,11 +70,14 @@ def forward_pass(
 class _Blocks:
     """Blocks of queries and keys, and the logits of one."""
 
-    def __init__(self, queries: Tensor, keys: Tensor, exclusion: Exclusion) -> None:
+    def __init__(
+        self, queries: Tensor, keys: Tensor, exclusion: Exclusion, both: bool = False
+    ) -> None:
         self.b, self.n = len(queries), len(keys)
         self.height = min(_ROWS, self.b)
         self.width = min(_width(self.height, queries), self.n)
-        self.buffer = queries.new_empty(self.height * self.width)
+        self.both = both
+        self.buffer = queries.new_empty((1 + both) * self.height * self.width)
         self.left_out = LeftOut(
             exclusion, self.b, self.n, _ROWS, max(self.width, 1), queries.device
         )
@@ -89,11 +92,26 @@ class _Blocks:
         self, rows: slice, part: slice, scaled: Tensor, keys: Tensor, level: Tensor
     ) -> Tensor:
         """``scaled · keys − level`` of a block, −inf where excluded; the next overwrites it."""
-        shape = (rows.stop - rows.start, part.stop - part.start)
-        out = self.buffer[: math.prod(shape)].view(shape)
+        out = self.pair(rows, part)[0]
         torch.addmm(level, scaled, keys[part].T, beta=-1, out=out)
         self.left_out.strike(out, rows, part)
         return out
+
+    def pair(self, rows: slice, part: slice) -> tuple[Tensor, Tensor]:
+        """Room for the logits of a block, and as much behind it where there is to be ``both``."""
+        shape = (rows.stop - rows.start, part.stop - part.start)
+        size = math.prod(shape)
+        behind = self.buffer[size : 2 * size] if self.both else self.buffer[:size]
+        return self.buffer[:size].view(shape), behind.view(shape)
+
+    def joint(
+        self, rows: slice, part: slice, factors: Tensor, offsets: Tensor, keys: Tensor
+    ) -> None:
+        """Fill both with ``factors · keys + offsets``; −inf in the first where excluded."""
+        height, width = rows.stop - rows.start, part.stop - part.start
+        out = self.buffer[: 2 * height * width].view(2 * height, width)
+        torch.addmm(offsets, factors, keys[part].T, out=out)
+        self.left_out.strike(out[:height], rows, part)
 
 
 class _Sums:
@@ -171,20 +189,28 @@ def backward_pass(
     # a row without an allowed key has all its logits excluded: any finite number serves
     lse = torch.where(log_sum_exp > -torch.inf, log_sum_exp * _LOG2_E, 0)[:, None]
     payload, on_payload = (keys, on_keys) if values is None else (values, on_values)
-    blocks = _Blocks(queries, keys, exclusion)
-    spare = torch.empty_like(blocks.buffer)
+    blocks = _Blocks(queries, keys, exclusion, both=True)
     for rows in blocks.rows():
         scaled = queries[rows] * scale
         base_2 = scaled * _LOG2_E
+        joint = None
+        if grad_mean is not None and values is None:
+            # both products are with the keys: one of twice the rows
+            joint = torch.cat([base_2, grad_mean[rows]]), torch.cat([-lse[rows], level[rows]])
         for part in blocks.parts():
-            weights = blocks.logits(rows, part, base_2, keys, lse[rows]).exp2_()
-            slope = spare[: weights.numel()].view(weights.shape)  # the gradient of the logits
+            weights, slope = blocks.pair(rows, part)  # slope: the gradient of the logits
+            if joint is not None:
+                blocks.joint(rows, part, *joint, keys)
+            else:
+                blocks.logits(rows, part, base_2, keys, lse[rows])
+            weights.exp2_()
             if grad_mean is None:
                 torch.mul(weights, level[rows], out=slope)
             else:
                 if on_payload is not None:
                     on_payload[part].addmm_(weights.T, grad_mean[rows])
-                torch.addmm(level[rows], grad_mean[rows], payload[part].T, out=slope)
+                if joint is None:
+                    torch.addmm(level[rows], grad_mean[rows], payload[part].T, out=slope)
                 slope *= weights
             if on_queries is not None:
                 on_queries[rows].addmm_(slope, keys[part])
