@@ -93,7 +93,7 @@ class ClipPixels:
         return replace(self, frames=to_device(self.frames, device), sizes=sizes)
 
 
-def apply_view(transform: Transform, pixels: ClipPixels | Frames, draw: ViewDraw) -> View:
+def apply_view(transform: Transform, pixels: ClipPixels, draw: ViewDraw) -> View:
     """Make one view, item by item.
 
     Args:
@@ -105,8 +105,6 @@ def apply_view(transform: Transform, pixels: ClipPixels | Frames, draw: ViewDraw
         The view: ``data`` float32 ``[b, t, 3, size, size]``, ``times``, ``map`` to original display
         pixels, ``valid``. Frames that are not valid are 0.
     """
-    if not isinstance(pixels, ClipPixels):
-        pixels = ClipPixels(frames=pixels)
     data, maps = transform.apply(pixels.frames, draw.parameters, draw.sizes)
     return _view(data, maps, pixels, draw)
 
