@@ -70,6 +70,12 @@ def test_pairs_are_made_by_key_whatever_the_order():
     assert unpaired.error == pytest.approx(error)
 
 
+def test_one_repetition_that_both_have_is_a_pair():
+    one = line(compare([*rows("a", A[:1]), *rows("b", B[:1])], baseline="b"), "a").difference
+    assert (one.paired, one.n, one.error) == (True, 1, None)
+    assert one.mean == pytest.approx(A[0] - B[0])
+
+
 def test_each_system_beside_its_own_untrained_encoder_by_default():
     found = compare(
         [

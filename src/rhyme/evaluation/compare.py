@@ -134,7 +134,7 @@ def compare(results: Iterable[Result], *, baseline: str | None = None) -> Compar
 
     Rows belong together when data, protocol, metric and settings agree. A row measured twice (equal
     arm, checkpoint, seed and pair) counts once, the later value. Differences are taken over pairs
-    where at least two are shared, else between the means.
+    where at least two are shared, or the one that both arms have, else between the means.
 
     Args:
         results: rows of any number of runs.
@@ -227,12 +227,12 @@ def _with_difference(
     a, b = _by_pair(own.values()), _by_pair(other.values())
     shared = [pair for pair in a if pair in b]
     difference: Difference | None = None
-    if len(shared) > 1:
+    if len(shared) > 1 or (shared and len(a) == len(b) == 1):
         gains = [a[pair] - b[pair] for pair in shared]
         difference = Difference(
             baseline=baseline,
             mean=statistics.fmean(gains),
-            error=statistics.stdev(gains) / math.sqrt(len(gains)),
+            error=statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else None,
             n=len(gains),
             paired=True,
         )
