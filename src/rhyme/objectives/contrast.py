@@ -26,7 +26,7 @@ from rhyme.kernels import (
 )
 from rhyme.kernels.common import Temperature, no_autocast
 from rhyme.kernels.rows import row_products
-from rhyme.objectives.output import ObjectiveOutput, masked_mean
+from rhyme.objectives.output import ObjectiveOutput, masked_means
 
 
 def info_nce(
@@ -332,9 +332,12 @@ def _against(
         values,
         valid,
         {
-            "positive_cosine": masked_mean(cosine, valid),
-            "hardest_negative_cosine": masked_mean(summary.hardest, valid),
-            "accuracy": masked_mean(nearer.to(cosine), valid),
+            **masked_means(
+                valid,
+                positive_cosine=cosine,
+                hardest_negative_cosine=summary.hardest,
+                accuracy=nearer.to(cosine),
+            ),
             "masked_rows": (~valid).sum().to(cosine),
             "masked_fraction": 1 - (summary.allowed / max(n, 1)).mean(),
         },

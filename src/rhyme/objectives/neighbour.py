@@ -21,7 +21,7 @@ from torch import Tensor
 from rhyme.kernels import Kernel, soft_neighbour
 from rhyme.kernels.common import Temperature
 from rhyme.objectives.contrast import info_nce
-from rhyme.objectives.output import ObjectiveOutput, masked_mean
+from rhyme.objectives.output import ObjectiveOutput, masked_means
 
 _SMALLEST_NORM = 1e-6  # below it the direction of a mean of unit vectors is rounding noise
 
@@ -169,10 +169,13 @@ def cycle(
         left_out = 1 - (out.allowed / max(len(support), 1)).mean()
     diagnostics = dict(back.diagnostics)
     diagnostics.update(
-        support_entropy=masked_mean(out.entropy, valid),
-        effective_neighbours=masked_mean(out.entropy.exp(), valid),
-        neighbour_norm=masked_mean(norm, valid),
-        neighbour_cosine=masked_mean(cosine, valid),
+        **masked_means(
+            valid,
+            support_entropy=out.entropy,
+            effective_neighbours=out.entropy.exp(),
+            neighbour_norm=norm,
+            neighbour_cosine=cosine,
+        ),
         support_masked_fraction=left_out,
         masked_rows=(~valid).sum().to(norm),
     )

@@ -26,7 +26,17 @@ class ObjectiveOutput:
 
 
 @torch.no_grad()
+def masked_means(valid: Tensor, **values: Tensor) -> dict[str, Tensor]:
+    """The means of values ``[b]`` over valid rows of this rank, detached; 0 without any.
+
+    Invalid rows may be NaN. Several means take as many launches of a GPU as one.
+    """
+    kind = next(iter(values.values())).dtype
+    table = torch.stack([value.to(kind) for value in values.values()])
+    means = torch.where(valid, table, 0).sum(1) / valid.sum().clamp(min=1)
+    return dict(zip(values, means.unbind(), strict=True))
+
+
 def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
-    """The mean over valid rows of this rank, detached; 0 without any. Invalid rows may be NaN."""
-    total = torch.where(valid, values, torch.zeros_like(values)).sum()
-    return total / valid.sum().clamp(min=1)
+    """The mean over valid rows of this rank, as :func:`masked_means`; of any shape alike."""
+    return masked_means(valid.flatten(), values=values.flatten())["values"]

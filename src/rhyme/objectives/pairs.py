@@ -8,7 +8,7 @@ from torch import Tensor
 from rhyme.errors import DataError
 from rhyme.kernels import Kernel, queue_log_sum_exp
 from rhyme.kernels.common import Temperature, full_precision, no_autocast
-from rhyme.objectives.output import ObjectiveOutput, masked_mean
+from rhyme.objectives.output import ObjectiveOutput, masked_mean, masked_means
 
 
 def pair_distance(predictions: Tensor, targets: Tensor) -> ObjectiveOutput:
@@ -93,9 +93,12 @@ def multi_positive_info_nce(
         torch.where(valid, values, 0),
         valid,
         {
-            "positive_cosine": masked_mean(cosine.mean(dim=1), valid),
-            "hardest_negative_cosine": masked_mean(hardest, valid),
-            "accuracy": masked_mean(nearer.mean(dim=1), valid),
+            **masked_means(
+                valid,
+                positive_cosine=cosine.mean(dim=1),
+                hardest_negative_cosine=hardest,
+                accuracy=nearer.mean(dim=1),
+            ),
             "masked_rows": (~valid).sum().to(cosine),
             "masked_fraction": 1 - (summary.allowed / max(len(negatives), 1)).mean(),
         },
