@@ -5,6 +5,7 @@ python -m benchmarks.gpu gpu/batch gpu/top_k  those that so begin
 python -m benchmarks.gpu --quick            small and once each: does everything run and agree?
 python -m benchmarks.gpu --seconds 200      begins no case after that time
 python -m benchmarks.gpu.tune               block sizes beside each other, no row written
+python -m benchmarks.gpu.anatomy            where the time of a step goes, no row written
 
 Compared: see ``queue`` (a queue), ``batch`` (a batch), ``nearest`` (search and affinity), ``step``
 (steps of training), ``views`` (augmentation) and ``pictures`` (both, where pictures are small).

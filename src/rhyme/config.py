@@ -135,7 +135,10 @@ def _convert_union(args: tuple[Any, ...], value: Any, where: str) -> Any:
             problems.append(error)
     # The branch that got furthest speaks: an unknown key says more than "wrong type".
     problems.sort(key=lambda e: isinstance(e, UnknownName), reverse=True)
-    raise problems[0]
+    first = problems[0]
+    if type(None) in args and first.remedy and first.remedy.startswith("expected"):
+        first = ConfigError(first.reason, value=value, remedy=f"{first.remedy}, or null for none")
+    raise first
 
 
 def _convert_sequence(origin: Any, args: tuple[Any, ...], value: Sequence[Any], where: str) -> Any:

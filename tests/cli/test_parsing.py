@@ -28,6 +28,13 @@ def test_a_list_that_is_given_twice_is_refused(capsys: pytest.CaptureFixture[str
         assert f"{option} A,B" in capsys.readouterr().err
 
 
+def test_data_that_stand_second_are_named(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", "moco", str(tmp_path), "--out", "run"]) == 2
+    assert f"rhyme train moco --data {tmp_path}" in capsys.readouterr().err
+    assert run(["train", "moco", str(tmp_path / "absent"), "--out", "run"]) == 2
+    assert "see: rhyme train --help" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments", [["--train.steps"], ["--train.steps", "--json"]])
 def test_a_dotted_option_without_a_value_is_refused(arguments: list[str]) -> None:
     with pytest.raises(ConfigError, match="needs a value"):
@@ -55,6 +62,7 @@ def test_without_a_command_all_are_listed(capsys: pytest.CaptureFixture[str]) ->
         (["train", "moco", "--data", "x", "--out", "y", "--train.stepz", "3"], "'steps'"),
         (["train", "moco", "--data", "x", "--out", "y", "--train.steps", "many"], "train.steps"),
         (["train", "moco", "--data", "x", "--out", "y", "--model.temperature", "0"], "temperature"),
+        (["train", "moco", "--data", "x", "--out", "y", "--train.epochs", "none"], "or null"),
         (["train", "moco"], "--data"),
         (["train", "--nonsense", "3"], "--help"),
         (["systems", "--train.steps", "3"], "dotted"),

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import io
 import sys
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 from rhyme.errors import ConfigError, RhymeError, UnknownName, disk_trouble, nearest
@@ -133,9 +135,17 @@ def _parse(name: str, arguments: list[str]) -> Any:
         if stop.code in (0, None):
             return None
         raise ConfigError(
-            f"cannot read the arguments of 'rhyme {name}'", remedy=f"see: rhyme {name} --help"
+            f"cannot read the arguments of 'rhyme {name}'", remedy=_way_out(name, command, rest)
         ) from stop
     return bound(overrides) if takes_overrides else bound()
+
+
+def _way_out(name: str, command: type[Any], rest: Sequence[str]) -> str:
+    """What to do about arguments that cannot be read: data are named, not put second."""
+    named = "data" in inspect.signature(command).parameters and "--data" not in rest
+    if named and len(rest) > 1 and not rest[0].startswith("-") and Path(rest[1]).exists():
+        return f"the data go by name: rhyme {name} {rest[0]} --data {rest[1]}"
+    return f"see: rhyme {name} --help"
 
 
 def check_once(arguments: Sequence[str], listed: Collection[str]) -> None:
