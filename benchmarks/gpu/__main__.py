@@ -15,7 +15,6 @@ import torch
 
 from benchmarks import gpu, rows
 from benchmarks.gpu.causes import CAUSES
-from benchmarks.gpu.stand_in import without_video
 from benchmarks.machine import machine
 from benchmarks.ratio import Case, compare
 
@@ -64,7 +63,6 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("gpu: not measured on a GPU, there is none here", file=sys.stderr)
         return 0
-    without_video()
     commit, began = revision(), time.monotonic()
     found: list[dict[str, object]] = []
     failed: list[str] = []

@@ -19,7 +19,6 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.pictures import SIZE, of_recipe
-from benchmarks.gpu.stand_in import without_video
 from benchmarks.gpu.step import Run
 from rhyme.systems import StepContext
 from rhyme.systems.moco import Moco
@@ -108,7 +107,6 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("gpu: not measured on a GPU, there is none here", file=sys.stderr)
         return 0
-    without_video()
     with tempfile.TemporaryDirectory(prefix="rhyme-bench-") as room:
         for name in options.names or KINDS:
             for mode in ("off", "on"):

@@ -36,7 +36,6 @@ from PIL import Image
 
 from benchmarks.gpu.step import STEPS, Run, close
 from benchmarks.ratio import Case, WrongResult, seconds, told
-from rhyme import api
 from rhyme.catalog import ItemFacts
 from rhyme.encoders import norm
 from rhyme.loading import Batch
@@ -128,6 +127,8 @@ class Whole:
 
     def train(self) -> list[float]:
         """Seconds of the whole by each logged part of the run but the first quarter."""
+        from rhyme import api  # needs more packages than the other cases
+
         run = self.room / f"run-{self.name}"
         changes = {
             "train.epochs": None,
