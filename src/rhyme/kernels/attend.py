@@ -97,6 +97,7 @@ class _Attend(torch.autograd.Function):
         exclusion: Exclusion,
         passes: Passes,
         want_mean: bool,
+        want_expected: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor, Tensor]:
         payload = values
         if values is not None and want_mean:
@@ -108,7 +109,8 @@ class _Attend(torch.autograd.Function):
         key_mean = expected = None
         if mean is not None:
             key_mean = mean if values is None else mean[:, values.shape[1] :]
-            expected = (queries * key_mean).sum(1) * scale
+            if want_expected:
+                expected = (queries * key_mean).sum(1) * scale
             mean = mean if values is None else mean[:, : values.shape[1]].contiguous()
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(maximum, allowed, *([] if expected is None else [expected]))
@@ -127,12 +129,12 @@ class _Attend(torch.autograd.Function):
         scale = fixed if scale is None else scale
         grad_lse, grad_mean = grads[:2]
         if grad_lse is None and grad_mean is None:
-            return (None,) * 7
+            return (None,) * 8
         if torch.is_grad_enabled():
             found = _differentiable(
                 queries, keys, values, scale, exclusion, grads[:2], ctx.needs_input_grad[:4]
             )
-            return (*found, None, None, None)
+            return (*found, None, None, None, None)
         need_queries, need_keys, need_values, need_scale = ctx.needs_input_grad[:4]
         need_queries = need_queries or need_scale
         if not exclusion.empty or not len(keys):
@@ -165,7 +167,7 @@ class _Attend(torch.autograd.Function):
         if need_scale:
             # logits are scale · q·k, so scale ∂/∂scale = q·∂/∂q
             on_scale = (queries * cast(Tensor, on_queries)).sum() / scale
-        return on_queries, on_keys, on_values, on_scale, None, None, None
+        return on_queries, on_keys, on_values, on_scale, None, None, None, None
 
 
 def _differentiable(
@@ -210,7 +212,7 @@ class Answer(NamedTuple):
     Attributes:
         log_sum_exp: ``[b]``; −inf where no key is allowed.
         mean: ``[b, e]``, of the values, if it was wanted; 0 where no key is allowed.
-        expected: ``[b]`` mean logit under the weights, detached, where there is a mean; 0 where no
+        expected: ``[b]`` mean logit under the weights, detached, if the mean was wanted; 0 where no
             key is allowed.
         maximum: ``[b]`` largest logit, detached.
         allowed: int64 ``[b]``, number of allowed keys.
@@ -271,9 +273,12 @@ def attend(
                     key_mean = eager.attend(queries, keys, None, scale, exclusion, True)[1]
                 expected = (queries * cast(Tensor, key_mean)).sum(1) * scale
         return Answer(found[0], found[1], expected, found[2], found[3], scale)
+    want_expected = want_mean
     if torch.is_grad_enabled():
         # the mean of the keys is the gradient of the log-sum-exp
         learned = isinstance(scale, Tensor) and scale.requires_grad
         want_mean = want_mean or queries.requires_grad or learned
-    found: Any = _Attend.apply(queries, keys, values, scale, exclusion, passes, want_mean)
+    found: Any = _Attend.apply(
+        queries, keys, values, scale, exclusion, passes, want_mean, want_expected
+    )
     return Answer(*found, scale=scale)

@@ -76,7 +76,6 @@ class _Blocks:
         self.b, self.n = len(queries), len(keys)
         self.height = min(_ROWS, self.b)
         self.width = min(_width(self.height, queries), self.n)
-        self.both = both
         self.buffer = queries.new_empty((1 + both) * self.height * self.width)
         self.left_out = LeftOut(
             exclusion, self.b, self.n, _ROWS, max(self.width, 1), queries.device
@@ -92,22 +91,21 @@ class _Blocks:
         self, rows: slice, part: slice, scaled: Tensor, keys: Tensor, level: Tensor
     ) -> Tensor:
         """``scaled · keys − level`` of a block, −inf where excluded; the next overwrites it."""
-        out = self.pair(rows, part)[0]
+        out = self.room(rows, part)
         torch.addmm(level, scaled, keys[part].T, beta=-1, out=out)
         self.left_out.strike(out, rows, part)
         return out
 
-    def pair(self, rows: slice, part: slice) -> tuple[Tensor, Tensor]:
-        """Room for the logits of a block, and as much behind it where there is to be ``both``."""
+    def room(self, rows: slice, part: slice, place: int = 0) -> Tensor:
+        """Room for the numbers of a block: place 0 is that of its logits, 1 is there with both."""
         shape = (rows.stop - rows.start, part.stop - part.start)
         size = math.prod(shape)
-        behind = self.buffer[size : 2 * size] if self.both else self.buffer[:size]
-        return self.buffer[:size].view(shape), behind.view(shape)
+        return self.buffer[place * size : (place + 1) * size].view(shape)
 
     def joint(
         self, rows: slice, part: slice, factors: Tensor, offsets: Tensor, keys: Tensor
     ) -> None:
-        """Fill both with ``factors · keys + offsets``; −inf in the first where excluded."""
+        """Fill both places with ``factors · keys + offsets``; −inf in the first where excluded."""
         height, width = rows.stop - rows.start, part.stop - part.start
         out = self.buffer[: 2 * height * width].view(2 * height, width)
         torch.addmm(offsets, factors, keys[part].T, out=out)
@@ -198,7 +196,7 @@ def backward_pass(
             # both products are with the keys: one of twice the rows
             joint = torch.cat([base_2, grad_mean[rows]]), torch.cat([-lse[rows], level[rows]])
         for part in blocks.parts():
-            weights, slope = blocks.pair(rows, part)  # slope: the gradient of the logits
+            weights, slope = (blocks.room(rows, part, place) for place in (0, 1))
             if joint is not None:
                 blocks.joint(rows, part, *joint, keys)
             else:
