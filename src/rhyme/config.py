@@ -118,8 +118,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return value
     if hint in (bool, str) and isinstance(value, hint):
         return value
-    expected = getattr(hint, "__name__", str(hint))
-    raise ConfigError(f"wrong value for '{where}'", value=value, remedy=f"expected {expected}")
+    raise _wrong([hint], value, where)
 
 
 def _convert_union(args: tuple[Any, ...], value: Any, where: str) -> Any:
@@ -133,12 +132,18 @@ def _convert_union(args: tuple[Any, ...], value: Any, where: str) -> Any:
             return _convert(arg, value, where)
         except ConfigError as error:
             problems.append(error)
+    if all(isinstance(arg, type) and not dataclasses.is_dataclass(arg) for arg in args):
+        raise _wrong(args, value, where)
     # The branch that got furthest speaks: an unknown key says more than "wrong type".
     problems.sort(key=lambda e: isinstance(e, UnknownName), reverse=True)
-    first = problems[0]
-    if type(None) in args and first.remedy and first.remedy.startswith("expected"):
-        first = ConfigError(first.reason, value=value, remedy=f"{first.remedy}, or null for none")
-    raise first
+    raise problems[0]
+
+
+def _wrong(hints: Sequence[Any], value: Any, where: str) -> ConfigError:
+    """The error of a value that is of none of some types."""
+    names = ["null" if h is type(None) else getattr(h, "__name__", str(h)) for h in hints]
+    expected = f"expected {' or '.join(names)}"
+    return ConfigError(f"wrong value for '{where}'", value=value, remedy=expected)
 
 
 def _convert_sequence(origin: Any, args: tuple[Any, ...], value: Sequence[Any], where: str) -> Any:
