@@ -142,6 +142,17 @@ def test_links_and_secrets_of_a_zip_are_refused(tmp_path: Path) -> None:
             for f in faults(archive)] == [True] * 3  # fmt: skip
 
 
+def test_a_zip_of_a_later_format_is_not_called_damaged(tmp_path: Path) -> None:
+    archive = make(tmp_path / "a.zip", {"1.png": png()})
+    data = bytearray(archive.read_bytes())
+    data[data.rfind(b"PK\1\2") + 6] = 99  # the version that it takes to read the member
+    archive.write_bytes(data)
+    (fault,) = faults(archive)
+    assert isinstance(fault, UnsupportedMedia)
+    assert "9.9" in str(fault)
+    assert "deflate" in str(fault.remedy)
+
+
 def test_bombs_are_refused_before_memory_is_taken(tmp_path: Path) -> None:
     archive = make(tmp_path / "a.zip", {"zeros.png": bytes(3_000_000), "1.png": png()})
     assert isinstance(faults(archive, max_member_bytes=1_000_000)[0], LimitExceeded)

@@ -173,8 +173,15 @@ def members(archive: Path, *, limits: Limits = DEFAULT_LIMITS) -> Iterator[Membe
                 yield member if fault is None else fault
     except MediaError as error:
         yield error
+    except NotImplementedError as error:  # a zip file of a later version of the format
+        yield UnsupportedMedia(
+            f"the archive cannot be read here: {error}",
+            file=archive,
+            stage="scan",
+            remedy="pack it anew, without compression or with deflate",
+        )
     except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, ValueError,
-            struct.error, NotImplementedError, RuntimeError, zlib.error) as error:  # fmt: skip
+            struct.error, RuntimeError, zlib.error) as error:  # fmt: skip
         yield TruncatedMedia(
             f"the archive is cut or damaged: {error}",
             file=archive,
