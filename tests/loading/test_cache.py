@@ -11,6 +11,7 @@ from rhyme.catalog import scan
 from rhyme.errors import DataError
 from rhyme.loading import CatalogSource, FrameCache
 from rhyme.views import Clip, EvalTransform, ViewPlan, ViewSpec
+from rhyme.workers import map_ordered
 
 
 def numbers(frames: np.ndarray) -> np.ndarray:
@@ -137,6 +138,20 @@ class Deadly(Catalog):
             os._exit(9)
         return super().reader(index, **options)
 """
+
+
+def test_a_parcel_holds_32_pictures_or_one_film(tmp_path, catalog, monkeypatch):
+    seen = []
+
+    def counted(job, parcels, **options):
+        seen.append([len(parcel) for parcel in parcels])
+        return map_ordered(job, parcels, **options)
+
+    monkeypatch.setattr("rhyme.loading.cache.map_ordered", counted)
+    pictures(tmp_path / "many", 70)
+    FrameCache.build(scan(tmp_path / "many"), 1)
+    FrameCache.build(catalog, 1)
+    assert seen == [[32, 32, 6], [1] * len(catalog)]
 
 
 def test_pictures_travel_together_and_fail_alone(tmp_path):
