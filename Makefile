@@ -61,7 +61,7 @@ bench: $(VENV)/.bench  ## ratios against peers, a command each
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 GPU_CASES ?=
 gpu:  ## tests and benchmarks that need a GPU; GPU_PYTHON=python3 takes another environment
-	@PYTHONPATH=src:. $(GPU_PYTHON) -m pytest -v -p no:benchmark -n 8 tests/kernels/test_triton_*.py tests/kernels/test_attention_numerics.py tests/training/test_gpu.py tests/core/test_transfer.py
+	@PYTHONPATH=src:. $(GPU_PYTHON) -m pytest -vv -p no:benchmark -n 8 tests/kernels/test_triton_*.py tests/kernels/test_attention_numerics.py tests/training/test_gpu.py tests/core/test_transfer.py
 	@PYTHONPATH=src:. $(GPU_PYTHON) -m benchmarks.gpu $(GPU_CASES)
 
 GPU_WORKERS ?= 4

@@ -124,10 +124,11 @@ GPU_ARMS = (
 *image MoCo* in k-NN, as in *long*; every arm above the untrained encoder; of the cycle nothing.
 
 Sizes were found on worlds that no study uses, one seed each. With the queue of *long*, 4,096 keys,
-*intra* did not train at any rate from 2e-4 to 1e-3: a key was told from older ones by its age
-(high ``accuracy`` in features of a few dimensions). With the 1,024 keys of the recipes it trains at
-3e-4 and at 1e-3, and *image MoCo* does. The cycle was seen on a CPU alone, where head c keeps its
-dimensions with queues as short, and on the GPU with 4,096 keys, where it loses them.
+*intra* did not train at a rate of 1e-3, and at 2e-4 gained in k-NN and lost in the probe: a key is
+told from older ones by its age (``accuracy`` in features of a few dimensions). With the 1,024 keys
+of the recipes it trains at 3e-4 and at 1e-3, and *image MoCo* does. The cycle was seen on a CPU
+alone, where head c keeps its dimensions with queues as short, and on the GPU with 4,096 keys, where
+it loses them.
 """
 GPU_PEOPLED: dict[str, Any] = {**PEOPLED, "counts": (1200, 200, 600), "size": 160, "sound": False}
 GPU_FOLDER: dict[str, Any] = {
