@@ -255,6 +255,29 @@ def test_the_published_simclr() -> None:
     assert (small.model.temperature, small.model.head.layers) == (0.2, 3)
 
 
+def test_every_simclr_but_the_demo_has_the_views_of_the_paper() -> None:
+    """Its colours and crops at some strength and size, in [0, 1]; what `train simclr` does too."""
+    own = [recipe(name) for name in RECIPES if recipe(name).system == "simclr"]
+    assert "simclr_folder_cpu" in {found.name for found in own}
+    for found in own:
+        look = found.model.transform
+        if found.name == "simclr_world_demo":
+            assert look == recipe("moco_world_demo").model.transform
+            continue
+        assert look == ContrastTransform.simclr(
+            size=look.size,
+            strength=1.0 if look.size == 224 else 0.5,
+            blur=0.0 if look.size == 32 else 0.5,
+            interpolation="bilinear" if found.name == "simclr_cifar10_cpu" else "bicubic",
+        )
+
+
+@pytest.mark.parametrize("name", ["moco_folder_cpu", "densecl_folder_cpu", "vfs_folder_cpu"])
+def test_a_folder_is_seen_with_the_views_of_the_paper(name: str) -> None:
+    own = ContrastTransform.vfs_nc if name.startswith("vfs") else ContrastTransform.moco_v2
+    assert recipe(name).model.transform == own(size=64)
+
+
 @pytest.mark.parametrize("data", ["k400", "ucf101"])
 @pytest.mark.parametrize("base", ["simclr", "moco"])
 def test_the_published_dual(data: str, base: str) -> None:

@@ -111,7 +111,7 @@ def simclr_folder_cpu() -> Recipe:
         model=SimclrConfig(
             backbone=shared.FOLDER_BACKBONE,
             head=_SMALL_HEAD,
-            transform=shared.FOLDER_TRANSFORM,
+            transform=ContrastTransform.simclr(size=64, strength=0.5),
             temperature=0.2,
         ),
         train=shared.FOLDER_TRAIN,
