@@ -85,6 +85,62 @@ def test_a_difference_that_no_digit_shows_is_neither_a_gain_nor_a_loss(make_resu
     assert "no difference" in verdict(ReportData(system="moco"), line)
 
 
+def beside(make_result: Rows, trained: float, *untrained: float) -> list[Any]:
+    rows = [make_result(v, "untrained", s) for s, v in enumerate(untrained)]
+    return [make_result(trained), *rows]
+
+
+@pytest.mark.parametrize(
+    ("trained", "untrained", "clear", "mark"),
+    [
+        (0.407, (0.388, 0.400, 0.412), False, ""),  # +0.007 ± 0.012
+        (0.383, (0.378, 0.400, 0.422), False, ""),  # -0.017 ± 0.022
+        (0.413, (0.388, 0.400, 0.412), True, "up"),
+        (0.300, (0.388, 0.400, 0.412), True, "down"),
+        (0.900, (0.1,), None, ""),  # one value each: nothing to exceed
+        (0.4002, (0.4, 0.4, 0.4), False, ""),  # no digit shows it
+    ],
+)
+def test_only_what_exceeds_its_spread_is_marked(
+    make_result: Rows,
+    page: Callable[[str], Any],
+    trained: float,
+    untrained: tuple[float, ...],
+    clear: bool | None,
+    mark: str,
+) -> None:
+    rows = beside(make_result, trained, *untrained)
+    (line,) = compare(rows)
+    assert line.clear is clear
+    assert table([line]).lines[0].better == mark
+    read = page(render(ReportData(system="moco", results=rows)))
+    (cell,) = [a for a in read.all("td") if a.get("data-label") == "Difference"]
+    assert (cell["class"] or "").split() == ["n", *([mark] if mark else [])]
+    assert len(read.of_class("unclear")) == (0 if clear else 1)
+
+
+def test_a_spread_is_said_to_be_of_the_untrained_draws_alone(make_result: Rows) -> None:
+    alone = "the spread of the untrained draws alone"
+    rows = beside(make_result, 0.6, 0.3, 0.32)
+    text = render(ReportData(system="moco", results=rows))
+    assert alone in text
+    # sqrt(0.6 * 0.4 / 120)
+    assert "a share of 120 items, has a standard error of 0.045 from that alone" in text
+    text = render(ReportData(system="moco", results=[*rows, make_result(0.7, seed=1)]))
+    assert alone not in text
+    assert "None is over the test items" in text
+
+
+def test_limits_tell_worse_from_unclear(make_result: Rows) -> None:
+    rows = [
+        *beside(make_result, 0.2, 0.4, 0.42),
+        *({**r, "protocol": "linear"} for r in beside(make_result, 0.41, 0.4, 0.44)),
+    ]
+    text = render(ReportData(system="moco", results=rows))
+    assert "The trained encoder is worse than an untrained one in: k-NN, top-1 accuracy." in text
+    assert "no more than the spread of their difference in: Linear probe, top-1 accuracy." in text
+
+
 def test_settings_and_findings_are_printed_in_full(make_result: Rows) -> None:
     settings = {"k": 20, "fold": None, "split_seed": 3, "standardise": True}
     row = make_result(0.5, settings=settings, details={"queries": 340, "plan": {"size": 1}})

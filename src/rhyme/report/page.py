@@ -70,6 +70,7 @@ def _render(data: ReportData, quality: Quality | None) -> str:
         title=data.title or _title(data),
         lede=lede(data, top),
         top=top,
+        one_run=any(c.trained is not None and c.trained.n == 1 and c.gain for c in lines),
         rows=table(lines),
         dots=mark(dot_plot(lines)),
         parts=part_table(lines),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,12 +54,12 @@ def verdict(data: ReportData, top: Comparison | None) -> str:
     if top.untrained is None or top.gain is None:
         return f"{text}; the untrained encoder was not measured beside it."
     text += f", against {spread_text(top.untrained)} for the same encoder untrained"
-    size = abs(top.gain.mean)
-    by = figure(size) if top.gain.sd is None else f"{figure(size)} ± {figure(top.gain.sd)}"
-    if top.gain.sd is not None and size <= top.gain.sd:
-        return f"{text}, which is no clear difference ({spread_text(top.gain, sign=True)})."
     if top.better is None:
         return f"{text}: no difference."
+    if top.clear is False:
+        return f"{text}, which is no clear difference ({spread_text(top.gain, sign=True)})."
+    size = figure(abs(top.gain.mean))
+    by = size if top.gain.sd is None else f"{size} ± {figure(top.gain.sd)}"
     return f"{text}, {'a gain' if top.better else 'a loss'} of {by}."
 
 
@@ -157,17 +158,24 @@ def limits(data: ReportData, lines: Sequence[Comparison], *, pictures: bool = Tr
     if seeds == {1}:
         said.append(
             "The trained values come from one training run measured once: how far another seed "
-            "would land is not known."
+            "would land is not known, and no spread here tells."
         )
+    said += _of_items(lines)
     left_out = sum(row.get("event") == "quarantined" for row in data.events)
     if left_out:
         said.append(f"{count(left_out, 'file')} could not be read and took no part; see Events.")
     alone = [c.title for c in lines if c.trained is not None and c.untrained is None]
     if alone:
         said.append(f"Measured without an untrained encoder beside it: {'; '.join(alone)}.")
-    worse = [c.title for c in lines if c.better is False]
+    worse = [c.title for c in lines if c.better is False and c.clear is not False]
     if worse:
-        said.append(f"The trained encoder is not better than an untrained one in: {_some(worse)}.")
+        said.append(f"The trained encoder is worse than an untrained one in: {_some(worse)}.")
+    unclear = [c.title for c in lines if c.clear is False]
+    if unclear:
+        said.append(
+            "Trained and untrained differ by no more than the spread of their difference in: "
+            f"{_some(unclear)}."
+        )
     lost = sum(c.lost for c in lines)
     if lost:
         said.append(f"{count(lost, 'measured value')} not finite, left out of the table.")
@@ -187,6 +195,26 @@ def limits(data: ReportData, lines: Sequence[Comparison], *, pictures: bool = Tr
     if not pictures:
         said.append("Pictures were left out: with them the page would exceed 10 MB.")
     return [clean(text, 1200) for text in said]
+
+
+def _of_items(lines: Sequence[Comparison]) -> list[str]:
+    """That spreads are not over test items, and how much one over them would be at least."""
+    if not any(c.gain is not None for c in lines):
+        return []
+    text = (
+        "Spreads are over training runs, folds and draws of fresh weights. None is over the test "
+        "items: other videos would give other figures."
+    )
+    for line in lines:
+        spread, items = line.trained, line.items
+        # A share of right answers whose items are videos, not frames of the same few.
+        if line.metric == "top1" and spread is not None and items and 0 <= spread.mean <= 1:
+            error = math.sqrt(spread.mean * (1 - spread.mean) / items)
+            return [
+                f"{text} {line.title}, a share of {count(items, 'item')}, has a standard error of "
+                f"{figure(error)} from that alone, if items are independent."
+            ]
+    return [text]
 
 
 def _some(names: Sequence[str], most: int = 6) -> str:

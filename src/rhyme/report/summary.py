@@ -56,7 +56,8 @@ class Comparison:
         others: values of further encoders by name.
         chance: value of a guess, where stated.
         gain: trained less untrained; its sd is that of paired differences, or of two independent
-            means' values added in squares.
+            means' values added in squares. Where one side has a single value it is the spread of
+            the other alone: of one training run, that of the draws of fresh weights.
         paired: whether ``gain`` comes from pairs.
         items: number of items measured.
         lost: values that were not finite and are left out.
@@ -88,10 +89,17 @@ class Comparison:
 
     @property
     def better(self) -> bool | None:
-        """Whether training helped; None when that cannot be told, or no digit shown says so."""
+        """Which side is ahead; None when that cannot be told, or no digit shown says so."""
         if self.gain is None or round(self.gain.mean, 3) == 0:
             return None
         return (self.gain.mean < 0) if self.lower_is_better else (self.gain.mean > 0)
+
+    @property
+    def clear(self) -> bool | None:
+        """Whether the difference exceeds its spread; None where there is no spread to exceed."""
+        if self.gain is None or self.gain.sd is None:
+            return None
+        return self.better is not None and abs(self.gain.mean) > self.gain.sd
 
 
 def number(value: object) -> float | None:

@@ -25,7 +25,8 @@ class Line:
         gain: trained less untrained, with its spread.
         seeds: number of values of the trained and of the untrained encoder, where above one.
         how: ``"paired"`` where that spread is of paired differences.
-        better: ``"up"``, ``"down"`` or empty: whether training helped.
+        better: ``"up"`` or ``"down"`` where training helped or harmed by more than the spread of
+            the difference, else empty.
         items: number of items.
     """
 
@@ -108,7 +109,7 @@ def _line(c: Comparison, others: Sequence[str]) -> Line:
         chance=figure(c.chance),
         gain=spread_text(c.gain, sign=True),
         how=how,
-        better={True: "up", False: "down", None: ""}[c.better],
+        better=("up" if c.better else "down") if c.clear else "",
         items=count(c.items),
     )
 
