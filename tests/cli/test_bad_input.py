@@ -38,6 +38,10 @@ def write_still(path: Path, grey: int) -> None:
 # ---------------------------------------------------------------- folders
 
 
+def test_a_report_on_no_run() -> None:
+    refused(rhyme("report"), 2, "give a RUN", "rhyme report runs/mine", "runs/base runs/mine")
+
+
 def test_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     out = tmp_path / "run"

@@ -155,5 +155,6 @@ def test_names_and_options_from_outside_are_escaped(page: Callable[[str], Any]) 
 
 
 def test_one_run_is_no_comparison() -> None:
-    with pytest.raises(ConfigError, match="two"):
-        render_runs([run()])
+    for runs in ([], [run()]):
+        with pytest.raises(ConfigError, match="at least two"):
+            render_runs(runs)

@@ -133,6 +133,13 @@ class Report(Common):
     """Most frames in the map of the features; 0 draws none."""
 
     def __call__(self) -> Answer:
+        if not self.run:
+            raise ConfigError(
+                "give a RUN: no run is named to report on",
+                stage="command line",
+                remedy="e.g. rhyme report runs/mine, or several to set them side by side: "
+                "rhyme report runs/base runs/mine",
+            )
         if len(self.run) == 1:
             path = api.report(
                 self.run[0], data=self.data, out=self.out, seed=self.seed, points=self.points

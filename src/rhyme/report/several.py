@@ -56,7 +56,10 @@ def render_runs(runs: Sequence[ReportData], *, title: str = "") -> str:
     """
     if len(runs) < 2:
         raise ConfigError(
-            "a page of several runs needs two of them", stage="report", value=len(runs)
+            "a page of several runs needs at least two",
+            stage="report",
+            value=len(runs),
+            remedy="give two or more; one run alone has a page of its own",
         )
     groups = arms(runs)
     lines = beside(groups)
