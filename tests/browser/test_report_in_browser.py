@@ -218,6 +218,22 @@ def test_print_is_light_and_shows_what_is_folded(chromium: Any, report: Path) ->
     tab.context.close()
 
 
+CROSSED = """[...document.querySelectorAll('svg.cycle')].flatMap(drawing => {
+  const words = [...drawing.querySelectorAll('text:not(.in)')].map(t => [t, t.getBBox()]);
+  return [...drawing.querySelectorAll('.out, .to, .rail')].flatMap(way => {
+    const length = way.getTotalLength(), found = [];
+    for (let k = 0; k <= 60; k++) {
+      const p = way.getPointAtLength(length * k / 60);
+      for (const [t, b] of words)
+        if (p.x > b.x && p.x < b.x + b.width && p.y > b.y && p.y < b.y + b.height)
+          found.push(t.textContent);
+    }
+    return found;
+  });
+})"""
+"""Words of a cycle's drawing that a line runs through, as this browser's font has them."""
+
+
 def test_cycles_and_maps_can_be_read_at_every_width(chromium: Any, report: Path) -> None:
     tab = opened(chromium, report, 1280)
     for width in (360, 1280):
@@ -230,6 +246,7 @@ def test_cycles_and_maps_can_be_read_at_every_width(chromium: Any, report: Path)
         assert box["x"] + box["width"] <= card["x"] + card["width"]
         sheets = [sheet.bounding_box() for sheet in tab.locator("svg.scatter").all()]
         assert all(sheet["width"] > 250 for sheet in sheets)
+        assert tab.evaluate(CROSSED) == [], width
         # Beside each other where there is room, else below each other.
         assert (sheets[0]["y"] == sheets[1]["y"]) == (width > 1000)
     tab.context.close()

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rhyme.report import Frame, ReportData, Rhyme, render
-from rhyme.report.cycles import GAP, LEFT, RIGHT, WIDTH, cycle, percent
+from rhyme.report.cycles import GAP, LEFT, MARGIN, NAME, RIGHT, WIDTH, cycle, percent
 
 
 def at(file: str, time: float, **facts: Any) -> Frame:
@@ -53,7 +54,9 @@ def test_a_line_a_video_and_marks_at_their_times() -> None:
     assert end[1] == pytest.approx(LEFT + 0.8 * (RIGHT - LEFT), abs=0.1)
     heights = {y for _, _, y in found}
     assert len(heights) == 3
-    assert all(text in svg for text in (">a.mp4<", ">b.mp4<", ">60%<", ">30%<", ">10.0 s<"))
+    assert all(text in svg for text in (">a.mp4<", ">b.mp4<", ">10.0 s<"))
+    # Beside each line the weights of its own neighbours.
+    assert re.findall(r">(\d: [^<]+)<", svg) == ["1: 60%, 3: 5%", "2: 30%"]
 
 
 def test_a_way_that_goes_astray_ends_on_its_own_line_and_differs_in_form() -> None:
@@ -103,6 +106,34 @@ def test_marks_of_one_line_stand_beside_each_other_within_the_picture() -> None:
     xs = [float(x) for x in re.findall(r"[ML]([-\d.]+) ", svg)]
     assert min(xs) >= 0
     assert max(xs) <= WIDTH
+
+
+def test_no_arrow_enters_the_margin_of_names() -> None:
+    # Marks at the very start of their lines, whose arrows bend to the left.
+    files = [f"a_name_longer_than_the_margin_{k}.mp4" for k in range(5)]
+    svg = drawn(way(*[(file, 0.0, 1.0) for file in files], end=("q.mp4", 0.0)))
+    curves = re.findall(r'stroke-width="([\d.]+)" d="M([^"]+)"', svg)
+    assert len(curves) == 10
+    share = np.linspace(0, 1, 50)[:, None]
+    for width, path in curves:
+        p = np.array(path.replace("C", " ").split(), dtype=float).reshape(4, 2)
+        points = (
+            p[0] * (1 - share) ** 3
+            + 3 * p[1] * share * (1 - share) ** 2
+            + 3 * p[2] * share**2 * (1 - share)
+            + p[3] * share**3
+        )
+        assert points[:, 0].min() - float(width) / 2 > MARGIN
+    assert all(len(name) <= NAME for name in re.findall(r'class="strong"[^>]*>([^<]+)<', svg))
+
+
+def test_a_line_of_many_neighbours_has_room_for_their_weights() -> None:
+    svg = drawn(way(*[("a.mp4", float(k), 0.2) for k in range(6)], ("b.mp4", 0.0, 0.1)))
+    lines = [float(y) for y in re.findall(r'class="rail[^"]*" d="M\d+ (\d+)H', svg)]
+    texts = [float(y) for y in re.findall(r'<text (?:class="strong" )?x="4" y="(\d+)"', svg)]
+    assert len(texts) == 2 + (2 + 3) + 3  # name and length, and three lines of weights for a.mp4
+    assert all(b - a >= 10 for a, b in pairwise(texts))
+    assert {y + 4 for y in lines} <= {*texts}
 
 
 def test_a_frame_without_time_has_no_cycle_and_keeps_its_pictures(

@@ -1,8 +1,9 @@
 """A rhyme as a cycle over the time lines of its videos, as inline SVG.
 
 One line a video: that of the query on top, those of its neighbours below, and last the one that the
-way ends in where it does not come home. The picture is 340 units wide, so that its text can be read
-on a phone; arrows are drawn as plain paths, since a page may not refer to markers.
+way ends in where it does not come home. What is written stands in a margin on the left, which no
+arrow enters. The picture is 340 units wide, so that its text can be read on a phone; arrows are
+drawn as plain paths, since a page may not refer to markers.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from html import escape
 from rhyme.report.data import Frame, Rhyme
 from rhyme.report.text import clean, short_path
 
-WIDTH, LEFT, RIGHT = 340, 32, 308
-TOP, ROW, GAP = 30, 52, 24
-RADIUS = 8.5
+WIDTH, MARGIN, LEFT, RIGHT = 340, 104, 131, 313
+TOP, ROW, GAP = 22, 44, 24
+LEADING, NAME = 12, 15  # from one line of text to the next; characters of a file's name
+RADIUS, BOW = 8.5, 26.0
 THIN, THICK, GROWTH = 1.5, 5.5, 9.0  # of an arrow: least and most, and what a weight of 1 adds
 
 
@@ -28,7 +30,6 @@ class _Stop:
     kind: str
     text: str
     true_x: float
-    note: str = ""
     x: float = 0.0
 
 
@@ -40,10 +41,17 @@ class _Line:
     start: float
     stop: float
     stops: list[_Stop] = field(default_factory=list[_Stop])
+    weights: list[str] = field(default_factory=list[str])
 
     def place(self, time: float) -> float:
         share = (time - self.start) / max(self.stop - self.start, 1e-9)
         return LEFT + min(max(share, 0.0), 1.0) * (RIGHT - LEFT)
+
+    @property
+    def told(self) -> list[str]:
+        """What is written below the name: its length, and the weights of its neighbours."""
+        pairs = [", ".join(self.weights[k : k + 2]) for k in range(0, len(self.weights), 2)]
+        return [f"{self.stop - self.start:.1f} s", *pairs]
 
 
 def percent(weight: float) -> str:
@@ -66,16 +74,16 @@ def cycle(rhyme: Rhyme, neighbours: Sequence[tuple[Frame, float]]) -> str:
         return ""
     lines = _lines(frames)
     start = _add(lines, rhyme.query, "query", "Q")
-    out = [
-        _add(lines, frame, "near", str(number), percent(weight))
-        for number, (frame, weight) in enumerate(neighbours, 1)
-    ]
+    out: list[_Stop] = []
+    for number, (frame, weight) in enumerate(neighbours, 1):
+        out.append(_add(lines, frame, "near", str(number)))
+        lines[frame.file].weights.append(f"{number}: {percent(weight)}")
     home = rhyme.returned
     end = _add(lines, ends[0], "right" if home else "wrong", "✓" if home else "✗")
     order = [*lines]
     for line in lines.values():
         _spread(line.stops)
-    height = {name: TOP + row * ROW for row, name in enumerate(order)}
+    height, bottom = _heights(lines)
     at = {id(stop): height[name] for name in order for stop in lines[name].stops}
     parts = [_rail(lines[name], height[name], own=name == order[0]) for name in order]
     for stop, (_, weight) in zip(out, neighbours, strict=True):
@@ -86,9 +94,8 @@ def cycle(rhyme: Rhyme, neighbours: Sequence[tuple[Frame, float]]) -> str:
     parts += [_title(lines[name], height[name]) for name in order]
     parts += [_mark(stop, height[name]) for name in order for stop in lines[name].stops]
     said = escape(_said(rhyme, neighbours, ends[0]), quote=True)
-    size = TOP + (len(order) - 1) * ROW + 26
     return (
-        f'<svg class="cycle" viewBox="0 0 {WIDTH} {size}" role="img" aria-label="{said}">'
+        f'<svg class="cycle" viewBox="0 0 {WIDTH} {bottom}" role="img" aria-label="{said}">'
         f"{''.join(parts)}</svg>"
     )
 
@@ -99,14 +106,24 @@ def _lines(frames: Sequence[Frame]) -> dict[str, _Line]:
     for frame in frames:
         time = frame.time or 0.0
         low, high = frame.span or (min(time, 0.0), time)
-        line = lines.setdefault(frame.file, _Line(short_path(frame.file, 34), low, high))
+        line = lines.setdefault(frame.file, _Line(short_path(frame.file, NAME), low, high))
         line.start, line.stop = min(line.start, low, time), max(line.stop, high, time)
     return lines
 
 
-def _add(lines: dict[str, _Line], frame: Frame, kind: str, text: str, note: str = "") -> _Stop:
+def _heights(lines: dict[str, _Line]) -> tuple[dict[str, int], int]:
+    """Where each line lies, with room for what is written beside it, and where the picture ends."""
+    heights: dict[str, int] = {}
+    y = TOP
+    for name, line in lines.items():
+        heights[name] = y
+        y += max(ROW, LEADING * (len(line.told) + 1) + 8)
+    return heights, y - 8
+
+
+def _add(lines: dict[str, _Line], frame: Frame, kind: str, text: str) -> _Stop:
     line = lines[frame.file]
-    stop = _Stop(kind, text, line.place(frame.time or 0.0), note)
+    stop = _Stop(kind, text, line.place(frame.time or 0.0))
     line.stops.append(stop)
     return stop
 
@@ -131,10 +148,12 @@ def _rail(line: _Line, y: float, *, own: bool) -> str:
 
 
 def _title(line: _Line, y: float) -> str:
-    return (
-        f'<text class="halo" x="4" y="{y - 14}">{escape(line.name)}</text>'
-        f'<text class="halo end" x="{WIDTH - 4}" y="{y - 14}">{line.stop - line.start:.1f} s</text>'
-    )
+    y += 4  # the name stands level with its line
+    rows = [f'<text class="strong" x="4" y="{y}">{escape(line.name)}</text>']
+    for text in line.told:
+        y += LEADING
+        rows.append(f'<text x="4" y="{y}">{text}</text>')
+    return "".join(rows)
 
 
 def _way(
@@ -145,7 +164,7 @@ def _way(
     rise = y1 - y0
     # Within one line the arrow runs below it; between lines it leaves and arrives upright.
     bend = 0.45 * rise if rise else 0.0
-    side = bow * min(26.0, 8 + 0.12 * abs(rise))
+    side = bow * min(BOW, 8 + 0.12 * abs(rise))
     below = 0.0 if rise else 30.0
     cx0, cy0 = x0 + side, y0 + bend + below
     cx1, cy1 = x1 + side, y1 - bend + below
@@ -174,12 +193,7 @@ def _mark(stop: _Stop, y: float) -> str:
             f'<path class="stop {stop.kind}" d="M{stop.x:.1f} {y - r}'
             f'l{r} {r}l{-r} {r}l{-r} {-r}Z"/>'
         )
-    note = ""
-    if stop.note:
-        note = f'<text class="mid halo strong" x="{stop.x:.1f}" y="{y + 20}">{stop.note}</text>'
-    return (
-        f'{shape}<text class="mid in" x="{stop.x:.1f}" y="{y + 3.8:.1f}">{stop.text}</text>{note}'
-    )
+    return f'{shape}<text class="mid in" x="{stop.x:.1f}" y="{y + 3.8:.1f}">{stop.text}</text>'
 
 
 def _said(rhyme: Rhyme, neighbours: Sequence[tuple[Frame, float]], end: Frame) -> str:
