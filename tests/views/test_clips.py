@@ -131,6 +131,12 @@ def test_drop_leaves_out_exactly_the_short_items(make_facts, rule, needed):
     assert (np.diff(drawn.index, axis=1) > 0).all()
 
 
+@pytest.mark.parametrize("clip", [{"place": "uniform"}, {"stride": 3}])
+def test_items_below_the_least_are_left_out_and_others_begin_again(make_facts, clip):
+    rule = Clip(frames=4, short="loop", least=2, **clip)
+    assert feasible(rule, make_facts(b=3, frames=[1, 2, 50])).tolist() == [False, True, True]
+
+
 def dual_frames(centre: int, count: int, frames: int = 16, stride: int = 4) -> list[int]:
     """The rule as it is written: the middle frame, and what lies outside clamped to the ends."""
     wanted = [centre + (k - frames // 2) * stride for k in range(frames)]

@@ -319,14 +319,22 @@ def check_size(recipe: Recipe, catalog: Catalog, system: System) -> None:
     """Refuse data that do not fill one batch, before a run folder is made.
 
     Raises:
-        DataError: with both numbers and the ways out.
+        DataError: with the numbers and the ways out.
     """
     items, batch = part(catalog, "train"), recipe.train.batch_size
     left_out: dict[str, int] = {}
     plan = system.plans().get("train")
-    if isinstance(plan, ViewPlan) and recipe.data.cache_frames is None:
-        left_out = count_reasons(unusable(items, plan))
+    if isinstance(plan, ViewPlan):
+        left_out = count_reasons(unusable(items, plan, frames=recipe.data.cache_frames))
     count = len(items) - sum(left_out.values())
+    if left_out and not count:
+        raise DataError(
+            f"no item can be used to train {recipe.system}; {describe_left_out(left_out)}",
+            file=catalog.root,
+            stage="train",
+            remedy="give longer videos, or shorter clips; moco, simclr and densecl learn from "
+            "still pictures too",
+        )
     if count < batch:
         note = f"; {describe_left_out(left_out)}" if left_out else ""
         ways = "give shorter clips, or another policy than short=drop; " if left_out else ""

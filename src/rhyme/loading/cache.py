@@ -68,6 +68,12 @@ class _Job:
         return np.ascontiguousarray(small.numpy()), times, map_
 
 
+def with_frames(facts: ItemFacts, counts: NDArray[np.int64]) -> ItemFacts:
+    """Facts of items of which only so many frames ``[b]``, equally spaced, are there."""
+    length = np.maximum(facts.stop - facts.start, 1e-6)
+    return replace(facts, frames=counts, fps=np.maximum(counts, 1) / length)
+
+
 class FrameCache:
     """A few equally spaced frames of every item, decoded and scaled once.
 
@@ -263,12 +269,9 @@ class FrameCache:
     def facts(self, facts: ItemFacts) -> ItemFacts:
         """Facts of items as the cache shows them: few frames, at the cached size."""
         counts = self.counts[self.rows(facts.id)]
-        length = np.maximum(facts.stop - facts.start, 1e-6)
         height, width = self.frames.shape[-2:]
         return replace(
-            facts,
-            frames=counts,
-            fps=np.maximum(counts, 1) / length,
+            with_frames(facts, counts),
             width=np.full(len(counts), width, dtype=np.int64),
             height=np.full(len(counts), height, dtype=np.int64),
         )

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from rhyme.catalog import Catalog
-from rhyme.loading.cache import FrameCache
+from rhyme.loading.cache import FrameCache, with_frames
 from rhyme.views import ViewPlan
 from rhyme.views.facts import frame_counts
 
@@ -19,13 +19,21 @@ UNDECODED = "cannot be decoded"
 TOO_SHORT = "too short for the clips"
 
 
-def unusable(catalog: Catalog, plan: ViewPlan, cache: FrameCache | None = None) -> dict[int, str]:
+def unusable(
+    catalog: Catalog,
+    plan: ViewPlan,
+    cache: FrameCache | None = None,
+    *,
+    frames: int | None = None,
+) -> dict[int, str]:
     """Reasons by row of the items that are left out.
 
     Args:
         catalog: the items.
-        plan: the draws; its clips with ``short="drop"`` leave out what is too short for them.
+        plan: the draws; its clips with ``short="drop"`` or ``least`` leave out what is too short
+            for them.
         cache: the frames that are drawn from, where they are held in memory.
+        frames: how many of each item a cache is to hold that is not built yet.
     """
     facts = catalog.facts()
     found: dict[int, str] = {}
@@ -38,10 +46,13 @@ def unusable(catalog: Catalog, plan: ViewPlan, cache: FrameCache | None = None) 
     if cache is not None:
         note(cache.counts[cache.rows(facts.id)] <= 0, UNDECODED)
         facts = cache.facts(facts)
+    elif frames is not None:
+        facts = with_frames(facts, np.minimum(frame_counts(facts), frames))
     short = ~plan.feasible(facts)
     counts = frame_counts(facts)
     for row in np.flatnonzero(short).tolist():
-        found.setdefault(row, f"{TOO_SHORT} ({counts[row]} frames)")
+        length = "1 frame" if counts[row] == 1 else f"{counts[row]} frames"
+        found.setdefault(row, f"{TOO_SHORT} ({length})")
     return dict(sorted(found.items()))
 
 

@@ -136,11 +136,15 @@ class VFS(System):
             )
 
     def plans(self) -> dict[str, ViewPlan]:
-        """``frames``: all frames of a video, the first half before the second."""
+        """``frames``: all frames of a video, the first half before the second.
+
+        A video of fewer frames begins again; a still picture, whose halves are one frame, is left
+        out.
+        """
         c = self.config
-        clip = Clip(frames=c.frames, place="uniform", short="loop")
+        clip = Clip(frames=c.frames, place="uniform", short="loop", least=2)
         if c.stride is not None:
-            clip = Clip(frames=c.frames, stride=c.stride, short="loop")
+            clip = Clip(frames=c.frames, stride=c.stride, short="loop", least=2)
         view = ViewSpec(clip="a", transform=c.transform)
         return {"train": ViewPlan(clips={"a": clip}, views={"frames": view})}
 

@@ -13,6 +13,8 @@ from torch import Tensor
 from rhyme import distributed
 from rhyme.errors import DataError, TrainingError
 
+_PAIRED = 512  # rows that are compared with each other: 130,816 pairs
+
 
 @torch.no_grad()
 def embedding_std(embeddings: Tensor) -> Tensor:
@@ -50,13 +52,36 @@ def effective_rank(embeddings: Tensor) -> Tensor:
     return torch.exp(torch.special.entr(share).sum())
 
 
+@torch.no_grad()
+def median_sine(embeddings: Tensor) -> Tensor:
+    """Median over pairs of rows of the sine of the angle between their lines.
+
+    Rows in random directions of many dimensions have about 1. It is near 0 where more than seven
+    rows in ten lie on one line, whatever the others do: the spread that a few rows keep up, such
+    as those which a batch norm at the end of a head scales far away from all others, does not
+    count. Frames of one item are so few of all pairs that they do not reach the median.
+
+    Args:
+        embeddings: ``[b, d]``, ``b ≥ 2``; of more than 512, as many evenly spaced ones are read.
+
+    Returns:
+        A scalar in ``[0, 1]``; not a number where the embeddings are not finite.
+    """
+    rows = torch.nn.functional.normalize(embeddings.detach().float(), dim=1)
+    rows = rows[:: -(-len(rows) // _PAIRED)]
+    first, second = torch.triu_indices(len(rows), len(rows), offset=1, device=rows.device)
+    cosine = (rows @ rows.T)[first, second].abs().median()
+    return (1 - cosine.square()).clamp_min(0).sqrt()
+
+
 def watch(embeddings: Mapping[str, Tensor]) -> dict[str, float]:
     """Monitors of all embeddings of a step over the global batch, as a row's entries.
 
     Called on all ranks together: spread and rank of a few rows would depend on how many they are.
 
     Returns:
-        ``std/<name>`` times ``√d`` (1 is an even spread) and ``rank/<name>``.
+        ``std/<name>`` times ``√d`` (1 is an even spread), ``rank/<name>`` and ``sine/<name>``, the
+        median over pairs of rows.
     """
     row: dict[str, float] = {}
     everywhere = distributed.exchange(list(embeddings))
@@ -68,6 +93,7 @@ def watch(embeddings: Mapping[str, Tensor]) -> dict[str, float]:
             continue
         row[f"std/{name}"] = float(embedding_std(rows)) * rows.shape[-1] ** 0.5
         row[f"rank/{name}"] = float(effective_rank(rows))
+        row[f"sine/{name}"] = float(median_sine(rows))
     return row
 
 

@@ -51,6 +51,8 @@ class Clip:
         short: what stands where the item has no frame: ``"repeat"`` holds the one at its end,
             ``"loop"`` goes round, ``"pad"`` gives empty frames marked as not valid, and ``"drop"``
             leaves items that are too short out of the training set.
+        least: items of fewer frames are left out whatever ``short`` says, where a clip of one frame
+            again and again teaches nothing.
     """
 
     frames: int = 1
@@ -64,6 +66,7 @@ class Clip:
     same_as: str | None = None
     exclude: str | None = None
     short: Short = "repeat"
+    least: int = 1
 
     def __post_init__(self) -> None:
         if self.frames < 1:

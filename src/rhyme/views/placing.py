@@ -63,7 +63,7 @@ def feasible(clip: Clip, facts: Facts, parts: int = 1) -> NDArray[np.bool_]:
     """``bool [b]``: whether the item can be used; False only for short items to be dropped."""
     counts = frame_counts(facts)
     if clip.short != "drop" or clip.takes is not None:
-        return np.ones(len(counts), dtype=bool)
+        return counts >= clip.least
     if clip.place not in SPACED:
         return counts >= clip.frames
     slowest = np.full(len(counts), clip.strides[0] if clip.strides else clip.stride or 1)

@@ -117,7 +117,7 @@ class ViewPlan:
         return {name: scale for name, scale in common.items() if scale is not None}
 
     def feasible(self, facts: Facts) -> NDArray[np.bool_]:
-        """``bool [b]``: items that no clip with ``short="drop"`` finds too short."""
+        """``bool [b]``: items that no clip with ``short="drop"`` or ``least`` finds too short."""
         fits = np.ones(len(facts.id), dtype=bool)
         for name, clip in self.clips.items():
             fits &= feasible(clip, facts, self.parts(name))
