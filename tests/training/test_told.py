@@ -36,7 +36,7 @@ def test_rows_have_their_fields(bench):
             "eta",
         }
         assert row["parts"]["square"] == pytest.approx(row["loss"])
-        assert set(row["monitors"]) == {"std/hidden", "rank/hidden"}
+        assert set(row["monitors"]) == {"std/hidden", "rank/hidden", "sine/hidden"}
         assert row["items_per_s"] > 0
     assert found[-1]["eta"] == 0
     assert found[0]["seconds"] <= found[-1]["seconds"]

@@ -106,6 +106,12 @@ _KINDS: tuple[tuple[str, str, str, str], ...] = (
         "std · √d",
         "About 1 is an even spread over all directions; a fall to 0 is a collapse.",
     ),
+    (
+        r"(^|/|_)sine",
+        "Median angle between embeddings",
+        "sine",
+        "Near 0 while the spread is not: all but a few embeddings have collapsed.",
+    ),
     (r"accuracy|top1|hit", "Accuracy of the training task", "share", ""),
     (r"masked_(frac|share)", "Negatives masked out", "share", "Keys of the query's own group."),
     (r"masked|valid|fallback|skipped", "Rows masked out", "as logged", ""),

@@ -229,8 +229,9 @@ class TrainConfig:
         nan_limit: skipped steps in a row after which ``"skip"`` stops and ``"rollback"`` goes back.
         rollbacks: most times that a run goes back; then it stops.
         probe_every: steps between probes; None probes only after the last step.
-        collapse: the alarm's limit for ``std · √d`` of the embeddings, about 1 when healthy, and
-            for what their effective rank exceeds 1 by.
+        collapse: the alarm's limit for ``std · √d`` of the embeddings, about 1 when healthy, for
+            what their effective rank exceeds 1 by, and, three times, for the median sine between
+            them, where a few rows keep the spread up.
         collapse_logs: looks in a row below that limit that raise the alarm. Every log row is a
             look; rows further apart are supplemented, so that it takes at most 200 steps.
         collapse_stop: save and stop when the alarm rings.

@@ -101,7 +101,17 @@ class CollapseAlarm:
     """Counts looks at which an embedding has collapsed to a point or to a line.
 
     To a point: ``std · √d`` lies below the limit. To a line, in both directions of which the rows
-    may still be spread: the effective rank exceeds 1 by less than the limit.
+    may still be spread: the effective rank exceeds 1 by less than the limit. To either, but for a
+    few rows: the median sine of pairs lies below three limits and below half of what the spread
+    makes one expect.
+
+    The last is what a batch norm at the end of a projector leaves of a collapse (VFS and SimSiam
+    without stop-gradient). It gives every dimension its variance back, so that a few rows lie far
+    from all others, ``std · √d`` stays near .5 and the effective rank, which counts the rounding of
+    the many, anywhere from 2 to 20. Neither figure, nor its fall, tells that from the first steps
+    of a healthy contrast, where rank and spread are as low for a while. Their ratio to the median
+    does: the sine is √2 times a small spread in which all rows have their part, at any size of it,
+    and at most half of that where a few rows make it.
 
     Args:
         limit: the limit; 0 turns the alarm off.
@@ -121,7 +131,10 @@ class CollapseAlarm:
             if kind != "std":
                 continue
             room = min(value, monitors.get(f"rank/{name}", math.inf) - 1)
-            self.below[name] = self.below.get(name, 0) + 1 if room < self.limit else 0
+            sine = monitors.get(f"sine/{name}", math.inf)
+            few = sine < min(3 * self.limit, value * math.sqrt(2) / 2)
+            low = room < self.limit or few
+            self.below[name] = self.below.get(name, 0) + 1 if low else 0
             if self.below[name] == self.rows:
                 ringing.append(name)
         return ringing
