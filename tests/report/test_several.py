@@ -141,6 +141,30 @@ def test_the_page_says_what_holds_and_what_does_not(page: Callable[[str], Any]) 
     assert len([a for a in read.all("th") if a.get("scope") == "row"]) == 1 + 2 + 7
 
 
+def test_a_page_of_many_runs_stays_below_its_limit(
+    monkeypatch: pytest.MonkeyPatch, page: Callable[[str], Any]
+) -> None:
+    runs = [run(system, seed=k) for system in ("moco", "dual") for k in range(8)]
+
+    def sizes(limit: int) -> tuple[int, int, str]:
+        monkeypatch.setattr("rhyme.report.page.LIMIT_BYTES", limit)
+        text = render_runs(runs)
+        return len(text.encode()), text.count('<path class="line c1" d="M4'), page(text).text
+
+    most, curves, told = sizes(10**7)
+    assert curves == 2 * 8  # loss and learning rate
+    assert "curves of the first" not in told
+    fewer, curves, told = sizes(most - 1)
+    assert (fewer < most, curves) == (True, 2 * 5)
+    assert "Of every arm the curves of the first 5 runs alone are drawn." in told
+    one, curves, _ = sizes(fewer - 1)
+    assert (one < fewer, curves) == (True, 2)
+    none, curves, told = sizes(one - 1)
+    assert (none < one, curves) == (True, 0)
+    assert "Curves were left out" in told
+    assert "better in 0 of 8 pairs" in told  # figures always stay
+
+
 def test_names_and_options_from_outside_are_escaped(page: Callable[[str], Any]) -> None:
     bad = "<script>'\"&\x1b\udcff"
     one = dataclasses.replace(run(), system_title=bad, run=bad)

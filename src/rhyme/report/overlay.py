@@ -13,7 +13,7 @@ from rhyme.report.data import ReportData
 from rhyme.report.series import Chart, Curve, charts
 from rhyme.report.text import clean, figure
 
-STYLES, MOST_RUNS = 5, 20
+STYLES = 5
 _NICE = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -30,18 +30,19 @@ class Overlay:
     last: tuple[float | None, ...]
 
 
-def overlays(arms: Sequence[Arm]) -> list[Overlay]:
+def overlays(arms: Sequence[Arm], most: int = 20) -> list[Overlay]:
     """A chart for every quantity that runs of two arms logged (of one where there is but one).
 
     Args:
         arms: what is compared; curves of one arm share colour and dashes, which come again after
             five arms.
+        most: runs of an arm that are drawn, and counted in its mean; 0 for no charts.
     """
     drawn: dict[tuple[str, str], Chart] = {}
     last: dict[tuple[str, str], list[list[float]]] = {}
     met: dict[tuple[str, str], set[int]] = {}
     for place, arm in enumerate(arms):
-        for run in arm.runs[:MOST_RUNS]:
+        for run in arm.runs[:most]:
             seed = run.facts.seed
             name = arm.name if seed is None else f"{arm.name}, seed {seed}"
             for key, chart, curve in _curves(run):

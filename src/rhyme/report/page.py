@@ -39,9 +39,14 @@ def render(data: ReportData) -> str:
     page = ""
     for quality in QUALITIES:
         page = _render(data, quality)
-        if len(page.encode()) <= LIMIT_BYTES:
+        if fits(page):
             return page
     return _render(data, None)
+
+
+def fits(page: str) -> bool:
+    """Whether a page is small enough to be mailed."""
+    return len(page.encode()) <= LIMIT_BYTES
 
 
 def write_report(data: ReportData, out: str | Path) -> Path:

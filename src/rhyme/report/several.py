@@ -12,12 +12,13 @@ from rhyme.report.beside import Beside, Gap, beside, first_of
 from rhyme.report.charts import line_chart
 from rhyme.report.data import ReportData
 from rhyme.report.overlay import STYLES, difference_plot, overlays
-from rhyme.report.page import fill, mark
+from rhyme.report.page import fill, fits, mark
 from rhyme.report.table import spread_text
 from rhyme.report.text import clean, count, duration, figure, metric_name, protocol_name, short_path
 from rhyme.run import atomic_write
 
 CHARTS_OPEN = 3
+MOST_CURVES = (20, 5, 1, 0)  # runs of an arm whose curves are drawn: fewer where a page grows large
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class RunRow:
 
 
 def render_runs(runs: Sequence[ReportData], *, title: str = "") -> str:
-    """The page of several runs as text.
+    """The page of several runs as text, at most about 10 MB: of many runs fewer curves are drawn.
 
     Args:
         runs: at least two, each as :func:`rhyme.report.collect` gives it. Those of one
@@ -61,10 +62,19 @@ def render_runs(runs: Sequence[ReportData], *, title: str = "") -> str:
             value=len(runs),
             remedy="give two or more; one run alone has a page of its own",
         )
+    page = ""
+    for most in MOST_CURVES:
+        page = _render(runs, title, most)
+        if fits(page):
+            break
+    return page
+
+
+def _render(runs: Sequence[ReportData], title: str, most: int) -> str:
     groups = arms(runs)
     lines = beside(groups)
     top = first_of(lines)
-    drawn = overlays(groups)
+    drawn = overlays(groups, most)
     return fill(
         "several.html.j2",
         title=title or " and ".join(dict.fromkeys(run.name for run in runs)) + " side by side",
@@ -77,7 +87,7 @@ def render_runs(runs: Sequence[ReportData], *, title: str = "") -> str:
         charts_open=CHARTS_OPEN,
         runs=_runs(groups),
         differing=differences(groups),
-        limits=_limits(groups, lines),
+        limits=_limits(groups, lines, most),
         figure=figure,
     )
 
@@ -158,9 +168,13 @@ def _runs(groups: Sequence[Arm]) -> list[RunRow]:
     ]
 
 
-def _limits(groups: Sequence[Arm], lines: Sequence[Beside]) -> list[str]:
+def _limits(groups: Sequence[Arm], lines: Sequence[Beside], most: int) -> list[str]:
     runs = [run for arm in groups for run in arm.runs]
     said: list[str] = []
+    if not most:
+        said.append("Curves were left out: with them the page would exceed 10 MB.")
+    elif any(len(arm.runs) > most for arm in groups):
+        said.append(f"Of every arm the curves of the first {count(most, 'run')} alone are drawn.")
     single = [arm.name for arm in groups if len(arm.runs) == 1]
     if single:
         said.append(
