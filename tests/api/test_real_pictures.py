@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import math
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.pictures import cut_pictures
 from rhyme import api
@@ -29,6 +33,28 @@ def pictures(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not source.is_dir():
         pytest.skip(f"no {source}")
     return cut_pictures(source, tmp_path_factory.mktemp("small") / "cifar", train=12, test=4)
+
+
+@pytest.fixture(scope="module")
+def shards(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same pictures as WebDataset shards: no folders, the class of each in a member beside."""
+    root = tmp_path_factory.mktemp("shards")
+    for split, count in (("train", 2), ("test", 1)):
+        with zipfile.ZipFile(pictures / f"{split}.zip") as whole:
+            names = sorted(whole.namelist(), key=lambda name: Path(name).stem)
+            for shard in range(count):
+                with tarfile.open(root / f"{split}-{shard:06}.tar", "w:") as made:
+                    for name in names[shard::count]:
+                        key = "-".join(Path(name).with_suffix("").parts)
+                        pack(made, f"{key}.jpg", whole.read(name))
+                        pack(made, f"{key}.cls", Path(name).parent.name.encode())
+    return root
+
+
+def pack(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    archive.addfile(info, io.BytesIO(data))
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +129,45 @@ def test_archives_become_shards_with_the_same_items(pictures: Path, tmp_path: Pa
     source, shards = api.read_data(pictures), api.read_data(tmp_path / "shards")
     assert source.fingerprint == shards.fingerprint
     assert shards.reader(3).frames_at([0.0]).shape == (1, 3, 32, 32)
+
+
+def test_densecl_trains_on_real_pictures_from_shards(
+    pictures: Path, shards: Path, tmp_path: Path
+) -> None:
+    """Of the shards come the same pictures, classes and splits as of the folders in the zips."""
+    zips, tars = api.read_data(pictures), api.read_data(shards)
+    for catalog in (zips, tars):
+        assert catalog.summary()["splits"] == {"train": 120, "test": 40}
+        assert catalog.summary()["labels"] == {"label": 10}
+    places = {zips.item(i).path.split("!/")[1].replace("/", "-"): i for i in range(len(zips))}
+    for row in range(0, len(tars), 7):
+        there = tars.item(row)
+        same = places[there.path.split("!/")[1]]
+        assert zips.item(same).labels == there.labels
+        assert zips.item(same).split == there.split
+        frames = (catalog.reader(i).frames_at([0.0]) for catalog, i in ((zips, same), (tars, row)))
+        assert torch.equal(*frames)
+    changes = {
+        "train.steps": 2,
+        "train.batch_size": 16,
+        "train.schedule.warmup_steps": 0,
+        "train.log_every": 1,
+        "model.queue": 64,
+        "model.dense_queue": 64,
+    }
+    out = tmp_path / "dense"
+    done = rhyme("train", "densecl", "--data", shards, "--out", out, "--json", *flags(changes))
+    assert done.code == 0, done.err
+    rows = [row for row in read_jsonl(out / "metrics.jsonl") if "loss" in row]
+    assert [row["step"] for row in rows] == [1, 2]
+    assert all(math.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in rows)
+    assert all(row["parts"]["dense"] > 0 for row in rows)
+    assert all(0 < row["diagnostics"]["dense/true_match"] < 1 for row in rows)
+    assert {"m", "dense"} == set(api.load(out).package.heads)
+    judged = rhyme("evaluate", out, "--protocol", "knn", "--json")
+    assert judged.code == 0, judged.err
+    knn = [r for r in judged.document["results"] if (r["protocol"], r["metric"]) == ("knn", "top1")]
+    assert (knn[0]["items"], knn[0]["chance"]) == (40, pytest.approx(0.1))
 
 
 def test_a_broken_archive_beside_good_ones_is_named(pictures: Path, tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from rhyme.catalog.shard_labels import SUFFIX, ShardLabels
 from rhyme.errors import DataError, MediaError, printable
 from rhyme.media import (
     ARCHIVES,
@@ -46,7 +47,7 @@ _KNOWN_OTHER = frozenset(
         *(".srt", ".vtt", ".ass", ".zip", ".tar", ".gz", ".journal", ".h5", ".safetensors"),
     )
 )
-_PASSED_OVER = _KNOWN_OTHER - frozenset((".zip", ".tar", ".gz")) | {".cls", ".id"}
+_PASSED_OVER = _KNOWN_OTHER - frozenset((".zip", ".tar", ".gz")) | {".id"}
 _NAMED = 20  # members of an archive that are named one by one
 _NOT_UTF8 = "DataError: the file name is not valid UTF-8"
 _PACKED = "UnsupportedMedia: a packed archive has no way to any one of its pictures"
@@ -103,13 +104,16 @@ class Found:
         candidates: in order of path.
         unreadable: what cannot be an item, with the reason: names that cannot be written down,
             members of archives that must not be read.
-        ignored: number of files left out, by kind; pictures of archives count as such.
+        ignored: number of files left out, by kind; pictures of archives count as such, what else
+            lies beside them by suffix.
+        labels: classes that lie beside the pictures of archives.
         seen: number of files met.
     """
 
     candidates: list[Candidate] = field(default_factory=list[Candidate])
     unreadable: list[Unreadable] = field(default_factory=list[Unreadable])
     ignored: dict[str, int] = field(default_factory=dict[str, int])
+    labels: ShardLabels = field(default_factory=ShardLabels)
     seen: int = 0
 
 
@@ -141,6 +145,7 @@ def discover(
     by_kind: dict[Kind, list[Candidate]] = {"video": [], "frames": [], "image": [], "audio": []}
     wanted = None if kinds is None else set(kinds)
     in_archives: list[Unreadable] = []
+    classes, beside = ShardLabels(), Counter[str]()
     archives = 0
     for folder, names in places:
         relative = folder.relative_to(root).as_posix()
@@ -148,7 +153,7 @@ def discover(
         pictures: list[tuple[str, os.stat_result]] = []
         for name in names:
             found.seen += 1
-            archive = _archived(folder / name, prefix + name, limits)
+            archive = _archived(folder / name, prefix + name, limits, classes, beside)
             if archive is not None:
                 archives += 1
                 by_kind["image"] += archive[0]
@@ -189,6 +194,8 @@ def discover(
         wanted = {"video", "frames"} if moving else {"image"} if still else {"audio"}
     if "image" in wanted:
         found.unreadable += in_archives
+        found.labels = classes
+        found.ignored.update(sorted(beside.items()))
     elif archives:
         found.ignored["archive"] = archives  # also those that hold nothing that could be counted
     for kind, listed in by_kind.items():
@@ -201,9 +208,12 @@ def discover(
 
 
 def _archived(
-    file: Path, path: str, limits: Limits
+    file: Path, path: str, limits: Limits, classes: ShardLabels, beside: Counter[str]
 ) -> tuple[list[Candidate], list[Unreadable]] | None:
-    """The pictures of an archive, and what of it cannot be used; None for any other file."""
+    """The pictures of an archive, and what of it cannot be used; None for any other file.
+
+    Classes go to ``classes``, other members that are passed over are counted in ``beside``.
+    """
     if PACKED.search(file.name):
         return [], [Unreadable(path, _PACKED, "unpack it, or make it a plain .tar or .zip")]
     if file.suffix.lower() not in ARCHIVES:
@@ -212,7 +222,7 @@ def _archived(
     faults: list[Unreadable] = []
     others: list[str] = []
     mtime = file.stat().st_mtime_ns if file.is_file() else 0
-    for found in members(file, limits=limits):
+    for found in members(file, limits=limits, read=(SUFFIX,)):
         if isinstance(found, MediaError):
             named = str(found.file).replace(str(file), path, 1)
             faults.append(Unreadable(named, found.reason, found.remedy or "leave it out"))
@@ -232,7 +242,11 @@ def _archived(
             )
         elif name.suffix.lower() in IMAGE:
             faults.append(Unreadable(_escaped(path + MARK + found.name) or "", _NOT_UTF8))
-        elif name.suffix.lower() not in _PASSED_OVER:
+        elif name.suffix.lower() == SUFFIX:
+            classes.add(path, found)
+        elif name.suffix.lower() in _PASSED_OVER:
+            beside[name.suffix.lower()] += 1
+        else:
             others.append(found.name)
     faults += [
         Unreadable(path + MARK + printable(n), _OTHER, _OTHER_REMEDY) for n in others[:_NAMED]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ SPLIT_FOLDERS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """Names of folders that are splits and no classes."""
+_SHARD = re.compile(r"([a-z]+)([-_]\d+([-_]of[-_]\d+)?)?", re.ASCII)
 ASSET_PREFIX = "asset_"
 
 
@@ -55,6 +57,8 @@ class Labels:
         asset_names: the asset columns, without prefix.
         lines: line in the CSV file by path, as written there.
         lost: where a file is named that is not there, by path as written.
+        bad: why a member of an archive gives no label, by its path.
+        beside: number of labels that lay beside their pictures in archives.
         source: the CSV file.
     """
 
@@ -69,6 +73,8 @@ class Labels:
     asset_names: list[str] = field(default_factory=list[str])
     lines: dict[str, int] = field(default_factory=dict[str, int])
     lost: dict[str, str] = field(default_factory=dict[str, str])
+    bad: dict[str, str] = field(default_factory=dict[str, str])
+    beside: int = 0
     source: Path | None = None
 
 
@@ -230,8 +236,7 @@ def resolve(labels: Labels, paths: list[str], root: Path, *, strict: bool) -> di
 def from_folders(paths: list[str], *, force: bool) -> Labels | None:
     """Class names from folder names, and splits where the folders above are called so.
 
-    The folders within an archive count like any other; the archive's own name counts where it is
-    that of a split, as in ``train.zip``.
+    What counts as a folder is told by `by_split`.
 
     Args:
         paths: relative paths of the items.
@@ -243,21 +248,40 @@ def from_folders(paths: list[str], *, force: bool) -> Labels | None:
     Returns:
         Labels in the column ``label``, or None where the folder has no such form.
     """
-    parts = {path: _folders(path) for path in paths}
-    splits = {p[0].lower() for p in parts.values() if p}
-    divided = bool(splits) and splits <= SPLIT_FOLDERS.keys() and all(parts.values())
-    classes = {path: p[1:] if divided else p for path, p in parts.items()}
+    splits, classes = by_split(paths)
     counts = Counter(p[0] for p in classes.values() if p)
     if not force:
         flat = all(len(p) == 1 for p in classes.values())
         if not flat or len(counts) < 2 or min(counts.values()) < 2:
             return None
-    out = Labels(names=["label"], main="label")
-    for path, folders in classes.items():
-        out.values[path] = {"label": folders[0] if folders else None}
-        if divided:
-            out.splits[path] = SPLIT_FOLDERS[parts[path][0].lower()]
-    return out
+    return Labels(
+        names=["label"],
+        main="label",
+        values={path: {"label": p[0] if p else None} for path, p in classes.items()},
+        splits=splits,
+    )
+
+
+def by_split(paths: list[str]) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+    """Splits from the names of folders and archives, and the folders that lie below them.
+
+    The folders within an archive count like any other. The archive's own name counts where it is
+    that of a split, as in ``train.zip`` or ``train-000003.tar``, and so does that of the folder it
+    lies in, as in ``train/000003.tar``.
+
+    Args:
+        paths: relative paths of the items.
+
+    Returns:
+        The split by path, empty unless every item lies in a folder that is called after one; and
+        the folders of each path, without that one.
+    """
+    parts = {path: _folders(path) for path in paths}
+    firsts = {p[0].lower() for p in parts.values() if p}
+    if not firsts or not firsts <= SPLIT_FOLDERS.keys() or not all(parts.values()):
+        return {}, parts
+    splits = {path: SPLIT_FOLDERS[p[0].lower()] for path, p in parts.items()}
+    return splits, {path: p[1:] for path, p in parts.items()}
 
 
 def _folders(path: str) -> tuple[str, ...]:
@@ -266,9 +290,14 @@ def _folders(path: str) -> tuple[str, ...]:
     if not mark:
         return PurePosixPath(path).parts[:-1]
     folders = PurePosixPath(inner).parts[:-1]
-    stem = PurePosixPath(outer).stem
-    above = bool(folders) and folders[0].lower() in SPLIT_FOLDERS
-    return (stem, *folders) if stem.lower() in SPLIT_FOLDERS and not above else folders
+    if folders and folders[0].lower() in SPLIT_FOLDERS:
+        return folders
+    archive = PurePosixPath(outer)
+    shard = _SHARD.fullmatch(archive.stem.lower())
+    for name in (shard[1] if shard else "", archive.parent.name):
+        if name.lower() in SPLIT_FOLDERS:
+            return (name, *folders)
+    return folders
 
 
 def _rows(file: Path) -> Iterator[tuple[int, list[str]]]:

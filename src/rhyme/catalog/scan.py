@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -25,6 +25,7 @@ from rhyme.catalog.labels import (
 )
 from rhyme.catalog.lists import listed_labels, official_lists
 from rhyme.catalog.schema import ASSET, LABEL, OFFSET, STORED, VERSION, build_table, stable_id
+from rhyme.catalog.shard_labels import REMEDY, SUFFIX
 from rhyme.catalog.storage import FILE_NAME
 from rhyme.errors import CatalogError, ConfigError, DataError
 from rhyme.media import ARCHIVES, DEFAULT_LIMITS, Depth, Kind, Limits
@@ -65,8 +66,9 @@ def scan(
         depth: ``"header"``, ``"packets"`` or ``"frames"``; see `rhyme.media.probe`.
         labels: a CSV file; official lists as ``"ucf101:FOLDER"`` (see
             `rhyme.catalog.LIST_FORMS`); ``"folder"`` for the first folder of each path;
-            ``"none"``; or ``"auto"``: ``labels.csv`` in the folder, else class folders where there
-            clearly are such, else none.
+            ``"none"``; or ``"auto"``: ``labels.csv`` in the folder, else the ``.cls`` members
+            beside the pictures of archives, else class folders where there clearly are such,
+            else none.
         label_column: the main label column of the CSV file.
         group_column: the CSV column that names the source; splits and masks go by it.
         split_column: the CSV column that names the split.
@@ -120,6 +122,8 @@ def scan(
             chosen, told = _labels_for(root, found, results, table, labels), {}
         else:
             chosen, told = listed_labels(lists, [c.path for c in found.candidates])
+        if unused := found.labels.seen - chosen.beside - len(chosen.bad):
+            found.ignored[SUFFIX] = unused
         catalog = _assemble(
             root,
             found,
@@ -144,7 +148,9 @@ def scan(
 
 def listing(found: Found) -> str:
     """A hash over path, size and time of everything found; it changes when the folder does."""
-    rows = [(c.path, c.size, c.mtime_ns, len(c.files)) for c in found.candidates]
+    rows: list[object] = [(c.path, c.size, c.mtime_ns, len(c.files)) for c in found.candidates]
+    if found.labels.seen:
+        rows.append([found.labels.values, found.labels.faults])
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
@@ -248,10 +254,12 @@ def _labels_for(
     if str(labels) == "none":
         return Labels()
     usable = [p for p, result in zip(paths, results, strict=True) if "facts" in result]
-    force = str(labels) == "folder"
-    if not force and any(candidate.r2v2 for candidate in found.candidates):
-        return Labels()
-    return from_folders(usable, force=force) or Labels()
+    if str(labels) == "folder":
+        return from_folders(usable, force=True) or Labels()
+    chosen = found.labels.labels(usable)
+    if chosen is None and not any(candidate.r2v2 for candidate in found.candidates):
+        chosen = from_folders(usable, force=False)
+    return replace(chosen or Labels(), bad=found.labels.faults)
 
 
 def _assemble(
@@ -266,15 +274,13 @@ def _assemble(
 ) -> Catalog:
     """Rows, quarantine and metadata."""
     rows: list[dict[str, object]] = []
+    unread = [*found.unreadable, *((path, why, REMEDY) for path, why in labels.bad.items())]
     bad = [
-        {
-            "path": path,
-            "reason": reason,
-            "remedy": remedy,
-            "versions": tool_versions(),
-            "sha256": "",
-        }
-        for path, reason, remedy in found.unreadable
+        quarantined(
+            path,
+            {"reason": why, "remedy": remedy, "versions": tool_versions(), "sha256": ""},
+        )
+        for path, why, remedy in unread
     ]
     for written, where in labels.lost.items():
         # Only in "auto" and by official lists are files named that need not be there.

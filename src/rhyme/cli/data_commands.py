@@ -102,8 +102,9 @@ class Scan(Common):
     """Where the catalog goes; by default beside the folder as DIR.catalog.arrow."""
 
     labels: str = "auto"
-    """Where labels come from: auto, none, folder (class sub-folders), a CSV file, or official lists
-    as ucf101:LISTS, hmdb51:LISTS, kinetics:LISTS or something:LISTS."""
+    """Where labels come from: auto (labels.csv, .cls in archives, or class sub-folders), none,
+    folder (class sub-folders), a CSV file, or official lists as ucf101:LISTS, hmdb51:LISTS,
+    kinetics:LISTS or something:LISTS."""
 
     label_column: str | None = None
     """Column of the CSV that holds the label to judge by."""
@@ -200,8 +201,9 @@ class Prepare(Common):
     """MiB of a shard."""
 
     labels: str = "auto"
-    """Where labels come from: auto, none, folder (class sub-folders), a CSV file, or official lists
-    as ucf101:LISTS, hmdb51:LISTS, kinetics:LISTS or something:LISTS."""
+    """Where labels come from: auto (labels.csv, .cls in archives, or class sub-folders), none,
+    folder (class sub-folders), a CSV file, or official lists as ucf101:LISTS, hmdb51:LISTS,
+    kinetics:LISTS or something:LISTS."""
 
     label_column: str | None = None
     """Column of the CSV that holds the label to judge by."""

@@ -15,7 +15,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
@@ -45,18 +45,20 @@ _HEADER = struct.Struct("<4s5H3L2H")  # of a member of a zip file
 _BLOCK = 512  # of a tar file
 _AT_ONCE = 1 << 26  # no honest header of a tar file is longer
 _DENSEST = 1032  # deflate cannot pack more bytes into one
+_IN_PASSING = 1 << 10  # bytes of a member that is read while the archive is listed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One picture within an archive.
+    """One file within an archive.
 
     Args:
         archive: the zip or tar file.
         name: the member's name there.
         offset: byte at which its header (zip) or its data (tar) begins.
         stored: bytes that it takes there.
-        size: bytes of the picture.
+        size: bytes of the file.
+        data: its bytes, where `members` was asked to read them in passing.
     """
 
     archive: Path
@@ -64,12 +66,13 @@ class Member:
     offset: int
     stored: int
     size: int
+    data: bytes | None = None
 
     def __str__(self) -> str:
         return f"{self.archive}{MARK}{self.name}"
 
     def read(self, *, limits: Limits = DEFAULT_LIMITS) -> bytes:
-        """The picture's bytes, checked against the header that stands before them.
+        """The file's bytes, checked against the header that stands before them.
 
         Args:
             limits: bounds; ``max_member_bytes`` is checked before memory is taken.
@@ -82,11 +85,23 @@ class Member:
         limits.check("member_bytes", max(self.size, self.stored), file=str(self), stage="open")
         file, _ = open_regular(self.archive, limits=limits)
         with file:
-            zipped = self.archive.suffix.lower() == ".zip"
-            data = self._from_zip(file) if zipped else self._from_tar(file)
+            data = self.read_from(file)
         if not data:
             raise EmptyMedia("the member has no bytes", file=str(self), stage="open")
         return data
+
+    def read_from(self, file: BinaryIO) -> bytes:
+        """The file's bytes from the archive where it is open already; none for an empty file.
+
+        Args:
+            file: the archive.
+
+        Raises:
+            FileMissing: the member is not where it was.
+            TruncatedMedia: the archive ends before the member does, or a checksum differs.
+        """
+        zipped = self.archive.suffix.lower() == ".zip"
+        return self._from_zip(file) if zipped else self._from_tar(file)
 
     def _from_tar(self, file: BinaryIO) -> bytes:
         file.seek(max(self.offset - _BLOCK, 0))
@@ -147,7 +162,9 @@ class Member:
         )  # fmt: skip
 
 
-def members(archive: Path, *, limits: Limits = DEFAULT_LIMITS) -> Iterator[Member | MediaError]:
+def members(
+    archive: Path, *, limits: Limits = DEFAULT_LIMITS, read: tuple[str, ...] = ()
+) -> Iterator[Member | MediaError]:
     """The members of an archive, and an error in place of each that must not or cannot be read.
 
     Folders are passed over. A damaged archive gives what was found before the damage, and its error
@@ -156,6 +173,8 @@ def members(archive: Path, *, limits: Limits = DEFAULT_LIMITS) -> Iterator[Membe
     Args:
         archive: a ``.zip`` or ``.tar`` file.
         limits: bounds; ``max_members``, ``max_member_bytes``.
+        read: suffixes, in lower case, of members whose bytes are read in passing, so that the
+            archive is gone through once; those above 1 KiB are not.
 
     Yields:
         Members in the archive's order; errors carry ``archive!/name``, or the archive where it is
@@ -170,7 +189,10 @@ def members(archive: Path, *, limits: Limits = DEFAULT_LIMITS) -> Iterator[Membe
                 limits.check("members", number + 1, file=archive, stage="scan")
                 fault = fault or _fault(member, size, seen, limits)
                 seen.add(member.name)
-                yield member if fault is None else fault
+                if fault is None and member.name.lower().endswith(read):
+                    yield _read_in_passing(member, file)
+                else:
+                    yield member if fault is None else fault
     except MediaError as error:
         yield error
     except NotImplementedError as error:  # a zip file of a later version of the format
@@ -298,6 +320,16 @@ def _fault(member: Member, size: int, seen: set[str], limits: Limits) -> MediaEr
     except LimitExceeded as error:
         return error
     return None
+
+
+def _read_in_passing(member: Member, file: BinaryIO) -> Member | MediaError:
+    """A small member with its bytes; a larger one without; the error of a damaged one."""
+    if max(member.size, member.stored) > _IN_PASSING:
+        return member
+    try:
+        return replace(member, data=member.read_from(file))
+    except MediaError as error:
+        return error
 
 
 def _refused(member: Member, why: str, remedy: str = "leave it out") -> UnsupportedMedia:
