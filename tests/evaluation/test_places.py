@@ -78,7 +78,7 @@ def still(tmp_path):
 
 def test_a_still_video_keeps_its_masks(still) -> None:
     catalog, _ = still
-    for preset in ("vfs", "videowalk"):
+    for preset in ("vfs", "vfs-r50", "videowalk"):
         settings = propagation.Settings(preset=preset, stride=4, k=1)
         found = propagation.run(data_of(catalog), settings)
         assert [m.name for m in found] == ["j_and_f", "j", "f"]

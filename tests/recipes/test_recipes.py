@@ -12,7 +12,7 @@ import pytest
 from rhyme import api
 from rhyme.api import resolve_recipe
 from rhyme.config import dump_yaml
-from rhyme.encoders import HEAD_PRESETS
+from rhyme.encoders import HEAD_PRESETS, build_backbone
 from rhyme.errors import ConfigError, UnknownName
 from rhyme.recipes import (
     RECIPES,
@@ -30,6 +30,7 @@ from rhyme.systems.densecl import DenseCLConfig
 from rhyme.systems.dual import DualConfig
 from rhyme.systems.moco import MocoConfig
 from rhyme.systems.simclr import SimclrConfig
+from rhyme.systems.vfs import VFSConfig
 from rhyme.training.schedules import learning_rate
 from rhyme.views import ContrastTransform
 from support.tiny_runs import catalog, flags, rhyme
@@ -270,6 +271,77 @@ def test_every_simclr_but_the_demo_has_the_views_of_the_paper() -> None:
             blur=0.0 if look.size == 32 else 0.5,
             interpolation="bilinear" if found.name == "simclr_cifar10_cpu" else "bicubic",
         )
+
+
+@pytest.mark.parametrize("colour", ["", "colour"])
+@pytest.mark.parametrize(
+    ("form", "epochs", "batch", "hidden", "frames", "width"),
+    [("r50{}_8gpu", 500, 256, 512, 2, 2048), ("r18{}_2gpu", 200, 64, 128, 8, 512)],
+)
+def test_the_published_vfs(
+    colour: str, form: str, epochs: int, batch: int, hidden: int, frames: int, width: int
+) -> None:
+    """100 epochs over the set five times (ResNet-18: twice), 32 videos on each GPU."""
+    found = recipe("vfs_kinetics_" + form.format(colour))
+    _vfs_schedule(found, epochs, batch)
+    model = found.model
+    assert isinstance(model, VFSConfig)
+    backbone = model.backbone
+    assert (backbone.name, backbone.norm_groups) == (f"resnet{form[1:3]}", 1)
+    assert backbone.zero_init_residual
+    assert (model.frames, model.stride) == (frames, None)
+    assert (model.stop_gradient, model.negatives) == (True, False)
+    projector, predictor = model.projector, model.predictor
+    assert (projector.layers, projector.hidden, projector.out) == (3, None, 0), (
+        "as wide as it reads"
+    )
+    assert (projector.hidden_norm, projector.last_norm, projector.last_affine) == (
+        True,
+        True,
+        "both",
+    )
+    assert (predictor.layers, predictor.hidden, predictor.out) == (2, hidden, 0)
+    assert (predictor.hidden_norm, predictor.last_norm) == (True, False)
+    assert build_backbone(backbone).feature_dim == width
+    look = model.transform
+    assert isinstance(look, ContrastTransform)
+    assert (look.size, look.scale, look.flip) == (224, (0.2, 1.0), 0.5)
+    assert (look.jitter, look.gray, look.blur) == ((0.8, 0.2, 0.5) if colour else (0, 0, 0))
+    if colour:
+        jitter = (look.brightness, look.contrast, look.saturation, look.hue)
+        assert jitter == (0.4, 0.4, 0.4, 0.1)
+
+
+def test_the_published_vfs_with_negatives() -> None:
+    found = recipe("vfs_kinetics_negatives_8gpu")
+    _vfs_schedule(found, 500, 256)
+    model = found.model
+    assert isinstance(model, VFSConfig)
+    assert (model.negatives, model.batch_negatives) == (True, True)
+    assert (model.momentum, model.temperature, model.queue) == (0.999, 0.2, 65536)
+    head = model.head
+    assert (head.layers, head.out, head.hidden, head.hidden_norm) == (2, 128, None, False)
+    assert model.backbone.norm_groups == 8, "shuffle-BN is on"
+
+
+def _vfs_schedule(found: Recipe, epochs: int, batch: int) -> None:
+    train = found.train
+    assert (train.epochs, train.steps, train.batch_size) == (epochs, None, batch)
+    optimizer, schedule = train.optimizer, train.schedule
+    assert (optimizer.name, optimizer.lr, optimizer.momentum) == ("sgd", 0.05, 0.9)
+    assert (optimizer.weight_decay, optimizer.decays_all, optimizer.nesterov) == (1e-4, True, False)
+    assert train.peak_lr == 0.05, "not rescaled by the batch"
+    assert (schedule.name, schedule.per, schedule.final_lr) == ("cosine", "step", 0)
+    assert (schedule.warmup_steps, schedule.warmup_epochs) == (0, 0)
+
+
+def test_colours_of_vfs_are_changed_by_three_options() -> None:
+    """Those that its page names."""
+    changes = {"jitter": 0.8, "gray": 0.2, "blur": 0.5}
+    found = resolve_recipe(
+        "vfs_folder_cpu", {f"model.transform.{name}": value for name, value in changes.items()}
+    )
+    assert found.model.transform == ContrastTransform.moco_v2(size=64)
 
 
 @pytest.mark.parametrize("name", ["moco_folder_cpu", "densecl_folder_cpu", "vfs_folder_cpu"])

@@ -18,6 +18,19 @@ from rhyme.tasks import (
 VFS, WALK = PROPAGATION_PRESETS["vfs"], PROPAGATION_PRESETS["videowalk"]
 
 
+def test_the_published_rules() -> None:
+    """Of VFS's two encoders the radius alone differs: half of its ranges of 24 and 36 cells."""
+    assert (VFS.context, VFS.k, VFS.temperature, VFS.radius) == (20, 10, 0.07, 12)
+    assert (VFS.window_first, VFS.pad_first, VFS.resize, VFS.stretch) == (
+        True,
+        False,
+        "nearest",
+        True,
+    )
+    assert PROPAGATION_PRESETS["vfs-r50"] == dataclasses.replace(VFS, radius=18.0)
+    assert (WALK.context, WALK.k, WALK.temperature, WALK.radius) == (20, 10, 0.05, 12)
+
+
 def unit(*shape: int, seed: int = 0) -> torch.Tensor:
     rows = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.normalize(rows, dim=-1)

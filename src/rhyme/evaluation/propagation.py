@@ -48,7 +48,7 @@ class Settings:
     """Settings of the protocol.
 
     Attributes:
-        preset: the rule that the others start from: ``"vfs"`` or ``"videowalk"``.
+        preset: the rule that the others start from: ``"vfs"``, ``"vfs-r50"`` or ``"videowalk"``.
         stride: pixels between neighbouring cells of the features.
         stage: the backbone's stage; None for ``layer3`` of a ResNet and else the last.
         height: frames are scaled to this height first; None keeps them.
@@ -59,7 +59,7 @@ class Settings:
         score_ends: count the first and the last frame, which DAVIS leaves out.
     """
 
-    preset: Literal["vfs", "videowalk"] = "vfs"
+    preset: Literal["vfs", "vfs-r50", "videowalk"] = "vfs"
     stride: int = 8
     stage: str | None = None
     height: int | None = None

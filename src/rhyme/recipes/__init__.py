@@ -70,6 +70,7 @@ RECIPES: dict[str, str] = {
             "vfs_folder_cpu",
             "vfs_kinetics_negatives_8gpu",
             "vfs_kinetics_r18_2gpu",
+            "vfs_kinetics_r18colour_2gpu",
             "vfs_kinetics_r50_8gpu",
             "vfs_kinetics_r50colour_8gpu",
             "vfs_world_demo",

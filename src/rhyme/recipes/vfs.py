@@ -18,6 +18,12 @@ _R50 = VFSConfig(
     transform=ContrastTransform.vfs_nc(size=224),
     frames=2,
 )
+_R18 = replace(
+    _R50,
+    backbone=BackboneConfig(name="resnet18", zero_init_residual=True),
+    predictor=replace(HEAD_PRESETS["vfs_predictor"], hidden=128),
+    frames=8,
+)
 # 100 epochs over the set five times (twice for ResNet-18), each time with other frames.
 _R50_TRAIN = TrainConfig(
     epochs=500,
@@ -32,6 +38,7 @@ _R50_TRAIN = TrainConfig(
     checkpoint_every=2000,
     collapse_stop=True,
 )
+_R18_TRAIN = replace(_R50_TRAIN, epochs=200, batch_size=64)
 
 
 def vfs_kinetics_r50_8gpu() -> Recipe:
@@ -64,13 +71,20 @@ def vfs_kinetics_r18_2gpu() -> Recipe:
         name="vfs_kinetics_r18_2gpu",
         system="vfs",
         about="the published run: ResNet-18, eight frames in all pairs, batch 64, 2 GPUs",
-        model=replace(
-            _R50,
-            backbone=BackboneConfig(name="resnet18", zero_init_residual=True),
-            predictor=replace(HEAD_PRESETS["vfs_predictor"], hidden=128),
-            frames=8,
-        ),
-        train=replace(_R50_TRAIN, epochs=200, batch_size=64),
+        model=_R18,
+        train=_R18_TRAIN,
+        needs_gpu=True,
+    )
+
+
+def vfs_kinetics_r18colour_2gpu() -> Recipe:
+    """The published ResNet-18 for tracking: the same with jitter, grayscale and blur."""
+    return Recipe(
+        name="vfs_kinetics_r18colour_2gpu",
+        system="vfs",
+        about="the published run for tracking: ResNet-18, eight frames, colours changed, 2 GPUs",
+        model=replace(_R18, transform=ContrastTransform.moco_v2(size=224)),
+        train=_R18_TRAIN,
         needs_gpu=True,
     )
 

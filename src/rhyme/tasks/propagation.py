@@ -60,11 +60,12 @@ class PropagationRule:
 
 PROPAGATION_PRESETS: dict[str, PropagationRule] = {
     "vfs": PropagationRule(),
+    "vfs-r50": PropagationRule(radius=18.0),
     "videowalk": PropagationRule(
         temperature=0.05, window_first=False, pad_first=True, resize="bilinear", stretch=False
     ),
 }
-"""Published rules: ``vfs`` (ResNet-18; radius 18 for ResNet-50) and ``videowalk`` (CRW)."""
+"""Published rules: ``vfs`` (its ResNet-18), ``vfs-r50`` (its ResNet-50) and ``videowalk`` (CRW)."""
 
 
 def grid_labels(
