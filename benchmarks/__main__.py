@@ -16,12 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks import rows
-from benchmarks.machine import machine
+from benchmarks.machine import machine, revision
 from benchmarks.ratio import WrongResult, compare
-from rhyme.api.provenance import commit
 
 ROOT = Path(__file__).parent.parent
-REVISION = commit()  # before the first row makes the checkout a changed one
 RESULTS = ROOT / "results" / "bench.jsonl"
 PAGES = {  # page: how the names of its rows begin
     "docs/kernels.md": ("kernels/", "gpu/"),
@@ -58,7 +56,7 @@ def run(asked: str, quick: bool) -> tuple[list[dict[str, object]], str]:
                 return found, f"{case.name}: the sides disagree: {error}"
             facts = {
                 "command": f"python -m benchmarks {asked}",
-                "commit": REVISION,
+                "commit": revision(),
                 "machine": {**machine(), "load": round(load, 2)},
                 "measured": datetime.now(UTC).isoformat(timespec="seconds"),
             }

@@ -27,7 +27,7 @@ import torch
 from benchmarks.clips_evidence import dual_jobs
 from benchmarks.cycle_evidence import cycle_jobs
 from benchmarks.lsfd_evidence import lsfd_jobs
-from benchmarks.machine import machine
+from benchmarks.machine import machine, revision
 from benchmarks.overlap_evidence import cstp_jobs, overlap_rows
 from benchmarks.studies import (
     Job,
@@ -257,6 +257,7 @@ def main() -> None:
     if options.only == "gpu" and not torch.cuda.is_available():
         print(f"{options.system}: not measured on a GPU, there is none here", file=sys.stderr)
         return
+    os.environ["RHYME_COMMIT"] = revision()  # rows that are written on the way change no code
     real = os.environ.get("RHYME_DATA")
     options.runs.mkdir(parents=True, exist_ok=True)
     jobs = jobs_of(options.system, options.runs, Path(real) if real else None, options.only)

@@ -2,8 +2,12 @@
 
 import os
 import platform
+import subprocess
+from pathlib import Path
 
 import torch
+
+ROOT = Path(__file__).parent.parent
 
 
 def machine() -> dict[str, object]:
@@ -24,3 +28,21 @@ def gpu() -> str | None:
         return None
     facts = torch.cuda.get_device_properties(0)
     return f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
+
+
+def revision() -> str:
+    """The commit that is measured, ``-dirty`` where more than rows and pages was changed since.
+
+    RHYME_COMMIT tells it where there is a copy without history.
+    """
+    told = os.environ.get("RHYME_COMMIT", "")
+    head = _git("describe", "--always", "--abbrev=12")
+    code = _git("status", "--porcelain", "--", ".", ":(exclude)results", ":(exclude)docs")
+    return told or (f"{head}-dirty" if code else head)
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip()

@@ -1,6 +1,7 @@
 """Rows of ``results/bench.jsonl`` as a file, as a table on the terminal, and in the docs."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -78,13 +79,17 @@ def markdown(rows: Iterable[Record]) -> str:
     lines.append("")
     machines = {json.dumps(_steady(row["machine"]), sort_keys=True): row for row in rows}
     for row in machines.values():
-        facts, commit = row["machine"], row["commit"]
-        loads = [r["machine"]["load"] for r in rows if _steady(r["machine"]) == _steady(facts)]
+        facts = row["machine"]
+        own = [r for r in rows if _steady(r["machine"]) == _steady(facts)]
+        loads = [r["machine"]["load"] for r in own]
+        commits = Counter(str(r["commit"]) for r in own)
         with_gpu = f" and one {facts['gpu']}" if facts.get("gpu") else ""
         lines.append(
             f"Measured on {facts['cores']} cores ({facts['cpu']}){with_gpu}, "
             f"torch {facts['torch']}, Python {facts['python']}, "
-            f"load {min(loads):.1f} to {max(loads):.1f}, commit `{commit}`."
+            f"load {min(loads):.1f} to {max(loads):.1f}, rows by commit: "
+            + ", ".join(f"`{commit}` {count}" for commit, count in commits.items())
+            + "."
         )
     return "\n".join(lines)
 

@@ -3,7 +3,6 @@
 import argparse
 import gc
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -15,23 +14,11 @@ import torch
 
 from benchmarks import gpu, rows
 from benchmarks.gpu.causes import CAUSES
-from benchmarks.machine import machine
+from benchmarks.machine import machine, revision
 from benchmarks.ratio import Case, compare
 
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = ROOT / "results" / "bench.jsonl"
-
-
-def revision() -> str:
-    """The commit measured: of the checkout, or told by RHYME_COMMIT where there is none."""
-    told = os.environ.get("RHYME_COMMIT", "")
-    done = subprocess.run(
-        ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return told or done.stdout.strip()
 
 
 def measured(case: Case, quick: bool, commit: str) -> dict[str, object]:
