@@ -68,6 +68,7 @@ def test_jobs_of_pictures(tmp_path: Path) -> None:
 def test_jobs_of_places(tmp_path: Path, system: str) -> None:
     jobs = studies.place_jobs(tmp_path, system)
     assert len({job.key for job in jobs}) == len(jobs)
+    jobs = [job for job in jobs if not job.study.startswith("long")]
     assert {job.data for job in jobs} == {tmp_path / f"places-{s}" for s in range(5)}
     assert len({job.world["seed"] for job in jobs}) == 5
     trained = [job for job in jobs if job.trained_as is None]
@@ -81,6 +82,21 @@ def test_jobs_of_places(tmp_path: Path, system: str) -> None:
         assert made.train.epochs is None
         for name, changes in job.settings.items():
             parse_settings(load_protocol(name), changes)
+
+
+def test_jobs_of_the_long_study(tmp_path: Path) -> None:
+    jobs = [j for j in studies.place_jobs(tmp_path, "vfs") if j.study.startswith("long")]
+    trained = {job.key: job for job in jobs if job.trained_as is None}
+    stages = [job for job in jobs if job.trained_as is not None]
+    assert len(trained) == 5 + 5 + 4 * 3
+    assert [seed for job in trained.values() for seed in job.untrained] == [0, 1, 2, 3, 4]
+    assert {job.study for job in stages} == {"long-layer3", "long-stride8"}
+    for job in stages:
+        judged = trained[job.trained_as or ""]
+        assert (judged.seed, judged.data, judged.arm) == (job.seed, job.data, job.arm)
+    for job in trained.values():
+        made = resolve_recipe(job.arm.recipe, {**job.budget, **job.arm.changes})
+        assert made.train.steps == recipe(job.arm.recipe).train.steps, "as long as it says"
 
 
 def test_jobs_of_one_gpu(tmp_path: Path) -> None:
@@ -159,8 +175,9 @@ def test_what_a_training_tells() -> None:
         return {"epoch": epoch, "loss": loss, **told}
 
     log = [row(0, 5.0, 0.0), row(0, 7.0, 0.1), row(1, 9.0, 0.2), row(1, 3.0, 0.6)]
-    assert watched(log, "rise") == 2.0, "of the first epoch alone"
-    assert watched(log[2:], "rise") == 0.0
+    assert watched([log[0], *log], "rise") == 2.0, "of the first epoch alone"
+    assert watched([log[2], *log[2:]], "rise") == 0.0
+    assert watched(log, "rise") is None, "an epoch of which two steps were logged tells nothing"
     assert watched(log, "loss") == 3.0
     assert watched([*log, row(2, 1.0, 0.0)] * 10, "accuracy") == pytest.approx(0.18)
     assert watched(log, "std/z") == 1.0
