@@ -17,7 +17,7 @@ import pytest
 from rhyme.api.launch import local
 from rhyme.run import read_jsonl
 from rhyme.training import checkpoint
-from support.tiny_runs import MOCO, Outcome, catalog, flags, rhyme, train
+from support.tiny_runs import MOCO, Outcome, catalog, flags, rhyme, train, trained
 
 TWO = ("--launch", "local", "--ranks", "2")
 NO_PROBE = ("--train.probe-every", "100", "--split", "all")
@@ -54,6 +54,20 @@ def undisturbed() -> Path:
     done = two_ranks(out, "--json")
     assert done.code == 0, done.err
     return out
+
+
+def test_the_shuffle_that_is_active_is_told_where_a_run_starts(tmp_path) -> None:
+    assert active_shuffle(trained("moco")) == ["none (norm_groups 1)"]
+    done = train("moco", tmp_path / "run", "--model.backbone.norm-groups", "2")
+    assert "shuffle-BN: local, 2 groups" in done.err
+    two = two_ranks(tmp_path / "two", "--model.backbone.norm-groups", "2", "--json")
+    assert two.code == 0, two.err
+    assert active_shuffle(tmp_path / "two") == ["across 2 ranks, 2 groups"]
+
+
+def active_shuffle(run: Path) -> list[str]:
+    rows = read_jsonl(run / "events.jsonl")
+    return [row["active"] for row in rows if row["event"] == "shuffle_bn"]
 
 
 def test_a_signal_to_one_rank_saves_and_the_run_goes_on_alone(tmp_path, troubled, capfd) -> None:

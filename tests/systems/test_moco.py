@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 
 from rhyme.encoders import HEAD_PRESETS, BackboneConfig
@@ -175,6 +176,20 @@ def test_only_shuffling_separates_the_groups_of_queries_and_keys(build) -> None:
     assert partners != [{row ^ 1} for row in range(8)]
     together = build("moco", shuffle=False)
     assert others_matter(together, 0) == set(range(1, 8)), "one group is synchronised batch norm"
+
+
+@pytest.mark.parametrize(
+    ("groups", "shuffle", "told"),
+    [
+        (1, True, "none (norm_groups 1)"),
+        (1, False, "none (norm_groups 1)"),
+        (4, True, "local, 4 groups"),
+        (4, False, "none (turned off, 4 groups)"),
+    ],
+)
+def test_the_shuffle_that_is_active_is_told(build, groups, shuffle, told) -> None:
+    grouped = BackboneConfig(name="small", widths=TINY.widths, norm_groups=groups)
+    assert build("moco", backbone=grouped, shuffle=shuffle).encoders.shuffle_told == told
 
 
 def test_the_loss_rises_before_it_falls(build) -> None:

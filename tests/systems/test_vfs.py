@@ -225,6 +225,32 @@ def test_two_frames_without_batch_negatives_are_moco_between_frames(build) -> No
     assert torch.allclose(loss, plain.values.mean(), atol=1e-12)
 
 
+def test_keys_are_shuffled_over_the_groups_of_norm_unless_turned_off(build) -> None:
+    grouped = dataclasses.replace(TINY, norm_groups=4)
+    frames = batch_for(build("vfs", negatives=True), 8).views["frames"].data[:, 1:]
+
+    def partner(system) -> list[int]:
+        """Of each key the one that shares its statistics."""
+
+        def keys(pixels: torch.Tensor) -> torch.Tensor:
+            return system.encoders.keys(pixels, at(0).generator("shuffle"))["m"][:, 0]
+
+        alone, found = keys(frames), []
+        for row in range(8):
+            changed = frames.clone()
+            changed[row] += torch.randn(frames[row].shape, generator=torch.Generator()).double()
+            moved = (keys(changed) - alone).abs().amax(dim=1) > 1e-9
+            moved[row] = False
+            found += moved.nonzero().flatten().tolist()
+        return found
+
+    plain = build("vfs", negatives=True, backbone=grouped, shuffle=False)
+    assert partner(plain) == [row ^ 1 for row in range(8)]
+    shuffled = partner(build("vfs", negatives=True, backbone=grouped))
+    assert len(shuffled) == 8
+    assert shuffled != [row ^ 1 for row in range(8)]
+
+
 def test_all_keys_enter_the_queue_with_their_group(build) -> None:
     system = build("vfs", negatives=True, frames=4)
     batch = batch_for(system, seed=1)

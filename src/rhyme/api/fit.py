@@ -26,6 +26,7 @@ from rhyme.loading import CatalogSource, FrameCache, Placement, count_reasons
 from rhyme.recipes import Recipe, load_recipe
 from rhyme.run import RunFolder, read_jsonl
 from rhyme.systems import System, system_class
+from rhyme.systems.momentum_pair import MomentumPair
 from rhyme.tasks import cycle_return, extract_features
 from rhyme.training import Trainer, TrainResult, resolve_device
 from rhyme.training.ranks import leader_first
@@ -123,6 +124,7 @@ def _fit(run: RunFolder, device: str, resume: bool, progress: bool | None) -> Tr
         note_left_out(run, items, source.left_out)
         if progress is not False:
             print(f"{describe_left_out(reasons)}, {source.items} are used", file=sys.stderr)
+    tell_shuffle(run, system, progress)
     trainer = Trainer(
         system,
         source,
@@ -152,6 +154,16 @@ def _fit(run: RunFolder, device: str, resume: bool, progress: bool | None) -> Tr
         damaged=len(damaged_files(run)),
         left_out=reasons,
     )
+
+
+def tell_shuffle(run: RunFolder, system: System, progress: bool | None) -> None:
+    """Say which shuffle-BN is active: a queue's keys may be learnt from statistics without it."""
+    if distributed.rank() != 0:
+        return
+    for pair in (module for module in system.modules() if isinstance(module, MomentumPair)):
+        run.event("shuffle_bn", active=pair.shuffle_told)
+        if progress is not False:
+            print(f"shuffle-BN: {pair.shuffle_told}", file=sys.stderr)
 
 
 def describe_left_out(reasons: Mapping[str, int]) -> str:

@@ -52,10 +52,11 @@ from rhyme.views import Clip, ContrastTransform, Transform, ViewPlan, ViewSpec
 
 @dataclass(frozen=True, kw_only=True)
 class CycleContrastConfig:
-    """Options of CycleContrast; the defaults are the published run's.
+    """Options of CycleContrast; the defaults are the published run's, but for batch norm's groups.
 
     Attributes:
-        backbone: the encoder; ``backbone.norm_groups`` > 1 turns shuffle-BN on.
+        backbone: the encoder; ``backbone.norm_groups`` > 1 turns shuffle-BN on (8 in the published
+            run and its recipe; 1, the default, has nothing to shuffle).
         head: form of each head.
         separate_heads: a head and a queue for each loss; else both share head m and queue M.
         transform: how each frame is augmented, independently.

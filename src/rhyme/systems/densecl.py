@@ -63,10 +63,11 @@ Matching = Literal["backbone", "head", "random", "geometry"]
 
 @dataclass(frozen=True, kw_only=True)
 class DenseCLConfig:
-    """Options of DenseCL; the defaults are the published run's.
+    """Options of DenseCL; the defaults are the published run's, but for the groups of batch norm.
 
     Attributes:
-        backbone: the encoder; ``backbone.norm_groups`` > 1 turns shuffle-BN on.
+        backbone: the encoder; ``backbone.norm_groups`` > 1 turns shuffle-BN on (8 in the published
+            run and its recipes; 1, the default, has nothing to shuffle).
         head: form of the head of whole views.
         dense_head: form of the head of cells; its output is always brought to length 1.
         transform: how each view is augmented.

@@ -40,11 +40,12 @@ HEAD_V2 = HeadConfig(layers=2, out=128)
 
 @dataclass(frozen=True, kw_only=True)
 class MocoConfig:
-    """Options of MoCo; the defaults are v2's.
+    """Options of MoCo; the defaults are v2's, but for the groups of batch norm.
 
     Attributes:
         backbone: the encoder; ``backbone.norm_groups`` G > 1 is batch norm in G groups of the
-            global batch, on one device too, and turns shuffle-BN on; 1 is synchronised batch norm.
+            global batch, on one device too, and turns shuffle-BN on (8 in the published run and its
+            recipe); 1, the default, is synchronised batch norm, which has nothing to shuffle.
         head: two layers for v2, one for v1.
         transform: how each frame is augmented.
         temperature: τ; .2 for v2, .07 for v1.

@@ -10,6 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from rhyme import distributed
 from rhyme.encoders import (
     BackboneConfig,
     EncoderWithHeads,
@@ -67,7 +68,20 @@ class MomentumPair(nn.Module):
         }
         self.online = EncoderWithHeads(trunk, built)
         self.momentum = MomentumEncoder(self.online, momentum)
+        self.norm_groups = backbone.norm_groups
         self.shuffle = BatchShuffle(backbone.norm_groups if shuffle else 1)
+
+    @property
+    def shuffle_told(self) -> str:
+        """Which shuffle-BN is active, on the ranks that there are now, and why if none is."""
+        groups = self.norm_groups
+        if groups == 1:
+            return "none (norm_groups 1)"
+        if self.shuffle.backend == "none":
+            return f"none (turned off, {groups} groups)"
+        if self.shuffle.backend == "local":
+            return f"local, {groups} groups"
+        return f"across {distributed.world_size()} ranks, {groups} groups"
 
     def add_head(self, name: str, head: Head) -> None:
         """Add a head to both encoders, equal at first."""

@@ -72,6 +72,8 @@ class VFSConfig:
         temperature: τ, with negatives.
         momentum: m of the momentum encoder, with negatives.
         queue: K, keys of single frames, with negatives.
+        shuffle: with negatives, encode keys in a random order of the global batch (shuffle-BN);
+            where ``backbone.norm_groups`` is 1 there is nothing to shuffle.
         batch_negatives: the keys of the batch's other videos are negatives beside the queue.
         mask_same_group: leave keys of the video's own group out of the negatives; None decides by
             size (on below ten queues of items).
@@ -91,6 +93,7 @@ class VFSConfig:
     temperature: float = 0.2
     momentum: float = 0.999
     queue: int = 65536
+    shuffle: bool = True
     batch_negatives: bool = True
     mask_same_group: bool | None = None
 
@@ -120,7 +123,9 @@ class VFS(System):
         self.mask_same_group = bool(config.mask_same_group)
         self._fresh: tuple[Tensor, Tensor] | None = None
         if config.negatives:
-            self.encoders = MomentumPair(config.backbone, {"m": config.head}, config.momentum)
+            self.encoders = MomentumPair(
+                config.backbone, {"m": config.head}, config.momentum, shuffle=config.shuffle
+            )
             self.queue = FeatureQueue(config.queue, self.encoders.online.head("m").out_dim)
             return
         groups = config.backbone.norm_groups
