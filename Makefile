@@ -7,7 +7,7 @@ STAMP := $(VENV)/.ready
 OUT ?= runs
 SYSTEM ?= cycle_contrast
 
-.PHONY: help setup demo test test-all check format evidence bench gpu gpu-evidence docs lock clean
+.PHONY: help setup demo test test-all check format evidence bench gpu gpu-evidence pictures docs lock clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -67,6 +67,10 @@ gpu:  ## tests and benchmarks that need a GPU; GPU_PYTHON=python3 takes another 
 GPU_WORKERS ?= 4
 gpu-evidence:  ## trainings that want a GPU, with RHYME_DATA where there are real pictures and clips (resumable)
 	@for system in simclr moco cycle_contrast; do PYTHONPATH=src:. $(GPU_PYTHON) -m benchmarks.evidence --system $$system --only gpu --workers $(GPU_WORKERS) || exit 1; done
+
+RUN ?= $(OUT)/demo
+pictures: setup  ## the docs' pictures of the report, from the run that `make demo` leaves, or RUN=runs/mine
+	@$(BIN)/python -m benchmarks.pictures_docs $(RUN)
 
 docs: setup  ## the site, docs/_build/html
 	@$(BIN)/sphinx-build -q -W -b html docs docs/_build/html

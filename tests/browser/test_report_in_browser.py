@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from benchmarks.pictures_docs import LIMIT_BYTES, PHONE, WIDE, cut
 from rhyme.report import (
     ClassShare,
     EmbeddingMaps,
@@ -22,8 +24,7 @@ from rhyme.report import (
 )
 
 LONG = "a_very_long_name_without_any_place_to_break_" * 4
-PHONE = 390
-WIDTHS = (360, PHONE, 480, 641, 768, 821, 1024, 1280)
+WIDTHS = (360, PHONE[0], 480, 641, 768, 821, 1024, 1280)
 
 
 def frame(seed: int, height: int = 48, width: int = 64, **facts: Any) -> Frame:
@@ -48,8 +49,20 @@ def rhyme(seed: int, returned: bool) -> Rhyme:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = [
-        {"protocol": p, "metric": m, "value": v - 0.2 * k, "encoder": e, "seed": s, "items": 90}
-        for p, m, v in (("knn", "top1", 0.6), ("retrieval", LONG, 0.5), ("cycle", "rate", 0.7))
+        {
+            "protocol": p,
+            "metric": m,
+            "value": v - 0.2 * k,
+            "encoder": e,
+            "seed": s,
+            "items": 90,
+            "chance": 0.1,
+        }
+        for p, m, v in (
+            ("knn", "top1", 0.6),
+            ("retrieval", LONG, 0.5),
+            ("cycle", "return_rate", 0.7),
+        )
         for k, e in enumerate(("trained", "untrained", "imagenet", LONG))
         for s in range(2)
     ]
@@ -197,7 +210,7 @@ def test_dark_and_light_follow_the_reader(
 ) -> None:
     for scheme in ("light", "dark"):
         tab = opened(chromium, report.with_name(name), 1280, scheme)
-        for width in (1280, PHONE):
+        for width in (1280, PHONE[0]):
             tab.set_viewport_size({"width": width, "height": 800})
             shot = tmp_path / f"{scheme}-{width}.png"
             tab.screenshot(path=shot)
@@ -214,8 +227,6 @@ def test_dark_and_light_follow_the_reader(
 
 def inked_to_the_edge(shot: Path) -> list[str]:
     """Sides of a screenshot at which something stands on the outermost four columns."""
-    from PIL import Image
-
     with Image.open(shot) as picture:
         grey = np.asarray(picture.convert("L")).astype(int)
     sides = {"left": grey[:, :4], "right": grey[:, -4:]}
@@ -224,8 +235,6 @@ def inked_to_the_edge(shot: Path) -> list[str]:
 
 def ground_and_ink(shot: Path) -> tuple[int, int]:
     """Grey level of a screenshot's background, and of what stands out most from it."""
-    from PIL import Image
-
     with Image.open(shot) as picture:
         grey = np.asarray(picture.convert("L")).astype(int)
     ground = int(np.median(grey))
@@ -304,6 +313,27 @@ def test_drawings_stand_out_in_both_schemes_and_in_print(
             assert (ground < 60) == (scheme == "dark")
             assert abs(ground - ink) > 80
         tab.context.close()
+
+
+def test_the_docs_pictures_are_cut_from_a_page(chromium: Any, report: Path, tmp_path: Path) -> None:
+    told = cut(chromium, report, tmp_path)
+    sizes: dict[str, tuple[int, int]] = {}
+    for name in told:
+        assert (tmp_path / name).stat().st_size <= LIMIT_BYTES
+        with Image.open(tmp_path / name) as picture:
+            sizes[name] = picture.size
+    assert {p.name for p in tmp_path.iterdir()} == {*told}
+    assert sizes["report.png"][0] == WIDE
+    assert sizes["report-phone.png"][0] > 3 * PHONE[0]
+    assert ground_and_ink(tmp_path / "report-phone.png")[0] < 40
+    # The summary holds one rhyme, not the whole page; the other picture one of each outcome.
+    assert sizes["report.png"][1] < 2500
+    assert sizes["report-cycles.png"][1] > 700
+    rate = "Return rate 0.700 ± 0.000, untrained 0.500 ± 0.000"
+    assert rate in told["report-cycles.png"]
+    assert "5 of the 8 shown came home" in told["report-cycles.png"]
+    assert "same class: 0.500, untrained 0.500." in told["report-map.png"]
+    assert "k-NN, top-1 accuracy: 0.600 ± 0.000, against 0.400 ± 0.000" in told["report.png"]
 
 
 def test_runs_side_by_side_keep_their_names_on_a_phone(chromium: Any, report: Path) -> None:

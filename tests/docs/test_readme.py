@@ -1,8 +1,10 @@
 """What the README says is true."""
 
+import json
 import re
 from pathlib import Path
 
+from benchmarks.pictures_docs import LIMIT_BYTES
 from rhyme.cli import COMMANDS
 from rhyme.systems import SYSTEMS
 
@@ -20,6 +22,19 @@ def test_links_between_pages_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_pictures_of_a_run_stand_with_what_the_run_gave() -> None:
+    """``make pictures`` writes both; a caption that was left behind is found here."""
+    images = ROOT / "docs" / "images"
+    for name, told in json.loads((images / "report.json").read_text(encoding="utf-8")).items():
+        assert (images / name).stat().st_size <= LIMIT_BYTES
+        shown = [page for page in PAGES if f"images/{name})" in page.read_text(encoding="utf-8")]
+        assert shown, name
+        for page in shown:
+            assert told in " ".join(page.read_text(encoding="utf-8").split()), (
+                f"{page.name}: {name}"
+            )
 
 
 def test_commands_in_the_docs_exist() -> None:

@@ -132,7 +132,7 @@ def _dots(c: Comparison, high: float, at: Sequence[float]) -> str:
     def x(value: float) -> str:
         return f"{100 * min(max(value, 0.0), high) / high:.2f}%"
 
-    parts = [f'<line class="grid" x1="{x(t)}" x2="{x(t)}" y1="0" y2="100%"/>' for t in at]
+    parts = [f'<line class="grid" x1="{x(t)}" x2="{x(t)}" y1="-20%" y2="120%"/>' for t in at]
     said: list[str] = []
     if c.chance is not None:
         parts.append(f'<line class="chance" x1="{x(c.chance)}" x2="{x(c.chance)}" y1="4" y2="24"/>')
