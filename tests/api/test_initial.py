@@ -52,14 +52,19 @@ def test_a_training_starts_from_a_file_and_the_run_says_so(moco_file: Path, tmp_
     assert done.code == 0, done.err
     count = len(shared_backbone().state_dict())
     assert f"starts from {moco_file}" in done.err
-    assert f"{count} entries under 'module.encoder_q.'; {count + 2} are not the backbone's" in (
+    assert f"{count} entries under 'module.encoder_q.'; {count + 3} are not the backbone's" in (
         " ".join(done.err.split())
     )
     assert parameters_equal(load_package(out / "encoder").module, shared_backbone())
     assert load_recipe(out / "config.yaml").init == str(moco_file)
     (event,) = [row for row in read_jsonl(out / "events.jsonl") if row["event"] == "initialised"]
     assert event["entries"] == count
-    assert event["left_out"] == count + 2
+    assert {kind: len(names) for kind, names in event["left_out"].items()} == {
+        "classifier or head": 1,
+        "momentum copy": count,
+        "queue": 1,
+        "no tensor": 1,
+    }
     assert len(event["sha256"]) == 64
     shown = dict(facts_table(collect(out)))
     assert event["sha256"][:12] in shown["Started from"]
@@ -95,7 +100,9 @@ def test_a_run_and_a_package_are_sources_too(tmp_path: Path) -> None:
     package = load_package(trained("moco") / "encoder")
     assert parameters_equal(load_package(out / "encoder").module, package.module)
     assert package.hash[:12] in done.err
-    assert "left out: heads.m" in " ".join(done.err.split())
+    said = " ".join(done.err.split())
+    assert "are not the backbone's and left out (classifier or head, " in said
+    assert "heads.m." in said
     shutil.copytree(trained("moco") / "encoder", tmp_path / "package")
     start = api.new_run(
         load_recipe(out / "config.yaml"),

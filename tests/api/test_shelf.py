@@ -35,7 +35,11 @@ def test_an_encoder_off_the_shelf_is_a_row_beside_runs(weights: Path, tmp_path: 
     assert own.system == "torchvision:squeezenet1_1 squeezenet.pth"
     assert own.details["weights"]["file"] == "squeezenet.pth"
     assert len(own.details["weights"]["sha256"]) == 64
-    assert own.details["weights"]["left_out"] == 2
+    left = ["classifier.1.bias", "classifier.1.weight"]
+    assert own.details["weights"]["left_out"] == {"classifier or head": left}
+    assert "2 are not the backbone's and left out (classifier or head, 2: classifier.1.bias" in (
+        " ".join(shown.out.split())
+    )
     assert own.details["plan"]["size"] == 32
     assert [r.seed for r in found if (r.encoder, r.metric) == ("untrained", "top1")] == [0, 1, 2]
     compared = api.compare([rows])
@@ -64,11 +68,14 @@ def test_it_embeds_answers_and_becomes_a_package(weights: Path, tmp_path: Path) 
     store = tmp_path / "store"
     done = rhyme("embed", *SMALL, "--weights", weights, "--data", some, "--store", store)
     assert done.code == 0, done.err
+    assert "weights: squeezenet.pth, SHA-256" in done.err
     found = rhyme("search", store, "--query", f"{some / 'a.mp4'}@0.2", "-k", 1, "--json")
     assert found.code == 0, found.err
     assert found.document["hits"][0]["score"] > 0.9
     command = ("export", *SMALL, "--weights", weights, "--format", "package", "--out")
-    assert rhyme(*command, tmp_path / "package").code == 0
+    written = rhyme(*command, tmp_path / "package")
+    assert written.code == 0
+    assert "2 are not the backbone's and left out" in " ".join(written.err.split())
     package = load_package(tmp_path / "package")
     assert package.trained
     assert package.config.name == "torchvision:squeezenet1_1"

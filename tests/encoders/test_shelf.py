@@ -41,8 +41,9 @@ def test_features_are_torchvisions_and_a_package_keeps_them(
     # three poolings of kernel 3 and stride 2 without padding behind a convolution of the same kind
     assert package.module.geometry["stage4"] == (16.0, 15.0)
     told = package.extra["weights"]
-    assert (told["file"], told["prefix"], told["left_out"]) == ("squeezenet.pth", "module.", 2)
-    assert told["left_out_first"][0] == "module.classifier.1.bias"
+    assert (told["file"], told["prefix"]) == ("squeezenet.pth", "module.")
+    both = ["module.classifier.1.bias", "module.classifier.1.weight"]
+    assert told["left_out"] == {"classifier or head": both}
     save_package(
         tmp_path / "p", package.module, package.plan, card=package.card, extra=package.extra
     )
@@ -116,7 +117,7 @@ def test_timm_where_it_is_installed(tmp_path: Path) -> None:
         expected = net.forward_head(net.forward_features(pixels), pre_logits=True)
     assert torch.allclose(found.pooled, expected, atol=1e-5)
     assert package.module.geometry["stage1"] == (32.0, 0.0)
-    assert package.extra["weights"]["left_out_first"] == ["fc.bias", "fc.weight"]
+    assert package.extra["weights"]["left_out"] == {"classifier or head": ["fc.bias", "fc.weight"]}
 
 
 def test_a_hugging_face_folder_where_it_is_installed(tmp_path: Path) -> None:
@@ -135,7 +136,9 @@ def test_a_hugging_face_folder_where_it_is_installed(tmp_path: Path) -> None:
     assert torch.allclose(found.pooled, expected[:, 0], atol=1e-5)
     assert found.map is not None
     assert torch.allclose(found.map.flatten(2).transpose(1, 2), expected[:, 1:], atol=1e-5)
-    assert package.extra["weights"]["left_out_first"] == ["classifier.bias", "classifier.weight"]
+    assert package.extra["weights"]["left_out"] == {
+        "classifier or head": ["classifier.bias", "classifier.weight"]
+    }
     save_package(tmp_path / "p", package.module, package.plan, extra=package.extra)
     with torch.no_grad():
         assert torch.equal(load_package(tmp_path / "p").module(pixels).pooled, found.pooled)

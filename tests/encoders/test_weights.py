@@ -17,6 +17,7 @@ from rhyme.encoders import (
     load_state_file,
     save_package,
 )
+from rhyme.encoders.weights import told
 from rhyme.errors import PackageError
 
 Make = Callable[..., EncoderWithHeads]
@@ -60,13 +61,27 @@ def test_a_moco_checkpoint_gives_the_query_encoder(tmp_path: Path) -> None:
     state = {f"module.encoder_k.{n}": v for n, v in key.state_dict().items()}
     state |= {f"module.encoder_q.{n}": v for n, v in query.state_dict().items()}
     state |= {"module.encoder_q.fc.0.weight": torch.zeros(2, 2), "module.queue": torch.zeros(4, 4)}
-    torch.save({"state_dict": state, "arch": "small"}, tmp_path / "moco.pth.tar")
+    torch.save(
+        {"state_dict": state, "arch": "small", "optimizer": {"state": {}}},
+        tmp_path / "moco.pth.tar",
+    )
     report = load_state_file(net, tmp_path / "moco.pth.tar")
     assert same(net, query)
     assert report.loaded == len(net.state_dict())
     assert "module.queue" in report.ignored
     assert "module.encoder_q.fc.0.weight" in report.ignored
-    assert len(report.ignored) == 2 + len(key.state_dict())
+    assert {kind: len(names) for kind, names in report.left_out.items()} == {
+        "classifier or head": 1,
+        "momentum copy": len(key.state_dict()),
+        "queue": 1,
+        "no tensor": 1,
+        "optimizer's state": 1,
+    }
+    assert report.left_out["no tensor"] == ("arch",)
+    line = told(report.facts())
+    assert f"under 'module.encoder_q.'; {len(report.ignored)} are not the backbone's" in line
+    assert "queue, 1: module.queue" in line
+    assert f"and {len(key.state_dict()) - 3} more" in line
 
 
 def test_a_packages_own_file_gives_the_backbone(
@@ -92,7 +107,39 @@ def test_old_files_without_counters_load(tmp_path: Path) -> None:
     source, target = (build_backbone("small", seed=s, widths=WIDTHS) for s in (0, 1))
     state = {n: v for n, v in source.state_dict().items() if "num_batches" not in n}
     torch.save(state, tmp_path / "old.pt")
-    load_state_file(target, tmp_path / "old.pt")
+    report = load_state_file(target, tmp_path / "old.pt")
+    assert same(target, source)
+    counters = {n for n in source.state_dict() if "num_batches" in n}
+    assert set(report.not_there) == counters
+    assert f"{len(counters)} counters of batch norm are missing" in told(report.facts())
+
+
+def test_aliens_are_refused_and_known_parts_told(tmp_path: Path) -> None:
+    source, target, twin = (build_backbone("small", seed=s, widths=WIDTHS) for s in (0, 1, 1))
+    alien = {"trunk.layer9.weight": torch.zeros(2), "model_ema.decay": torch.zeros(1)}
+    for prefix in ("", "module."):
+        state = {prefix + name: value for name, value in source.state_dict().items()}
+        torch.save({**state, **alien}, tmp_path / "w.pt")
+        with pytest.raises(PackageError, match=r"1 unexpected: trunk\.layer9\.weight"):
+            load_state_file(target, tmp_path / "w.pt")
+        assert same(target, twin)
+    # beside a part with a name of its own stand other parts, which are told
+    state = {f"backbone.{name}": value for name, value in source.state_dict().items()}
+    torch.save({**state, **alien}, tmp_path / "w.pt")
+    report = load_state_file(target, tmp_path / "w.pt")
+    assert report.left_out == {
+        "momentum copy": ("model_ema.decay",),
+        "other part": ("trunk.layer9.weight",),
+    }
+    assert same(target, source)
+
+
+def test_an_entry_beside_the_wrapper_never_takes_the_place_of_one_in_it(tmp_path: Path) -> None:
+    source, target = (build_backbone("small", seed=s, widths=WIDTHS) for s in (0, 1))
+    state = {f"module.{name}": value for name, value in source.state_dict().items()}
+    state["layer1.bn.bias"] = torch.full_like(state["module.layer1.bn.bias"], 7.0)
+    torch.save(state, tmp_path / "w.pt")
+    assert load_state_file(target, tmp_path / "w.pt").ignored == ("layer1.bn.bias",)
     assert same(target, source)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rhyme.encoders import EncoderPackage, load_package, open_shelf
+from rhyme.encoders.weights import told
 from rhyme.errors import ConfigError, PackageError, RunError
 from rhyme.run import RunFolder
 from rhyme.training import resolve_device
@@ -103,3 +105,18 @@ def encoder_of(source: str | Path | OffTheShelf, device: str = "cpu") -> Encoder
     except PackageError as error:
         error.remedy = error.remedy or "give a run folder or an encoder package"
         raise
+
+
+def weights_note(package: EncoderPackage) -> str | None:
+    """What was taken of an off-the-shelf encoder's file of weights and what was not, in a line."""
+    facts: dict[str, Any] | None = package.extra.get("weights")
+    if not facts:
+        return None
+    return f"weights: {facts['file']}, SHA-256 {facts['sha256'][:12]}: {told(facts)}"
+
+
+def say_weights(package: EncoderPackage) -> None:
+    """The same on standard error, for verbs whose answer has no notes."""
+    note = weights_note(package)
+    if note:
+        print(note, file=sys.stderr)

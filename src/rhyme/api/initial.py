@@ -17,14 +17,13 @@ from torch import Tensor
 from rhyme.api.encoder import encoder_of
 from rhyme.config import diff
 from rhyme.encoders import Backbone, BackboneConfig, load_state_file
-from rhyme.encoders.weights import check_fit, file_hash, listed, read_safetensors
+from rhyme.encoders.weights import by_kind, check_fit, file_hash, listed, read_safetensors, told
 from rhyme.errors import ConfigError, PackageError, RunError
 from rhyme.run import RunFolder, atomic_write
 from rhyme.systems import System
 from rhyme.training.checkpoint import steps_on_disk
 
 INITIAL = "initial.safetensors"
-_NAMED = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,22 +63,16 @@ def read_initial(source: str | Path, system: System) -> Initial:
         state = package.module.state_dict()
         check_fit(backbone.state_dict(), state, path, backbone.config.name)
         backbone.load_state_dict(state)
+        heads = {name: head.state_dict() for name, head in package.heads.items()}
         facts: dict[str, Any] = {
             "sha256": package.hash,
             "entries": len(state),
             "options": _options(package.config, backbone.config),
-            "left_out": sum(len(head.state_dict()) for head in package.heads.values()),
-            "left_out_first": [f"heads.{name}" for name in package.heads],
+            "left_out": by_kind(f"heads.{h}.{name}" for h in heads for name in heads[h]),
         }
     else:
         report = load_state_file(backbone, path)
-        facts = {
-            "sha256": file_hash(path),
-            "entries": report.loaded,
-            "prefix": report.prefix,
-            "left_out": len(report.ignored),
-            "left_out_first": list(report.ignored[:_NAMED]),
-        }
+        facts = {"sha256": file_hash(path), **report.facts()}
     broken = [name for name, tensor in backbone.state_dict().items() if not tensor.isfinite().all()]
     if broken:
         raise PackageError(
@@ -88,18 +81,13 @@ def read_initial(source: str | Path, system: System) -> Initial:
             stage="load weights",
             remedy="take weights of an earlier moment of their training",
         )
-    told = f"{path}, SHA-256 {facts['sha256'][:12]}: {facts['entries']} entries"
-    told += f" under '{facts['prefix']}'" if facts.get("prefix") else ""
-    if facts["left_out"]:
-        more = facts["left_out"] - len(facts["left_out_first"]) if path.is_file() else 0
-        names = ", ".join(facts["left_out_first"]) + (f" and {more} more" if more else "")
-        told += f"; {facts['left_out']} are not the backbone's and left out: {names}"
+    line = f"{path}, SHA-256 {facts['sha256'][:12]}: {told(facts)}"
     if facts.get("options"):
-        told += f"; trained with other options: {listed(facts['options'])}"
+        line += f"; trained with other options: {listed(facts['options'])}"
     return Initial(
         state=backbone.state_dict(),
-        told=told,
-        facts={"weights": str(path), **facts, "initial_weights": told},
+        told=line,
+        facts={"weights": str(path), **facts, "initial_weights": line},
     )
 
 

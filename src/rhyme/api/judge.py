@@ -9,7 +9,7 @@ from typing import Any
 
 from rhyme.api.checks import check_root, check_seed
 from rhyme.api.data import DataOptions, read_data
-from rhyme.api.encoder import OffTheShelf, encoder_of
+from rhyme.api.encoder import OffTheShelf, encoder_of, weights_note
 from rhyme.api.prepare import prepared_note
 from rhyme.api.progress import progress_bar
 from rhyme.api.provenance import command_line, commit
@@ -123,9 +123,8 @@ def evaluate(
         )
     if pictures is not None and any(row.protocol == "propagation" for row in done.results):
         done = replace(done, notes=(*done.notes, f"pictures: {pictures}"))
-    shards = prepared_note(catalog)
-    if shards:
-        done = replace(done, notes=(*done.notes, shards))
+    told = [note for note in (weights_note(package), prepared_note(catalog)) if note]
+    done = replace(done, notes=(*done.notes, *told))
     if recorded:
         append_results(RunFolder.open(folder).results, done.results)
     if results is not None:

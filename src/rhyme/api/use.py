@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rhyme.api.checks import PNG, output_file
 from rhyme.api.data import DataOptions, quarantined, read_data
-from rhyme.api.encoder import OffTheShelf, encoder_of
+from rhyme.api.encoder import OffTheShelf, encoder_of, say_weights
 from rhyme.api.package import export_package
 from rhyme.api.prepare import prepared_note
 from rhyme.api.progress import progress_bar
@@ -143,6 +143,7 @@ def embed(
         StoreError: the store belongs to another encoder.
     """
     package = encoder_of(run, device)
+    say_weights(package)
     catalog = read_items(data)
     shards = prepared_note(catalog)
     if shards:
@@ -255,6 +256,7 @@ def export(
             remedy="write --out encoder.pt2 (torch) or --out folder (hub)",
         )
     package = encoder_of(run)
+    say_weights(package)
     if kind == "package":
         return save_shelf(package, Path(out))
     if kind == "hub":

@@ -19,7 +19,7 @@ from rhyme.encoders.backbone import Backbone, ClipBackbone, refuse_options
 from rhyme.encoders.backbone_config import BackboneConfig, DescribedConfig
 from rhyme.encoders.borrowed import OPTIONS, Borrowed, library, switch_off_chance, unreadable
 from rhyme.encoders.norm import group_norms
-from rhyme.encoders.weights import LoadReport, listed
+from rhyme.encoders.weights import LoadReport, by_kind, listed
 from rhyme.errors import ConfigError, PackageError
 
 # Read clips [b, t, c, h, w].
@@ -237,7 +237,7 @@ def load_folder(encoder: Backbone, folder: Path) -> LoadReport:
     state = loaded.state_dict()
     net.load_state_dict({name: state[name] for name in wanted})
     left = sorted({*told["unexpected_keys"], *({*state} - {*wanted} - {*told["missing_keys"]})})
-    return LoadReport(loaded=len(wanted), prefix="", ignored=tuple(left))
+    return LoadReport(loaded=len(wanted), prefix="", left_out=by_kind(left))
 
 
 def folder_plan(folder: Path, architecture: str) -> dict[str, Any]:

@@ -26,13 +26,12 @@ from rhyme.encoders.backbone_config import BACKBONES, SOURCES, BackboneConfig, o
 from rhyme.encoders.features import InferencePlan
 from rhyme.encoders.files import identity
 from rhyme.encoders.package import EncoderPackage, package_files
-from rhyme.encoders.weights import LoadReport, file_hash, load_state_file
+from rhyme.encoders.weights import file_hash, load_state_file
 from rhyme.errors import ConfigError, UnknownName, nearest
 
 _KINETICS = {"mean": (0.43216, 0.394666, 0.37645), "std": (0.22803, 0.22145, 0.216989)}
 # (frames, frames a second) of the clips that torchvision's weights were trained on
 _CLIPS = {"mvit": (16, 7.5), "swin3d": (32, 15.0), "s3d": (128, 15.0)}
-_NAMED = 8
 
 
 def open_shelf(
@@ -54,8 +53,8 @@ def open_shelf(
         device: where the encoder is put.
 
     Returns:
-        The package; ``extra["weights"]`` says which file it is and what was taken of it, None for
-        drawn weights.
+        The package; ``extra["weights"]`` says which file it is, what was taken of it, and names
+        all that was not (:meth:`rhyme.encoders.weights.LoadReport.facts`); None for drawn weights.
 
     Raises:
         UnknownName: no such encoder, with the nearest one that exists.
@@ -71,15 +70,16 @@ def open_shelf(
     if chosen.frames > 1 and "stride" in changes:
         chosen = replace(chosen, spacing=0.0)
     module = build_backbone(config, seed=seed)
-    facts = None
+    facts: dict[str, Any] | None = None
     if folder is not None:
         from rhyme.encoders.hugging_face import load_folder
 
-        facts = _facts(folder, _folder_hash(folder), load_folder(module, folder))
+        report = load_folder(module, folder)
+        facts = {"file": folder.name, "sha256": _folder_hash(folder), **report.facts()}
     elif weights is not None:
         path = Path(weights)
-        facts = _facts(path, "", load_state_file(module, path))
-        facts["sha256"] = file_hash(path)
+        report = load_state_file(module, path)
+        facts = {"file": path.name, "sha256": file_hash(path), **report.facts()}
     name = f"hf:{folder.name}" if folder is not None else encoder
     card: dict[str, Any] = {
         "title": name,
@@ -178,18 +178,6 @@ def _described(
         if fixed and size != recommended_plan(config).size:
             config = replace(config, name=f"{encoder}@{size}")
     return config, None
-
-
-def _facts(path: Path, digest: str, report: LoadReport) -> dict[str, Any]:
-    """What is told of weights in cards and rows."""
-    return {
-        "file": path.name,
-        "sha256": digest,
-        "entries": report.loaded,
-        "prefix": report.prefix,
-        "left_out": len(report.ignored),
-        "left_out_first": list(report.ignored[:_NAMED]),
-    }
 
 
 def _folder_hash(folder: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -37,18 +37,20 @@ _WRAPPERS = frozenset(
         "0",
     }
 )
-# Parts that commonly stand beside a bare backbone and are no backbone.
-_BESIDE = (
-    "fc.",
-    "head.",
-    "heads.",
-    "classifier.",
-    "projector.",
-    "predictor.",
-    "AuxLogits.",
-    "aux1.",
-    "aux2.",
-)
+# Wrappers that hold everything that was stored: what stands outside of them is no other part.
+_WHOLE = frozenset({"module", "_orig_mod"})
+# What commonly stands beside a backbone and is none, by a part of its name.
+_HEAD, _COPY, _QUEUE = "classifier or head", "momentum copy", "queue"
+_KINDS = {
+    **dict.fromkeys(
+        ("fc", "head", "heads", "classifier", "projector", "projection_head", "predictor"), _HEAD
+    ),
+    **dict.fromkeys(("prototypes", "AuxLogits", "aux1", "aux2"), _HEAD),
+    **dict.fromkeys(("encoder_k", "key_encoder", "momentum_encoder", "teacher"), _COPY),
+    **dict.fromkeys(("target", "target_encoder", "ema", "model_ema"), _COPY),
+    **dict.fromkeys(("queue", "queue_ptr", "memory_bank"), _QUEUE),
+    **dict.fromkeys(("optimizer", "lr_scheduler", "scaler"), "optimizer's state"),
+}
 _NESTS = ("state_dict", "model", "model_state_dict", "network")
 _CONVERT = (
     "read it with rhyme.encoders.load_state_file(module, path), which runs no code, "
@@ -63,12 +65,30 @@ class LoadReport:
     Attributes:
         loaded: number of entries that were loaded.
         prefix: what stood before the module's own names, e.g. ``"module.encoder_q."``.
-        ignored: names of the entries that belong to other parts (classifier, queue, momentum copy).
+        left_out: names of the entries that are not the module's, by what they belong to:
+            ``"classifier or head"``, ``"momentum copy"``, ``"queue"``, ``"optimizer's state"``,
+            ``"other part"``, or ``"no tensor"`` for what is none.
+        not_there: batch norm's counters of seen batches that the file lacks; they keep their value.
     """
 
     loaded: int
     prefix: str
-    ignored: tuple[str, ...]
+    left_out: Mapping[str, tuple[str, ...]]
+    not_there: tuple[str, ...] = ()
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Names of all that was left out."""
+        return tuple(sorted(name for names in self.left_out.values() for name in names))
+
+    def facts(self) -> dict[str, Any]:
+        """All of it as plain data, for packages, rows and events."""
+        return {
+            "entries": self.loaded,
+            "prefix": self.prefix,
+            "left_out": {kind: list(names) for kind, names in self.left_out.items()},
+            "not_there": list(self.not_there),
+        }
 
 
 def listed(names: Iterable[str], most: int = 8) -> str:
@@ -76,6 +96,41 @@ def listed(names: Iterable[str], most: int = 8) -> str:
     every = sorted(names)
     rest = len(every) - most
     return ", ".join(every[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def told(facts: Mapping[str, Any], most: int = 3) -> str:
+    """What was taken of weights and what was not, in a line.
+
+    Args:
+        facts: those of :meth:`LoadReport.facts`.
+        most: names of each kind before "and N more".
+    """
+    line = f"{facts['entries']} entries"
+    line += f" under '{facts['prefix']}'" if facts.get("prefix") else ""
+    kinds = cast(Mapping[str, Sequence[str]], facts["left_out"])
+    if kinds:
+        parts = [f"{kind}, {len(names)}: {listed(names, most)}" for kind, names in kinds.items()]
+        count = sum(map(len, kinds.values()))
+        line += f"; {count} are not the backbone's and left out ({'; '.join(parts)})"
+    if facts.get("not_there"):
+        names = facts["not_there"]
+        line += f"; {len(names)} counters of batch norm are missing and start at zero: "
+        line += listed(names, most)
+    return line
+
+
+def by_kind(names: Iterable[str], others: Iterable[str] = ()) -> dict[str, tuple[str, ...]]:
+    """Names of what is not a backbone's by what it belongs to, both in order.
+
+    Args:
+        names: of entries that are tensors.
+        others: of those that are none.
+    """
+    found: dict[str, list[str]] = {}
+    for every, unknown in ((names, "other part"), (others, "no tensor")):
+        for name in sorted(every):
+            found.setdefault(_kind(name) or unknown, []).append(name)
+    return {kind: tuple(found[kind]) for kind in sorted(found)}
 
 
 def file_hash(path: Path) -> str:
@@ -154,8 +209,11 @@ def load_state_file(module: nn.Module, path: str | Path) -> LoadReport:
     """Initialise a module from a file of weights, whoever wrote it.
 
     Reads safetensors, and PyTorch files without running any code in them. Wrappers around the
-    module's names (``module.``, ``backbone.``, ``encoder_q.`` ...) are found and taken off; entries
-    of other parts are left out and reported. All of the module must be in the file.
+    module's names (``module.``, ``backbone.``, ``encoder_q.`` ...) are found and taken off. Entries
+    that are known to be of other parts (classifier, momentum copy, queue), and parts that stand
+    beside a named wrapper, are left out and reported; any other that is too much is an error. All
+    of the module must be in the file but for batch norm's counters, which files from before they
+    came lack, and whose absence is reported.
 
     Args:
         module: what to initialise; unchanged if anything is wrong.
@@ -168,16 +226,26 @@ def load_state_file(module: nn.Module, path: str | Path) -> LoadReport:
         PackageError: no such file, not a file of tensors, or it does not fit; with names.
     """
     path = Path(path)
-    state = _read_state(path)
+    state, others = _read_state(path)
     what = type(module).__name__
     if isinstance(module, Backbone):
         state = {module.renamed(name): tensor for name, tensor in state.items()}
         what, module = module.config.name, module.inner
     wanted = cast(dict[str, Tensor], module.state_dict())
     prefix = _find_prefix(state, wanted)
-    inside = {n[len(prefix) :]: t for n, t in state.items() if n.startswith(prefix)}
-    beside = {name for name in inside if name not in wanted and name.startswith(_BESIDE)}
-    chosen = {name: tensor for name, tensor in inside.items() if name not in beside}
+    whole = _whole(prefix)
+    chosen: dict[str, Tensor] = {}
+    left: list[str] = []
+    for name, tensor in state.items():
+        own = name.removeprefix(prefix) if name.startswith(prefix) else None
+        # a part beside a named one is no piece of it; beside a wrapper of everything is nothing
+        apart = own is None and name.startswith(whole) and prefix != whole
+        if own in wanted:
+            chosen[own] = tensor
+        elif apart or (own is None and name in wanted) or _kind(name if own is None else own):
+            left.append(name)
+        else:
+            chosen[name if own is None else own] = tensor  # too much, which is told below
     if wanted and not chosen.keys() & wanted.keys():
         raise PackageError(
             f"none of the {len(state)} entries belongs to '{what}': nothing was loaded",
@@ -186,11 +254,14 @@ def load_state_file(module: nn.Module, path: str | Path) -> LoadReport:
             value=listed(state),
             remedy=f"it is another network, or under another name; expected {listed(wanted, 3)}",
         )
-    # Files from before the counters came to batch norm lack them, and inference needs none.
     check_fit(wanted, chosen, path, what, counters_optional=True)
     module.load_state_dict(chosen, strict=False)
-    ignored = [prefix + name for name in beside] + [n for n in state if not n.startswith(prefix)]
-    return LoadReport(loaded=len(chosen), prefix=prefix, ignored=tuple(sorted(ignored)))
+    return LoadReport(
+        loaded=len(chosen),
+        prefix=prefix,
+        left_out=by_kind(left, others),
+        not_there=tuple(sorted(wanted.keys() - chosen.keys())),
+    )
 
 
 def refuse_pickle(path: Path) -> None:
@@ -203,12 +274,12 @@ def refuse_pickle(path: Path) -> None:
         raise PackageError("a pickled checkpoint is no encoder package", file=path, remedy=_CONVERT)
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file by name."""
+def _read_state(path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """All tensors of a file by name, and the names of what else stands there."""
     if not path.is_file():
         raise PackageError("no such file of weights", file=path, remedy="check the path")
     if path.suffix.lower() == ".safetensors":
-        return read_safetensors(path.read_bytes(), path)
+        return read_safetensors(path.read_bytes(), path), []
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
@@ -219,8 +290,10 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             value=str(error).splitlines()[0][:200] if str(error) else type(error).__name__,
             remedy="save only the state dict: torch.save(model.state_dict(), path)",
         ) from error
+    others: list[str] = []
     for nest in _NESTS:
         if isinstance(content, Mapping) and isinstance(content.get(nest), Mapping):
+            others = [str(name) for name in content if name != nest]
             content = content[nest]
             break
     table = cast(Mapping[Any, Any], content if isinstance(content, Mapping) else {})
@@ -232,7 +305,20 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             stage="load weights",
             remedy="save the state dict: torch.save(model.state_dict(), path)",
         )
-    return state
+    return state, [*others, *(str(name) for name in table if str(name) not in state)]
+
+
+def _kind(name: str) -> str | None:
+    """What an entry belongs to by its name, None if that is not known."""
+    first = next((part for part in name.split(".") if part not in _WRAPPERS), "")
+    return _KINDS.get(first)
+
+
+def _whole(prefix: str) -> str:
+    """The part of a prefix that wraps all that was stored."""
+    parts = prefix.split(".")
+    count = next(i for i, part in enumerate(parts) if part not in _WHOLE)
+    return "".join(f"{part}." for part in parts[:count])
 
 
 def _find_prefix(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
