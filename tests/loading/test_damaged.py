@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from rhyme.catalog import scan
-from rhyme.errors import DataError
+from rhyme.errors import DataError, TruncatedMedia
+from rhyme.loading.decode import Readers
 from support.sources import make, take
 
 
@@ -56,6 +57,19 @@ def test_pictures_that_cannot_be_decoded_are_replaced_too(own_folder, plan):
     batches = take(source, 3)
     assert {r.path for r in source.replaced} == {"v04.mp4"}
     assert 4 not in torch.cat([b.index for b in batches])
+
+
+def test_moments_well_behind_the_last_frame_are_damage(catalog):
+    readers = Readers(catalog)
+    end = catalog.item(0).stop
+    frames, shown = readers.frames(0, np.array([end + 0.5]))
+    assert len(frames) == 1
+    assert shown[0] < end
+    with pytest.raises(TruncatedMedia, match="the pictures end at") as raised:
+        readers.frames(0, np.array([0.0, 10 * end + 10]))
+    assert raised.value.file is not None
+    assert raised.value.file.endswith(catalog.item(0).path)
+    readers.close()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import os
+import struct
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +60,48 @@ def test_missing_empty_folder_and_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.mp4")
     assert isinstance(refused(tmp_path / "pipe.mp4"), FileMissing)
     assert isinstance(refused(tmp_path / "nul\0.mp4"), FileMissing)
+
+
+def lying(path: Path, factor: float) -> Path:
+    """The film with another duration in the header of its container; nothing else changes."""
+    data = bytearray(path.read_bytes())
+    if path.suffix == ".mkv":
+        places, form = [(b"\x44\x89\x88", 3)], ">d"
+    elif path.suffix == ".avi":
+        places, form = [(b"avih", 24), (b"strh", 40)], "<I"  # numbers of frames
+    else:
+        places, form = [(b"mvhd", 20), (b"mdhd", 20), (b"tkhd", 24)], ">I"
+    for name, offset in places:
+        place = data.index(name) + offset
+        (true,) = struct.unpack_from(form, data, place)
+        struct.pack_into(form, data, place, type(true)(true * factor))
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.avi", "a.mp4"])
+@pytest.mark.parametrize("factor", [10, 0.25])
+def test_a_header_that_lies_about_the_length_is_not_believed(
+    film: Film, name: str, factor: float
+) -> None:
+    path = lying(film(name, n=100), factor)
+    for depth in ("header", "packets"):
+        info = probe(path, depth)
+        assert info.duration == pytest.approx(4.0)
+        assert info.frames == 100
+    with Video(path) as video:
+        assert len(video.times) == 100
+
+
+@pytest.mark.parametrize("start", [0, 250])
+def test_a_true_matroska_header_is_believed(film: Film, start: int) -> None:
+    path = film("a.mkv", n=100, stamps=list(range(start, start + 100)), sound=np.sin)
+    info = probe(path)
+    assert info.duration == pytest.approx(4.0, abs=0.1)
+    assert info.depth == ("header" if start == 0 else "packets")
+    with Video(path) as video:
+        video.header()
+        assert torch.equal(video.frames_at([0.0]), video.frames_at(video.times[:1]))
 
 
 @pytest.mark.parametrize(

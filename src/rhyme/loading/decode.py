@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rhyme.catalog import Catalog
-from rhyme.media import FrameReader
+from rhyme.errors import TruncatedMedia
+from rhyme.media import FrameReader, Video
 from rhyme.views.clips import FrameDraws
 
 __all__ = ["Readers"]
@@ -52,10 +53,23 @@ class Readers:
             times: ``float64 [t]`` seconds in the file, in any order, repeats allowed.
 
         Raises:
-            MediaError: the file cannot be decoded there.
+            MediaError: the file cannot be decoded there, or ends well before.
             CatalogError: the file has gone or changed since the scan.
         """
-        frames, shown = self._reader(row).read(times)
+        reader = self._reader(row)
+        if isinstance(reader, Video) and len(times):
+            table = reader.table
+            # A header that is believed at the scan may be off by a little.
+            slack = max(2.0, 2 * table.duration / len(table.times))
+            if times.max() > table.duration + slack:
+                raise TruncatedMedia(
+                    f"the pictures end at {table.duration:.2f} s, before the item's frames",
+                    file=reader.path,
+                    stage="decode",
+                    value=float(times.max()),
+                    remedy="scan the folder again with --depth packets",
+                )
+        frames, shown = reader.read(times)
         return frames, np.asarray(shown)
 
     def clips(

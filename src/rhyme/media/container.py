@@ -47,6 +47,9 @@ AUDIO_CODECS = frozenset(
 _BUILDS = frozenset(("libdav1d", "libvpx", "libvpx-vp9", "mp3float", "mp2float"))
 _DECODERS = VIDEO_CODECS | AUDIO_CODECS | _BUILDS
 
+_FAR = 1 << 52
+"""A time stamp behind every picture."""
+
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,wav,mp3,flac,gif"
 
 
@@ -126,8 +129,17 @@ class Opened:
         """Whether a packet marked as damaged was cut off by the end of the file."""
         return self.demuxer in ("mov", "matroska", "avi", "flv")
 
-    def believable(self, stream: VideoStream) -> bool:
-        """Whether the header may be believed: MP4 whose index ends inside the file, or Matroska."""
+    def believable(self, stream: VideoStream, duration: float) -> bool:
+        """Whether the header's duration agrees with the last picture.
+
+        MP4 says in its index where and when that is; it must lie inside the file. In Matroska the
+        end is sought and its last pictures are read, so that the reading place moves. No other
+        container is believed.
+
+        Args:
+            stream: the video stream.
+            duration: what the header says, in seconds.
+        """
         if self.cut:
             return False
         if self.demuxer == "mov":
@@ -135,8 +147,22 @@ class Opened:
             if len(entries) == 0:
                 return False
             last = entries[len(entries) - 1]
-            return last.pos + last.size <= self.size
-        return self.demuxer == "matroska"
+            if last.pos + last.size > self.size:
+                return False
+            span = last.timestamp - entries[0].timestamp
+        elif self.demuxer == "matroska":
+            try:
+                self.container.seek(_FAR, stream=stream)
+                stamps = [p.pts for p in self.container.demux(stream) if p.pts is not None]
+            except av.error.FFmpegError:
+                return False
+            span = max(stamps, default=0) - (stream.start_time or 0)
+        else:
+            return False
+        # Sound may go on a little, and the last picture is shown for a while.
+        rate = float(stream.average_rate or stream.guessed_rate or 25) or 25.0
+        slack = max(min(1.0, 0.05 * duration), 2 / rate)
+        return abs(span * float(stream.time_base or 1) - duration) <= slack
 
     def codes(self) -> list[str]:
         """The four-letter codes of the tracks of an MP4 or MOV file, for messages."""

@@ -119,6 +119,11 @@ class Session:
             self.opened.close()
             self._open()
 
+    def believable(self, duration: float) -> bool:
+        """Whether the header's duration, in seconds, agrees with the last picture."""
+        self.fresh &= self.opened.demuxer == "mov"  # elsewhere the end is sought
+        return self.opened.believable(self.stream, duration)
+
     def packets(self) -> Iterator[Packet]:
         """Packets of the video stream from here on."""
         self.fresh = False

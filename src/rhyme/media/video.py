@@ -271,7 +271,7 @@ class Video:
         base = float(stream.time_base or 1)
         rate = float(stream.average_rate or stream.guessed_rate or 0)
         duration = float((stream.duration or 0) * base) or (opened.container.duration or 0) / 1e6
-        if self._table is not None or duration <= 0 or rate <= 0 or not opened.believable(stream):
+        if self._table is not None or min(duration, rate) <= 0 or not session.believable(duration):
             return self.info
         frames = int(stream.frames)
         self.limits.check("duration", duration, file=self.path, stage="open")
