@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rhyme.encoders import HEAD_PRESETS, BackboneConfig
 from rhyme.errors import ConfigError
+from rhyme.objectives import nt_xent
 from rhyme.systems import RunContext
 from rhyme.systems.simclr import Simclr, SimclrConfig
 from rhyme.training import OptimizerConfig, TrainConfig, build_optimizers
@@ -70,7 +71,7 @@ def test_the_published_code_has_twice_the_loss_and_gradient(build) -> None:
         assert torch.allclose(2 * ours, theirs, rtol=1e-12)
 
 
-@pytest.mark.parametrize(("n", "expected"), [(256, 6.236), (4, math.log(7))])
+@pytest.mark.parametrize(("n", "expected"), [(256, 6.236), (4096, 9.011), (4, math.log(7))])
 def test_equal_embeddings_give_the_logarithm_of_the_others(build, n: int, expected: float) -> None:
     z = torch.zeros(n, 2, 8, dtype=torch.float64)
     z[..., 0] = 1
@@ -83,6 +84,20 @@ def test_orthonormal_pairs(build) -> None:
     n = 256
     z = torch.eye(n, dtype=torch.float64)[:, None].expand(n, 2, n)
     assert loss_of(build("simclr", temperature=0.1), z).item() == pytest.approx(0.0229, abs=1e-4)
+
+
+def test_an_item_at_right_angles_to_all_others_of_the_largest_batch() -> None:
+    """The value of orthonormal pairs at N = 4096, without as many dimensions: the others agree."""
+    n = 4096
+    z = torch.zeros(n, 2, dtype=torch.float64)
+    z[0, 0] = 1
+    z[1:, 1] = 1
+    values = nt_xent(z, z, temperature=0.1).values
+    closed = -math.log(math.exp(10) / (math.exp(10) + 2 * n - 2))
+    assert closed == pytest.approx(0.316, abs=5e-4)
+    assert values[[0, n]].tolist() == pytest.approx([closed] * 2, rel=1e-12)
+    rest = math.log(2 * n - 3 + 2 * math.exp(-10))
+    assert values[1:n].tolist() == pytest.approx([rest] * (n - 1), rel=1e-12)
 
 
 def test_one_item_has_nothing_to_compare_with(build) -> None:
