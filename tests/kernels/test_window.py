@@ -107,6 +107,23 @@ def test_both_routes_equal_the_dense_form_on_a_larger_grid(
     assert torch.allclose(found.weights.view(-1, 6), torch.softmax(values / 0.05, 1), atol=1e-5)
 
 
+def test_the_same_ten_keys_as_the_dense_form_at_480_rows() -> None:
+    """A 480p frame in cells of eight pixels; whole numbers, so that equal scores are equal."""
+    generator = torch.Generator().manual_seed(4)
+    h, w, t = 60, 107, 2
+    query = torch.randint(-3, 4, (h, w, 16), generator=generator).float()
+    context = torch.randint(-3, 4, (t, h, w, 16), generator=generator).float()
+    found = windowed_affinity(query, context, 10, temperature=1.0, window=Window(12), whole=[0])
+    y, x = torch.arange(h), torch.arange(w)
+    order = torch.arange(t * h * w)  # of equal scores the first one: below half a score in all
+    for row in range(0, h, 7):  # whole rows of queries, the first and the last but three
+        scores = torch.einsum("xd,tvud->xtvu", query[row], context)
+        near = (y - row)[:, None] ** 2 + (x[:, None, None] - x) ** 2 < 12**2
+        scores[:, 1:] = scores[:, 1:].masked_fill(~near[:, None], -torch.inf)
+        keys = scores.flatten(1).double() - order / (2 * len(order))
+        assert torch.equal(found.indices[row], keys.topk(10, dim=1).indices)
+
+
 def unit(*shape: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return functional.normalize(torch.randn(*shape, generator=generator), dim=-1)
