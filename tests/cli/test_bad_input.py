@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import rhyme as toolkit
+from rhyme.catalog import Catalog
 from rhyme.run import read_jsonl
 from support.tiny_runs import (
     ALONE,
@@ -87,21 +88,48 @@ def test_videos_of_one_frame_train(system: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("cached", [True, False])
 def test_files_that_prove_damaged_are_told_once_and_counted(cached: bool, tmp_path: Path) -> None:
     folder, listed = tmp_path / "clips", tmp_path / "listed.arrow"
-    gone = videos(folder, 20)[3]
+    bad = videos(folder, 20)[3]
     assert rhyme("scan", folder, "--out", listed, *ALONE).code == 0
-    gone.unlink()
+    bad.write_bytes(bad.read_bytes()[:600])
     options = [] if cached else ["--data.cache-frames", "null", "--data.cache-size", "null"]
     run = tmp_path / "run"
     done = train("moco", run, "--json", "--split", "all", *options, data=listed)
     assert done.code == 3, done.err
     assert (done.document["damaged"], done.document["quarantined"]) == (1, 0)
     told = [row for row in read_jsonl(run / "events.jsonl") if row["event"] == "damaged"]
-    assert [row["path"] for row in told] == [gone.name]
-    assert "gone" in told[0]["reason"]
+    assert [row["path"] for row in told] == [bad.name]
+    assert "changed" in told[0]["reason"]
     again = rhyme("train", "--resume", run)
     assert again.code == 3, again.err
     assert "damaged files: 1" in again.out
     assert sum(row["event"] == "damaged" for row in read_jsonl(run / "events.jsonl")) == 1
+
+
+def test_files_that_are_gone_are_all_told_before_training(tmp_path: Path) -> None:
+    folder, listed, run = tmp_path / "clips", tmp_path / "listed.arrow", tmp_path / "run"
+    made = videos(folder, 12)
+    assert rhyme("scan", folder, "--out", listed, *ALONE).code == 0
+    gone = sorted(path.name for path in made[2:9:3])
+    for name in gone:
+        (folder / name).unlink()
+    done = train("moco", run, "--split", "all", data=listed)
+    assert done.code == 3, done.err
+    assert f"3 files are gone since the scan: {', '.join(gone)}; left out" in done.err
+    events = [row for row in read_jsonl(run / "events.jsonl") if row["event"] == "quarantined"]
+    assert [row["path"] for row in events] == gone
+    assert all("gone" in row["reason"] and row["remedy"] for row in events)
+    assert not any(row["event"] == "damaged" for row in read_jsonl(run / "events.jsonl"))
+    used = Catalog.open(run / "catalog.arrow")
+    assert {used.item(k).path for k in range(len(used))} == {p.name for p in made} - set(gone)
+
+    made[0].unlink()
+    refused(
+        train("moco", tmp_path / "more", "--split", "all", data=listed),
+        1,
+        "4 files are gone since the scan",
+        folder,
+    )
+    assert not (tmp_path / "more").exists()
 
 
 def test_damaged_files_are_left_out_and_named(tmp_path: Path) -> None:

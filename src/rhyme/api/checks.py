@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from rhyme.catalog import Catalog
-from rhyme.errors import CatalogError, ConfigError
+from rhyme.api.progress import progress_bar
+from rhyme.catalog import Catalog, missing_files
+from rhyme.errors import CatalogError, ConfigError, DataError, printable
 
 PNG = (b"\x89PNG",)
 HTML = (b"<!doctype", b"<!DOCTYPE", b"<html")
 CATALOG = (b"ARROW1", b"PAR1")
+_NAMED = 20  # missing files named in a message
 
 
 def check_seed(seed: int) -> None:
@@ -65,3 +68,36 @@ def check_root(catalog: Catalog) -> None:
             stage="open",
             remedy="put it back there; to judge or embed other data: --data DIR",
         )
+
+
+def find_missing(catalog: Catalog, limit: float = 1.0) -> dict[str, list[int]]:
+    """Files that are gone since the scan, each with the rows of its items, before work begins.
+
+    Args:
+        catalog: the items.
+        limit: largest share of items that may be missing; three files always may.
+
+    Raises:
+        CatalogError: the whole folder is gone.
+        DataError: all files are gone, or more than may be.
+    """
+    check_root(catalog)
+    with progress_bar("look for files", "folders") as progress:
+        gone = missing_files(catalog, progress)
+    rows = sum(map(len, gone.values()))
+    if gone and (rows == len(catalog) or (len(gone) > 3 and rows > limit * len(catalog))):
+        raise DataError(
+            f"{describe_missing(gone)}; {rows} of {len(catalog)} items are lost",
+            file=catalog.root,
+            stage="data",
+            remedy="put the files back, or scan again: rhyme scan DIR",
+        )
+    return gone
+
+
+def describe_missing(gone: Mapping[str, object]) -> str:
+    """How many files are gone, and the names of the first of them."""
+    more = f" and {len(gone) - _NAMED} more" if len(gone) > _NAMED else ""
+    names = ", ".join(printable(name) for name in list(gone)[:_NAMED])
+    one = len(gone) == 1
+    return f"{len(gone)} file{' is' if one else 's are'} gone since the scan: {names}{more}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from rhyme.api.checks import check_root, check_seed
+from rhyme.api.checks import check_seed, describe_missing, find_missing
 from rhyme.api.data import DataOptions, read_data
 from rhyme.api.encoder import OffTheShelf, encoder_of, weights_note
 from rhyme.api.prepare import prepared_note
@@ -96,7 +97,9 @@ def evaluate(
         # Where nothing is fitted, a collection without a split is judged whole.
         fitted = any(p.reads != "frames" or p.fits for p in map(load_protocol, protocols))
         catalog = read_data(data, options, seed=seed, must_split=fitted)
-    check_root(catalog)
+    gone = find_missing(catalog)
+    if gone:
+        print(f"{describe_missing(gone)}; judged without", file=sys.stderr)
     label_column = options.label_column if options is not None else None
     recorded = record and not shelf and (folder / "config.yaml").is_file()
     pictures = folder / "pictures" if recorded else None
@@ -123,7 +126,8 @@ def evaluate(
         )
     if pictures is not None and any(row.protocol == "propagation" for row in done.results):
         done = replace(done, notes=(*done.notes, f"pictures: {pictures}"))
-    told = [note for note in (weights_note(package), prepared_note(catalog)) if note]
+    lost = describe_missing(gone) if gone else ""
+    told = [note for note in (weights_note(package), prepared_note(catalog), lost) if note]
     done = replace(done, notes=(*done.notes, *told))
     if recorded:
         append_results(RunFolder.open(folder).results, done.results)

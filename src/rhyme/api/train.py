@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from rhyme import distributed
+from rhyme.api.checks import describe_missing, find_missing
 from rhyme.api.data import DataOptions, is_catalog, part, quarantined, read_data
 from rhyme.api.fit import CATALOG, Trained, build_system, describe_left_out, fit_run
 from rhyme.api.initial import Initial, keep_initial, read_initial
 from rhyme.api.launch import LaunchOptions, check_ranks, check_shared, ranks_here, start_ranks
 from rhyme.api.prepare import prepared_note
 from rhyme.api.provenance import command_line, commit
-from rhyme.catalog import Catalog, official_lists
+from rhyme.catalog import Catalog, official_lists, without_files
 from rhyme.config import override
 from rhyme.errors import ConfigError, DataError
 from rhyme.group import in_a_group, launch_id, restarted
@@ -160,11 +161,15 @@ def new_run(
     if not scanned and wanted.segment is None and official_lists(wanted.labels, None) is None:
         wanted = replace(wanted, segment=chosen.data.segment)
     catalog = read_data(data, wanted, seed=seed)
+    gone = find_missing(catalog, chosen.data.bad_limit) if scanned else {}
+    catalog = without_files(catalog, gone) if gone else catalog
     check_size(chosen, catalog, system)
     run, saved = begin(chosen, catalog, out, initial)
     if progress is not False:
         where = "" if elsewhere else f" on {resolve_device(chosen.train.device)}"
         print(describe(saved, chosen) + where + several(ranks), file=sys.stderr)
+        if gone:
+            print(f"{describe_missing(gone)}; left out", file=sys.stderr)
         if initial is not None:
             print(f"starts from {initial.told}", file=sys.stderr)
     return run

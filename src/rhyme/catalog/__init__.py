@@ -5,6 +5,7 @@ from __future__ import annotations
 from rhyme.catalog.catalog import Catalog
 from rhyme.catalog.data import cache_folder, open_data
 from rhyme.catalog.lists import LIST_FORMS, OfficialLists, official_lists, relabelled
+from rhyme.catalog.missing import missing_files, without_files
 from rhyme.catalog.prepared import find_prepared, prepared_catalog, refusal_of
 from rhyme.catalog.scan import scan, segments
 from rhyme.catalog.schema import Item, ItemFacts, stable_id
@@ -23,6 +24,7 @@ __all__ = [
     "cache_folder",
     "find_prepared",
     "folds",
+    "missing_files",
     "official_lists",
     "open_data",
     "prepared_catalog",
@@ -31,4 +33,5 @@ __all__ = [
     "scan",
     "segments",
     "stable_id",
+    "without_files",
 ]
