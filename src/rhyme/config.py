@@ -125,6 +125,7 @@ def _convert_union(args: tuple[Any, ...], value: Any, where: str) -> Any:
     if value is None and type(None) in args:
         return None
     problems: list[ConfigError] = []
+    known: list[int] = []  # how many of the keys each branch knows
     for arg in args:
         if arg is type(None):
             continue
@@ -132,18 +133,34 @@ def _convert_union(args: tuple[Any, ...], value: Any, where: str) -> Any:
             return _convert(arg, value, where)
         except ConfigError as error:
             problems.append(error)
+        names = (
+            {f.name for f in dataclasses.fields(arg)} if dataclasses.is_dataclass(arg) else set()
+        )
+        known.append(len(names & set(value)) if isinstance(value, Mapping) else 0)
     if all(isinstance(arg, type) and not dataclasses.is_dataclass(arg) for arg in args):
         raise _wrong(args, value, where)
-    # The branch that got furthest speaks: an unknown key says more than "wrong type".
-    problems.sort(key=lambda e: isinstance(e, UnknownName), reverse=True)
-    raise problems[0]
+    # The branch that knows most of the keys speaks: of one of them it has more to say than that it
+    # is unknown. Where none knows any, an unknown key says more than "wrong type".
+    best = max(
+        range(len(problems)), key=lambda k: (known[k], isinstance(problems[k], UnknownName), -k)
+    )
+    raise problems[best]
 
 
 def _wrong(hints: Sequence[Any], value: Any, where: str) -> ConfigError:
     """The error of a value that is of none of some types."""
-    names = ["null" if h is type(None) else getattr(h, "__name__", str(h)) for h in hints]
-    expected = f"expected {' or '.join(names)}"
+    expected = f"expected {' or '.join(map(_named, hints))}"
     return ConfigError(f"wrong value for '{where}'", value=value, remedy=expected)
+
+
+def _named(hint: Any) -> str:
+    if hint is type(None):
+        return "null"
+    args = get_args(hint)
+    if get_origin(hint) is tuple and Ellipsis not in args:
+        kinds = ", ".join(map(_named, args))
+        return f"{len(args)} values [{kinds}]"
+    return getattr(hint, "__name__", str(hint))
 
 
 def _convert_sequence(origin: Any, args: tuple[Any, ...], value: Sequence[Any], where: str) -> Any:

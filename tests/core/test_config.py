@@ -62,6 +62,26 @@ def test_a_wrong_value_names_its_option(values: dict, where: str) -> None:
         config.from_dict(Outer, values)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wide:
+    width: int = 3
+    share: tuple[float, float] = (0.2, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Either:
+    form: Inner | Wide = field(default_factory=Wide)
+
+
+def test_of_several_forms_the_one_that_was_meant_speaks() -> None:
+    with pytest.raises(ConfigError, match=r"wrong value for 'form\.share'") as wrong:
+        config.from_dict(Either, {"form": {"width": 5, "share": 3}})
+    assert "2 values [float, float]" in str(wrong.value)
+    with pytest.raises(UnknownName, match=r"form\.gain") as unknown:
+        config.from_dict(Either, {"form": {"width": 5, "gain": 3}})
+    assert "share" in str(unknown.value)
+
+
 def test_a_bare_on_or_off_in_yaml_is_the_word(tmp_path: Path) -> None:
     for word in ("on", "off", "auto"):
         (tmp_path / "c.yaml").write_text(f"inner:\n  switch: {word}\n")
