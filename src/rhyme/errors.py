@@ -190,6 +190,12 @@ class LimitExceeded(MediaError):
     default_remedy = "scale or cut the file, or raise the limit in media.Limits"
 
 
+class StorageError(RhymeError):
+    """The disk or the network under a file failed; nothing is said about the file itself."""
+
+    default_remedy = "check the disk or the network mount, then go on or run the command again"
+
+
 class CatalogError(RhymeError):
     """A catalog is missing, damaged, changed, or lacks what is asked of it."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rhyme.catalog.schema import LABEL, VERSION, encode_words
 from rhyme.errors import CatalogError
+from rhyme.media.patience import patiently
 from rhyme.run import fsync_directory
 
 if TYPE_CHECKING:
@@ -156,9 +157,10 @@ def check_unchanged(file: Path, *, size: int | None, mtime_ns: int | None) -> No
 
     Raises:
         CatalogError: the file has changed or gone.
+        StorageError: the disk or the network fails again and again.
     """
     try:
-        facts = file.stat()
+        facts = patiently(file.stat, file)
     except OSError as error:
         raise CatalogError(
             "the file is gone since the scan",

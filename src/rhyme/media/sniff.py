@@ -7,6 +7,7 @@ here whatever the file is called.
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import BinaryIO, Literal
 
 from rhyme.errors import EmptyMedia, FileMissing, NotMedia, TruncatedMedia, UnsupportedMedia
 from rhyme.media.limits import DEFAULT_LIMITS, Limits
+from rhyme.media.patience import PatientFile, patiently
 
 HEAD = 4096
 
@@ -80,10 +82,12 @@ def open_regular(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> tuple[
         FileMissing: no such regular file, or it may not be read.
         EmptyMedia: zero bytes.
         LimitExceeded: too many bytes.
+        StorageError: the disk or the network fails again and again, now or while reading.
     """
     try:
         # Non-blocking, so that a pipe in the place of a file cannot hang the caller.
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
+        handle = patiently(lambda: os.open(path, flags), path)
     except (OSError, ValueError) as error:
         detail = error.strerror if isinstance(error, OSError) else str(error)
         raise FileMissing(
@@ -100,7 +104,7 @@ def open_regular(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> tuple[
     except Exception:
         os.close(handle)
         raise
-    return os.fdopen(handle, "rb"), facts.st_size
+    return io.BufferedReader(PatientFile(handle, path)), facts.st_size
 
 
 def sniff(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> Sniffed:
