@@ -9,6 +9,8 @@ import torch
 from torchvision import models
 
 from rhyme import api
+from rhyme.api import OffTheShelf
+from rhyme.catalog import Catalog, scan
 from rhyme.encoders import load_package
 from rhyme.evaluation import read_results
 from support.tiny_runs import catalog, refused, rhyme, trained, world
@@ -87,3 +89,41 @@ def test_wrong_usage_says_what_to_write(weights: Path) -> None:
     refused(rhyme("evaluate", "torchvision:resnet50"), 2, "--encoder torchvision:resnet50")
     refused(rhyme("evaluate", "--weights", weights), 2, "give a RUN, or --encoder")
     refused(rhyme("evaluate", *SMALL), None, "say what to judge on: --data")
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    """A few videos with masks."""
+    folder = tmp_path_factory.mktemp("masked")
+    api.world(folder / "world", counts=(3, 2, 2), size=64)
+    return scan(folder / "world", out=folder / "world.catalog")
+
+
+@pytest.mark.parametrize(
+    ("name", "stride"),
+    [
+        ("resnet18", 8),
+        ("mobilenet_v3_small", 8),
+        pytest.param("vit_b_32", 32, marks=pytest.mark.slow),
+        pytest.param("swin_t", 8, marks=pytest.mark.slow),
+        pytest.param("convnext_tiny", 8, marks=pytest.mark.slow),
+    ],
+)
+def test_encoders_of_every_kind_serve_the_protocols_of_places(
+    name: str, stride: int, masked: Catalog, tmp_path: Path
+) -> None:
+    """By default: nobody has to know the stages of another library's network."""
+    rows = tmp_path / "rows.jsonl"
+    encoder = OffTheShelf(encoder=f"torchvision:{name}", size=64)
+    done = api.evaluate(
+        encoder, masked, protocols=("propagation", "correspondence", "cells"), untrained_seeds=(0,),
+        settings={"correspondence": {"pairs": 1, "size": 64}}, results=rows,
+    )  # fmt: skip
+    assert not done.skipped
+    found = read_results(rows)
+    assert {r.protocol for r in found} == {"propagation", "correspondence", "cells"}
+    assert {r.details["stride"] for r in found} == {stride}
+    assert all(0 <= r.value <= 1 for r in found)
+    coarse = [note for note in done.notes if "the finest that this encoder has" in note]
+    assert len(coarse) == (3 if stride > 8 else 0)
+    assert all(".stage" in note for note in coarse)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rhyme.encoders import BackboneConfig, build_backbone
-from rhyme.errors import ConfigError, UnknownName
+from rhyme.errors import ConfigError, DataError, UnknownName
 from rhyme.tasks import dense_encoder
 
 
@@ -43,9 +43,43 @@ def test_a_grid_that_is_fine_enough_is_the_encoder_itself() -> None:
 def test_what_no_backbone_can_do_is_refused() -> None:
     backbone = build_backbone("resnet18", seed=0)
     with pytest.raises(ConfigError, match="cells every 2 pixels") as caught:
-        dense_encoder(backbone, 2)
-    assert "at least 4" in str(caught.value.remedy)
+        dense_encoder(backbone, 2, "layer4", options="--cells.")
+    assert caught.value.remedy == "choose --cells.stride 4 or more"
     with pytest.raises(UnknownName, match="layer9"):
         dense_encoder(backbone, 8, "layer9")
     with pytest.raises(ConfigError, match="backbone"):
         dense_encoder(torch.nn.Linear(2, 2))
+
+
+def test_without_a_stage_the_deepest_that_is_fine_enough_is_read_else_the_finest() -> None:
+    mobile = build_backbone("torchvision:mobilenet_v3_small", seed=0).eval()
+    dense = dense_encoder(mobile, 8)
+    assert (dense.stage, dense.stride) == ("stage3", 8)
+    assert dense.module is mobile
+    assert dense_encoder(mobile, 16).stage == "stage4"
+    assert dense_encoder(mobile, 1).stage == "stage1"
+    with pytest.raises(ConfigError, match="'stage5' cannot have cells every 8") as caught:
+        dense_encoder(mobile, 8, "stage5", options="--cells.")
+    told = str(caught.value.remedy)
+    assert told.startswith("choose --cells.stride 32 or more, or --cells.stage stage1, ")
+    assert "--cells.stage stage3" in told
+    assert "stage4" not in told
+    own = dense_encoder(build_backbone("resnet18", seed=0).eval(), 2)
+    assert (own.stage, own.stride) == ("layer3", 4)
+
+
+def test_a_network_of_one_size_reads_smaller_frames_with_a_margin() -> None:
+    net = build_backbone("small", seed=0).eval()
+    net.side = 64
+    dense = dense_encoder(net, 8)
+    assert dense.module is net
+    frames = torch.randn(1, 3, 32, 64)
+    found = dense(frames)
+    assert found.shape[2:] == (4, 8)
+    filled = torch.cat([frames, torch.zeros(1, 3, 32, 64)], dim=2)
+    with torch.no_grad():
+        whole = net(filled).map
+    assert torch.allclose(found, torch.nn.functional.normalize(whole[..., :4, :], dim=1), atol=1e-5)
+    with pytest.raises(DataError, match="at most 64 x 64") as caught:
+        dense(torch.zeros(1, 3, 48, 96))
+    assert "height 32" in str(caught.value.remedy)

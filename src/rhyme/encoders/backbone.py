@@ -35,6 +35,7 @@ class Backbone(nn.Module):
         feature_dim: length ``d`` of the pooled feature.
         geometry: for each stage, in order, (stride, offset) in view pixels: cell ``i`` of its map
             is centred on view pixel ``offset + stride * i``, pixel centres at whole numbers.
+        side: side of the squares that it reads alone, 0 where it reads frames of any size.
     """
 
     reads_clips: ClassVar[bool] = False
@@ -42,6 +43,7 @@ class Backbone(nn.Module):
     own: ClassVar[dict[str, Four]] = {}
     feature_dim: int
     geometry: dict[str, tuple[float, float]]
+    side: int = 0
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()

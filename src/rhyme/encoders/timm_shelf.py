@@ -42,6 +42,7 @@ class TimmEncoder(Borrowed, Backbone):
         self.net: nn.Module = net
         self.feature_dim = int(getattr(net, "head_hidden_size", None) or net.num_features)
         side = input_side(net)
+        self.side = side if fixed_size(config.name) else 0
         empty = copy.deepcopy(net).to("meta").eval()
         places = CellPlaces(empty, side, empty.forward_features)  # pyright: ignore
         self._prefix = int(getattr(net, "num_prefix_tokens", 0))
@@ -132,7 +133,8 @@ def recommended(name: str) -> dict[str, Any]:
 def fixed_size(name: str) -> bool:
     """Whether a network reads pictures of one size, which is told when it is built."""
     timm = library("timm")
-    return bool(_told(timm, name.removeprefix("timm:")).get("fixed_input_size"))
+    bare = name.removeprefix("timm:").partition("@")[0]
+    return bool(_told(timm, bare).get("fixed_input_size"))
 
 
 def _told(timm: Any, bare: str) -> dict[str, Any]:

@@ -86,6 +86,9 @@ class TorchvisionEncoder(Borrowed, Backbone):
         self._nodes = nodes
         self.feature_dim = nodes.dim
         self.geometry = dict(nodes.geometry)
+        bare, side = split_name(config.name)
+        if bare.startswith(("vit_", "maxvit")):
+            self.side = side or recommended(bare)["crop_size"][0]
 
     @classmethod
     def renamed(cls, name: str) -> str:

@@ -36,7 +36,8 @@ class Settings:
 
     Attributes:
         stride: pixels between neighbouring cells of the features.
-        stage: the backbone's stage; None for ``layer3`` of a ResNet and else the last.
+        stage: the backbone's stage; None for the deepest that can have this stride, at most
+            ``layer3`` of a ResNet, and where none can for the finest, which a note says.
         height: frames are scaled to this height first; None keeps them.
         ids: what a mask's ids are: ``"objects"``, of the item's class (or of one class, where
             items have none), or ``"classes"`` themselves. 0 is the background.
@@ -79,7 +80,7 @@ def run(data: FrameData, settings: Settings) -> list[Metric]:
     Raises:
         EvaluationError: a split has no masks, or the training items show fewer than two classes.
     """
-    encoder = dense_encoder(data.encoder, settings.stride, settings.stage)
+    encoder = dense_encoder(data.encoder, settings.stride, settings.stage, options="--cells.")
     train, val, test = (
         _read(data, encoder, settings, split, share, name)
         for name, split, share in (

@@ -40,7 +40,8 @@ class Settings:
 
     Attributes:
         stride: pixels between neighbouring cells of the features.
-        stage: the backbone's stage; None for ``layer3`` of a ResNet and else the last.
+        stage: the backbone's stage; None for the deepest that can have this stride, at most
+            ``layer3`` of a ResNet, and where none can for the finest, which a note says.
         size: side of the views; None for that of the encoder's plan.
         pairs: pairs of views of each item.
         tolerance: cells by which a match may miss, along either side.
@@ -72,7 +73,9 @@ def run(data: FrameData, settings: Settings) -> list[Metric]:
         EvaluationError: no item can be read, or no two views show a common place.
     """
     size = settings.size or data.plan.size
-    encoder = dense_encoder(data.encoder, settings.stride, settings.stage)
+    encoder = dense_encoder(
+        data.encoder, settings.stride, settings.stage, options="--correspondence."
+    )
     centres = cell_centres(size, encoder.stride, encoder.offset)
     side = len(centres)
     plan = _plan(data, settings, size)

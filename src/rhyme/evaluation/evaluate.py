@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -230,7 +231,7 @@ def evaluate(
         except (DataError, EvaluationError) as error:
             skipped[protocol.id] = error.cause + (f"; {error.remedy}" if error.remedy else "")
             continue
-        notes += _lost(protocol.id, measured[first])
+        notes += _told(protocol.id, parsed[protocol.id], measured[first])
         # figure by figure, so that the rows of one metric stand together
         for place in range(len(measured[first])):
             for name, metrics in measured.items():
@@ -276,9 +277,16 @@ def _read(judged: Judged) -> list[str]:
     return notes
 
 
-def _lost(protocol: str, metrics: Sequence[Metric]) -> list[str]:
-    """What a protocol that decodes for itself could not read, or had to fill up."""
+def _told(protocol: str, settings: Any, metrics: Sequence[Metric]) -> list[str]:
+    """What a protocol could not read, had to fill up, or could not do as finely as was asked."""
     notes: list[str] = []
+    seen = metrics[0].details
+    if seen.get("stride", 0) > getattr(settings, "stride", math.inf):
+        notes.append(
+            f"{protocol}: cells every {seen['stride']:g} pixels ({seen['stage']}), the finest that "
+            f"this encoder has, instead of {settings.stride}; other stages and larger frames: "
+            f"--{protocol}.stage, --{protocol}.height"
+        )
     for metric in metrics:
         lost, short = (int(metric.details.get(k, 0)) for k in ("unreadable", "short_videos"))
         if lost:

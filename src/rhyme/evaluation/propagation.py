@@ -50,7 +50,8 @@ class Settings:
     Attributes:
         preset: the rule that the others start from: ``"vfs"``, ``"vfs-r50"`` or ``"videowalk"``.
         stride: pixels between neighbouring cells of the features.
-        stage: the backbone's stage; None for ``layer3`` of a ResNet and else the last.
+        stage: the backbone's stage; None for the deepest that can have this stride, at most
+            ``layer3`` of a ResNet, and where none can for the finest, which a note says.
         height: frames are scaled to this height first; None keeps them.
         context: frames looked at beside the first; None for the preset's, as with those below.
         k: places kept.
@@ -102,7 +103,8 @@ def run(data: FrameData, settings: Settings) -> list[Metric]:
     Raises:
         EvaluationError: no item has masks of at least three frames with an object in the first.
     """
-    rule, encoder = settings.rule(), dense_encoder(data.encoder, settings.stride, settings.stage)
+    rule = settings.rule()
+    encoder = dense_encoder(data.encoder, settings.stride, settings.stage, options="--propagation.")
     scores: list[_Scores] = []
     skipped: dict[str, str] = {}
     drawn = 0
