@@ -14,6 +14,7 @@ from rhyme import distributed
 from rhyme.errors import DataError, TrainingError
 
 _PAIRED = 512  # rows that are compared with each other: 130,816 pairs
+_MADE_BY_FEW = 0.4  # .05 to .36 in VFS's collapse, seldom under .5 on real clips in batches of 16
 
 
 @torch.no_grad()
@@ -102,8 +103,8 @@ class CollapseAlarm:
 
     To a point: ``std · √d`` lies below the limit. To a line, in both directions of which the rows
     may still be spread: the effective rank exceeds 1 by less than the limit. To either, but for a
-    few rows: the median sine of pairs lies below three limits and below half of what the spread
-    makes one expect.
+    few rows: the median sine of pairs lies below three limits and below two fifths of what the
+    spread makes one expect.
 
     The last is what a batch norm at the end of a projector leaves of a collapse (VFS and SimSiam
     without stop-gradient). It gives every dimension its variance back, so that a few rows lie far
@@ -111,7 +112,7 @@ class CollapseAlarm:
     the many, anywhere from 2 to 20. Neither figure, nor its fall, tells that from the first steps
     of a healthy contrast, where rank and spread are as low for a while. Their ratio to the median
     does: the sine is √2 times a small spread in which all rows have their part, at any size of it,
-    and at most half of that where a few rows make it.
+    and far less than that where a few rows make it.
 
     Args:
         limit: the limit; 0 turns the alarm off.
@@ -132,7 +133,7 @@ class CollapseAlarm:
                 continue
             room = min(value, monitors.get(f"rank/{name}", math.inf) - 1)
             sine = monitors.get(f"sine/{name}", math.inf)
-            few = sine < min(3 * self.limit, value * math.sqrt(2) / 2)
+            few = sine < min(3 * self.limit, _MADE_BY_FEW * math.sqrt(2) * value)
             low = room < self.limit or few
             self.below[name] = self.below.get(name, 0) + 1 if low else 0
             if self.below[name] == self.rows:
