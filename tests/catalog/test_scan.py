@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from rhyme.catalog import Catalog, scan, segments, stable_id
 from rhyme.catalog import examine as examining
 from rhyme.errors import ConfigError, DataError
-from rhyme.media import Limits
+from rhyme.media import Limits, probe
 
 Films = Callable[..., Path]
 Pictures = Callable[..., Path]
@@ -258,3 +259,19 @@ def test_real_folders(data: Path) -> None:
     davis = scan(data / "vos" / "davis2016_val_240p")
     assert len(davis) == 12
     assert davis.item(0).kind == "frames"
+
+
+def test_animated_pictures_are_counted_and_named(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (30, 20), (60 * k, 90, 90)) for k in range(4)]
+    for name in ("a.webp", "b.png"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], duration=100)
+    for name in ("c.webp", "d.png", "e.jpg"):
+        frames[0].save(tmp_path / name)
+    catalog = scan(tmp_path, out=tmp_path / "listed.arrow")
+    assert len(catalog) == 5
+    assert catalog.meta["animations"] == ["a.webp", "b.png"]
+    assert catalog.summary()["animations"] == 2
+    assert {name: probe(tmp_path / name).animated for name in ("a.webp", "d.png")} == {
+        "a.webp": True,
+        "d.png": False,
+    }

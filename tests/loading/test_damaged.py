@@ -56,6 +56,7 @@ def test_pictures_that_cannot_be_decoded_are_replaced_too(own_folder, plan):
     source = make(catalog, plan, batch_size=3)
     batches = take(source, 3)
     assert {r.path for r in source.replaced} == {"v04.mp4"}
+    assert source.replaced.maxlen is not None  # it does not grow for ever
     assert 4 not in torch.cat([b.index for b in batches])
 
 

@@ -302,6 +302,7 @@ def _assemble(
             rows += _rows(candidate, result["facts"], labels, segment)
     if not rows:
         raise _nothing(root, found, bad)
+    facts = zip(found.candidates, (result.get("facts", {}) for result in results), strict=True)
     meta = {
         "version": VERSION,
         "root": str(root.absolute()),
@@ -309,6 +310,7 @@ def _assemble(
         "label_column": labels.main,
         "quarantine": bad,
         "ignored": found.ignored,
+        "animations": [candidate.path for candidate, fact in facts if fact.get("animated")],
         **extra,
     }
     return Catalog(build_table(rows, labels.names, labels.asset_names, meta), root=root)

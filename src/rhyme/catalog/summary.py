@@ -17,8 +17,9 @@ def summarise(catalog: Catalog) -> dict[str, object]:
 
     Returns:
         root, items, files, groups, hours, frames, with_sound, kinds, splits and status (counts by
-        name), label_column, labels (number of names by column), quarantined, ignored (files left
-        out by kind) and fingerprint.
+        name), label_column, labels (number of names by column), quarantined, animations (picture
+        files of which only the first picture is used), ignored (files left out by kind) and
+        fingerprint.
     """
     seconds = float((catalog.numbers("stop") - catalog.numbers("start")).sum())
     return {
@@ -35,6 +36,7 @@ def summarise(catalog: Catalog) -> dict[str, object]:
         "label_column": catalog.label_column,
         "labels": {name: len(catalog.labels(name)[1]) for name in catalog.label_columns},
         "quarantined": len(cast("list[object]", catalog.meta.get("quarantine", []))),
+        "animations": len(cast("list[object]", catalog.meta.get("animations", []))),
         "ignored": catalog.meta.get("ignored", {}),
         "fingerprint": catalog.fingerprint,
     }

@@ -158,6 +158,11 @@ class Scan(Common):
             shown.append(table(["left out", "reason", "remedy"], rows))
             if len(found.quarantine) > 20:
                 shown.append(f"... and {len(found.quarantine) - 20} more, all in {found.path}")
+        if found.facts["animations"]:
+            shown.append(
+                f"{found.facts['animations']} animated pictures (WebP, PNG): only the first frame "
+                "of each is used; as GIF or MP4 they are films"
+            )
         shown.append(f"catalog: {found.path}")
         return Answer(document=found, show=shown, exit_code=3 if found.quarantine else 0)
 

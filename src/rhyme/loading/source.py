@@ -31,6 +31,7 @@ from rhyme.workers import Pool
 
 __all__ = ["CatalogSource"]
 
+_NOTED = 1000  # replacements that are kept; each file was told when it was first met
 _RETRIES = 2
 _RESTARTS = 3  # that a worker may take in a minute, the search for the item to blame included
 
@@ -73,7 +74,7 @@ class CatalogSource:
         catalog: the items that are used, after leaving out those in ``left_out``.
         left_out: why, by row of the given catalog: items that are too short for the plan, have no
             frames, or failed in the cache.
-        replaced: damaged items met by this object, with reason and stand-in.
+        replaced: the last damaged items met by this object, with reason and stand-in.
         wait_seconds: time that the consumer spent waiting for batches.
 
     Raises:
@@ -110,7 +111,7 @@ class CatalogSource:
             )
         self.catalog = catalog.select(indices=kept) if self.left_out else catalog
         self.plan = plan
-        self.replaced: list[Replaced] = []
+        self.replaced: deque[Replaced] = deque(maxlen=_NOTED)
         self.wait_seconds = 0.0
         self._maker = BatchMaker(catalog=self.catalog, plan=plan, seed=seed, cache=cache)
         self._workers, self._prefetch, self._deadline = workers, prefetch, deadline

@@ -47,6 +47,7 @@ class MediaInfo:
         variable: frame spacing varies by more than a tenth.
         interlaced: the stream says that pictures are interlaced (they are returned woven).
         pixel_aspect: width of a pixel over its height; pictures are returned unscaled.
+        animated: a picture file that holds several; only the first one is used.
         bytes: size of the file, in bytes (sum over a frame folder).
         depth: the depth of the probe that found these facts.
     """
@@ -69,5 +70,6 @@ class MediaInfo:
     variable: bool = False
     interlaced: bool = False
     pixel_aspect: float = 1.0
+    animated: bool = False
     bytes: int = 0
     depth: Depth = "header"

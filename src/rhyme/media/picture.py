@@ -100,7 +100,7 @@ class FrameFolder:
         return self._info
 
     def _facts(self) -> MediaInfo:
-        width, height, codec, rotation = picture_header(self.path, limits=self.limits)
+        width, height, codec, rotation, _ = picture_header(self.path, limits=self.limits)
         n = len(self.paths)
         span = float(self._times[-1])
         duration = span + self.spacing
@@ -183,8 +183,9 @@ class Picture(FrameFolder):
         super().__init__([path], spacing=1.0, limits=limits)
 
     def _facts(self) -> MediaInfo:
-        width, height, codec, rotation = picture_header(self.path, limits=self.limits)
+        width, height, codec, rotation, animated = picture_header(self.path, limits=self.limits)
         return MediaInfo(
+            animated=animated,
             kind="image",
             container="image",
             duration=0.0,
@@ -233,7 +234,7 @@ def frame_times(names: Sequence[str], spacing: float) -> np.ndarray:
     return offsets / min(steps) * spacing
 
 
-def picture_header(path: Source, *, limits: Limits) -> tuple[int, int, str, int]:
+def picture_header(path: Source, *, limits: Limits) -> tuple[int, int, str, int, bool]:
     """Size, format and rotation of a picture, without decoding it.
 
     Args:
@@ -241,7 +242,8 @@ def picture_header(path: Source, *, limits: Limits) -> tuple[int, int, str, int]
         limits: bounds.
 
     Returns:
-        Width and height after rotation, the format in small letters, degrees clockwise.
+        Width and height after rotation, the format in small letters, degrees clockwise,
+        and whether it is an animation.
 
     Raises:
         MediaError: not a picture that can be used.
@@ -251,7 +253,9 @@ def picture_header(path: Source, *, limits: Limits) -> tuple[int, int, str, int]
         turned = exif in (5, 6, 7, 8)
         width, height = image.size[::-1] if turned else image.size
         rotation = {3: 180, 4: 180, 5: 270, 6: 90, 7: 90, 8: 270}.get(exif, 0)
-        return width, height, str(image.format).lower(), rotation
+        # Several pictures of other formats are pages, or one picture in several forms.
+        animated = image.format in ("PNG", "WEBP") and bool(getattr(image, "is_animated", False))
+        return width, height, str(image.format).lower(), rotation, animated
 
 
 def load_picture(
