@@ -7,7 +7,7 @@ STAMP := $(VENV)/.ready
 OUT ?= runs
 SYSTEM ?= cycle_contrast
 
-.PHONY: help setup demo test test-all check format evidence bench gpu gpu-evidence pictures docs lock clean
+.PHONY: help setup demo test test-all test-extras check format evidence bench gpu gpu-evidence pictures docs lock clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,14 @@ test: setup  ## all tests but the slow ones
 
 test-all: setup  ## every test
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Timm and transformers are extras: installed on demand and in CI, beside what the main lock brings.
+$(VENV)/.extras: $(STAMP) requirements-extras.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements-extras.lock
+	@touch $@
+
+test-extras: $(VENV)/.extras  ## encoders of timm and Hugging Face, which are installed for it
+	@RHYME_REQUIRE_EXTRAS=1 $(BIN)/python -m pytest tests/encoders/test_shelf.py tests/api/test_shelf.py -k "installed"
 
 check: setup  ## ruff, pyright, import-linter
 	@$(BIN)/ruff format --check .
@@ -79,6 +87,7 @@ docs: setup  ## the site, docs/_build/html
 lock: setup  ## resolve the requirements anew
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet --output-file requirements.lock
 	@echo "decord2 faiss-cpu lightly numkong opencv-python-headless usearch" | tr ' ' '\n' | $(BIN)/uv pip compile - --no-deps --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --output-file requirements-bench.lock
+	@echo "annotated-doc regex shellingham timm tokenizers transformers typer" | tr ' ' '\n' | $(BIN)/uv pip compile - --no-deps --universal --python-version 3.11 --constraint requirements.lock --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --output-file requirements-extras.lock
 	@echo uv | $(BIN)/uv pip compile - --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --output-file requirements-bootstrap.lock
 
 clean:  ## remove what was built

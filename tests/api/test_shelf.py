@@ -13,6 +13,7 @@ from rhyme.api import OffTheShelf
 from rhyme.catalog import Catalog, scan
 from rhyme.encoders import load_package
 from rhyme.evaluation import read_results
+from support.extras import extra
 from support.tiny_runs import catalog, refused, rhyme, trained, world
 
 SMALL = ("--encoder", "torchvision:squeezenet1_1", "--size", 32)
@@ -44,6 +45,9 @@ def test_an_encoder_off_the_shelf_is_a_row_beside_runs(weights: Path, tmp_path: 
     )
     assert own.details["plan"]["size"] == 32
     assert [r.seed for r in found if (r.encoder, r.metric) == ("untrained", "top1")] == [0, 1, 2]
+    assert "the file of weights does not say which groups it was trained on" in (
+        " ".join(shown.out.split())
+    )
     compared = api.compare([rows])
     assert any("squeezenet.pth" in str(line) for line in compared.rows)
 
@@ -88,7 +92,26 @@ def test_wrong_usage_says_what_to_write(weights: Path) -> None:
     refused(rhyme("evaluate", trained("moco"), *SMALL), 2, "give a RUN, or --encoder")
     refused(rhyme("evaluate", "torchvision:resnet50"), 2, "--encoder torchvision:resnet50")
     refused(rhyme("evaluate", "--weights", weights), 2, "give a RUN, or --encoder")
+    nothing = rhyme("evaluate", *SMALL, "--data", catalog(), "--protocol", "segments")
+    refused(nothing, 1, "nothing was measured: segments: ")
     refused(rhyme("evaluate", *SMALL), None, "say what to judge on: --data")
+
+
+def test_an_encoder_of_timm_is_a_row_where_it_is_installed(tmp_path: Path) -> None:
+    timm = extra("timm")
+    torch.save(timm.create_model("resnet10t", pretrained=False).state_dict(), tmp_path / "w.pth")
+    rows = tmp_path / "rows.jsonl"
+    shown = rhyme(
+        "evaluate", "--encoder", "timm:resnet10t", "--weights", tmp_path / "w.pth", "--size", 32,
+        "--data", catalog(), "--protocol", "knn,correspondence", "--frames", 1, "--results", rows,
+    )  # fmt: skip
+    assert shown.code == 0, shown.err
+    assert {(r.protocol, r.encoder) for r in read_results(rows)} == {
+        (protocol, encoder)
+        for protocol in ("knn", "correspondence")
+        for encoder in ("trained", "untrained")
+    }
+    assert "correspondence: cells every 32 pixels (stage1)" in " ".join(shown.out.split())
 
 
 @pytest.fixture(scope="module")

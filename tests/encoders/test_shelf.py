@@ -13,6 +13,7 @@ from torchvision import models
 from rhyme.encoders import load_package, open_shelf, save_package, untrained
 from rhyme.encoders.torchvision_shelf import TorchvisionEncoder
 from rhyme.errors import ConfigError, DataError, PackageError, UnknownName
+from support.extras import extra
 
 
 @pytest.fixture(scope="module")
@@ -101,13 +102,16 @@ def test_what_cannot_be_is_refused_with_names(
     with pytest.raises(ConfigError, match="timm, which is not installed") as absent:
         open_shelf("timm:resnet18")
     assert "rhyme-ssl[timm]" in str(absent.value.remedy)
+    with pytest.raises(ConfigError, match="no such Hugging Face folder"):
+        open_shelf(f"hf:{tmp_path}")
+    (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match="transformers, which is not installed") as absent:
         open_shelf(f"hf:{tmp_path}")
     assert "rhyme-ssl[transformers]" in str(absent.value.remedy)
 
 
 def test_timm_where_it_is_installed(tmp_path: Path) -> None:
-    timm = pytest.importorskip("timm")
+    timm = extra("timm")
     net = timm.create_model("resnet10t", pretrained=False).eval()
     torch.save(net.state_dict(), tmp_path / "w.pth")
     package = open_shelf("timm:resnet10t", tmp_path / "w.pth", plan={"size": 64})
@@ -121,7 +125,7 @@ def test_timm_where_it_is_installed(tmp_path: Path) -> None:
 
 
 def test_a_hugging_face_folder_where_it_is_installed(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = extra("transformers")
     config = transformers.ViTConfig(
         hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
         image_size=32, patch_size=8,
