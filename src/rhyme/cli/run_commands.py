@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 from rhyme import api
 from rhyme.cli.answer import Answer, table
 from rhyme.cli.options import Common, Data, HowToRead, Launching, Run, Shelf
-from rhyme.errors import ConfigError
+from rhyme.errors import ConfigError, EvaluationError
 from rhyme.group import follower, in_a_group
 
 
@@ -250,6 +250,13 @@ class Evaluate(Common):
             options=self.reading,
             results=self.results,
         )
+        if not done.results:
+            raise EvaluationError(
+                "nothing was measured: "
+                + "; ".join(f"{name}: {reason}" for name, reason in done.skipped.items()),
+                stage="evaluate",
+                remedy="choose a protocol that encoder and data can serve (--protocol)",
+            )
         shown: list[Any] = [*done.notes, table(done.columns, done.rows)]
         return Answer(document=done, show=shown)
 

@@ -153,7 +153,6 @@ def described(folder: Path) -> DescribedConfig:
     Raises:
         ConfigError: transformers is not installed, or the folder is none of its kind.
     """
-    lib = library("transformers")
     path = folder / "config.json"
     if not path.is_file():
         raise ConfigError(
@@ -161,6 +160,7 @@ def described(folder: Path) -> DescribedConfig:
             file=folder,
             remedy="give a folder on this machine with config.json and model.safetensors",
         )
+    lib = library("transformers")
     try:
         config = lib.AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False

@@ -41,8 +41,9 @@ def without_seen(
     """Hold the test groups against the groups that the package says it was trained on."""
     known = known_groups(package)
     if known is None:
+        teller = "the file of weights" if package.extra.get("weights") else "the package"
         notes.append(
-            "the package does not say which groups it was trained on: that the test groups were "
+            f"{teller} does not say which groups it was trained on: that the test groups were "
             "unseen has to be taken on trust"
         )
         return splits
