@@ -122,6 +122,9 @@ def test_files_that_are_gone_are_all_told_before_training(tmp_path: Path) -> Non
     used = Catalog.open(run / "catalog.arrow")
     assert {used.item(k).path for k in range(len(used))} == {p.name for p in made} - set(gone)
 
+    judged = rhyme("evaluate", run, "--data", listed, "--protocol", "cycle")
+    assert f"3 files are gone since the scan: {', '.join(gone)}" in judged.err, judged.err
+
     made[0].unlink()
     refused(
         train("moco", tmp_path / "more", "--split", "all", data=listed),
