@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -13,11 +12,6 @@ from typing import Any
 import pytest
 
 from support.pages import GIVEN, PAGES, ROOT, name_of, python
-
-NOT_TYPED = {
-    "docs/encoders": "shows torchvision's and safetensors' own calls, which their types refuse",
-}
-"""Pages whose Python is run and not checked, and why."""
 
 PAGES_AS_TYPED = {
     "typeCheckingMode": "strict",
@@ -81,11 +75,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, 
 
 def test_the_python_of_the_docs_is_typed(found: dict[str, list[dict[str, Any]]]) -> None:
     assert {"README", "docs_quickstart", "docs_python"} <= found.keys()
-    excused = {name.replace("/", "_") for name in NOT_TYPED}
     wrong = [
         f"{name}: {one['message']}"
         for name, errors in found.items()
-        if name not in {"mistakes", *excused}
+        if name != "mistakes"
         for one in errors
     ]
     assert not wrong
@@ -95,8 +88,3 @@ def test_mistakes_in_the_verbs_are_seen(found: dict[str, list[dict[str, Any]]]) 
     """The signatures say enough: every line of nine has one mistake, and each is told."""
     lines = {one["range"]["start"]["line"] for one in found["mistakes"]}
     assert lines == {i for i, line in enumerate(MISTAKES.splitlines()) if "rhyme." in line}
-
-
-def test_excused_pages_exist() -> None:
-    assert set(NOT_TYPED) <= {name_of(page) for page in PAGES}
-    assert all(re.search(r"\w", reason) for reason in NOT_TYPED.values())
