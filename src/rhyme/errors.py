@@ -204,12 +204,24 @@ class DataError(RhymeError):
     """The data cannot serve the task, e.g. too few items, groups or classes."""
 
 
+class NotFinite(DataError):
+    """Features hold infinite values or none at all."""
+
+    default_remedy = "the encoder is broken: train it again, or take an earlier checkpoint"
+
+
 class TrainingError(RhymeError):
     """Training cannot go on, e.g. a loss that is not finite."""
 
 
 class EvaluationError(RhymeError):
     """A protocol cannot be carried out on this data."""
+
+
+class Diverged(EvaluationError):
+    """What a protocol trained is not finite any more."""
+
+    default_remedy = "lower its lr"
 
 
 class StoreError(RhymeError):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -172,3 +173,12 @@ def test_a_copy_is_a_copy_of_everything() -> None:
         for parameter in encoder.parameters():
             parameter.zero_()
     assert torch.equal(twin(pixels)[1]["m"], before)
+
+
+def test_the_way_to_no_head_is_told() -> None:
+    with pytest.raises(ConfigError, match="no last norm") as caught:
+        replace(HEAD_PRESETS["simclr"], layers=0)
+    assert "head.last_norm to false and head.out to 0" in (caught.value.remedy or "")
+    head = build_head(replace(HEAD_PRESETS["simclr"], layers=0, out=0, last_norm=False), 8)
+    rows = torch.rand(3, 8)
+    assert torch.allclose(head(rows), rows / rows.norm(dim=1, keepdim=True))

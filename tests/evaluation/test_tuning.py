@@ -63,6 +63,37 @@ def test_a_choice_is_made_on_validation_items(done: Evaluation) -> None:
     assert "validation" not in fixed.details
 
 
+def test_a_setting_that_diverges_is_told_and_never_chosen(world) -> None:
+    catalog, encoder = world
+    grids = {
+        "finetune": {"epochs": 2, "lr": [1e30, 1e-9, 1e31]},
+        "linear_sgd": {"preset": "moco", "epochs": 2, "milestones": [1], "batch_size": 8,
+                       "lr_batch": 8, "lr": [1e38, 1e-9, 30.0]},
+    }  # fmt: skip
+    done = evaluate(encoder, catalog, protocols=tuple(grids), settings=grids, untrained_seeds=(0,))
+    assert not done.skipped
+    for row in done.results:
+        lost = {"finetune": {1e30, 1e31}, "linear_sgd": {1e38}}[row.protocol]
+        names = {f"lr {lr:g}, weight decay 0" for lr in lost}
+        assert set(row.details["diverged"]) == names
+        assert row.details["lr"] not in lost
+        assert not names & set(row.details["validation"])
+        for name in names:
+            note = f"{row.protocol} top1: the training diverged at {name}, which was not chosen"
+            assert note in done.notes, "of both encoders, so that it names neither"
+
+
+def test_where_every_setting_diverges_there_is_no_figure(world) -> None:
+    catalog, encoder = world
+    done = evaluate(
+        encoder, catalog, protocols=("finetune",),
+        settings={"finetune": {"epochs": 1, "lr": [1e30]}}, untrained_seeds=(),
+    )  # fmt: skip
+    assert done.results == ()
+    assert "lower its lr" in done.skipped["finetune"]
+    assert "encoder is broken" not in done.skipped["finetune"]
+
+
 def test_a_subset_is_balanced_fixed_and_nested() -> None:
     random = np.random.default_rng(0)
     ids = random.integers(0, 2**62, 1000).astype(np.uint64)
@@ -158,6 +189,12 @@ def test_presets_are_the_published_settings_and_can_be_changed() -> None:
     coclr = parse_settings(linear, {"preset": "coclr"})
     assert (coclr.lr, coclr.weight_decay, coclr.milestones) == ((0.1,), (1e-3,), (60, 80))
     assert coclr.norm
+    moco = parse_settings(linear, {"preset": "moco"})
+    (tried,) = moco.tunings(frozen=True)
+    assert (tried.lr, tried.lr_batch, tried.batch_size, tried.weight_decay) == (30, 256, 256, 0)
+    assert (tried.schedule, tried.epochs, tried.milestones) == ("step", 100, (60, 80))
+    assert (tried.nesterov, tried.norm, tried.unit) == (False, False, False)
+    assert (tried.scale, tried.flip, tried.jitter) == ((0.08, 1.0), 0.5, 0)
     assert parse_settings(finetune, {}) == finetune.settings()
     for protocol in (finetune, linear):
         for name in protocol.presets:

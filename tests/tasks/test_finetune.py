@@ -13,7 +13,7 @@ from torch import nn
 
 from rhyme.catalog import Catalog, scan
 from rhyme.encoders import BackboneConfig, InferencePlan, build_backbone
-from rhyme.errors import ConfigError, DataError, EvaluationError, UnknownName
+from rhyme.errors import ConfigError, DataError, Diverged, UnknownName
 from rhyme.loading import FrameCache
 from rhyme.tasks import Classifier, Tuning, fine_tune, predict_classes
 
@@ -110,14 +110,11 @@ def test_the_rate_follows_the_batch(stripes, encoder, monkeypatch) -> None:
 
 
 def test_refusals(stripes, encoder) -> None:
-    labels = codes(stripes)
     for wrong in ({"epochs": 0}, {"lr": 0.0}, {"weight_decay": -1.0}, {"batch_size": 0}):
         with pytest.raises(ConfigError):
             Tuning(**wrong)
     with pytest.raises(DataError, match="two classes"):
         fine_tune(encoder, PLAN, stripes, np.zeros(32, np.int64), 2, QUICK)
-    with pytest.raises(EvaluationError, match="diverged"):
-        fine_tune(encoder, PLAN, stripes, labels, 2, replace(QUICK, lr=1e30))
     with pytest.raises(UnknownName, match="unknown schedule"):
         Tuning(schedule="steps")
     with pytest.raises(ConfigError, match="milestones"):
@@ -129,5 +126,25 @@ def test_probabilities_of_frames_are_averaged(stripes: Catalog, encoder, tmp_pat
     pooled = model(torch.rand(4, 1, 3, 12, 12)).pooled
     assert pooled.shape == (4, 3)
     assert torch.allclose(pooled.sum(1), torch.ones(4))
-    assert model.head.bias.abs().max() == 0
-    assert 0.002 < float(model.head.weight.detach().std()) < 0.03
+
+
+def test_a_classifier_starts_near_zero(encoder) -> None:
+    """N(0, 0.01) and no offset, as MoCo's linear protocol has it."""
+    head = Classifier(encoder, 4000, seed=1).head
+    assert head.bias.abs().max() == 0
+    weights = head.weight.detach()
+    assert float(weights.mean()) == pytest.approx(0, abs=3e-4)
+    assert float(weights.std()) == pytest.approx(0.01, rel=0.02)
+    assert float(weights.abs().max()) > 0.03, "normal and not uniform"
+    other = Classifier(encoder, 4000, seed=2).head.weight
+    assert not torch.equal(weights, other)
+
+
+def test_a_run_that_diverges_ends_with_its_epoch(stripes, encoder) -> None:
+    done: list[int] = []
+    with pytest.raises(Diverged, match=r"diverged at lr 1e\+30"):
+        fine_tune(
+            encoder, PLAN, stripes, codes(stripes), 2, replace(QUICK, lr=1e30),
+            progress=lambda a, _: done.append(a),
+        )  # fmt: skip
+    assert done[-1] < 32 * QUICK.epochs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rhyme.errors import ConfigError, DataError
+from rhyme.errors import ConfigError, DataError, Diverged
 from rhyme.tasks import norm_probe
 
 
@@ -68,6 +68,16 @@ def test_a_choice_never_sees_the_test_rows() -> None:
     assert other.validation == found.validation
     again = norm_probe(*PARTS, TEST, classes=3, batch_size=16, **grid)
     assert (again.predictions == found.predictions).all()
+
+
+def test_a_rate_that_diverges_is_not_chosen() -> None:
+    mad = 1e38
+    found = norm_probe(*PARTS, TEST, classes=3, lr=(mad, 1e-9), epochs=20)
+    assert found.lr == 1e-9
+    assert set(found.validation) == {(1e-9, 1e-3)}
+    assert found.diverged == ((mad, 1e-3),)
+    with pytest.raises(Diverged):
+        norm_probe(*PARTS, TEST, classes=3, lr=(mad,), epochs=20)
 
 
 def test_refusals() -> None:

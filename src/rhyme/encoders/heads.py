@@ -56,7 +56,9 @@ class HeadConfig:
             raise ConfigError(f"head.hidden must lie in 1 to {_WIDEST}", value=self.hidden)
         if self.layers == 0 and self.last_norm:
             raise ConfigError(
-                "a head of 0 layers has no last norm", remedy="set head.layers to 1 or more"
+                "a head of 0 layers has no last norm",
+                remedy="for no head set head.last_norm to false and head.out to 0 as well; for a "
+                "linear one set head.layers to 1",
             )
         if self.blocks < 1 or self.out % self.blocks:
             raise ConfigError(
@@ -112,7 +114,7 @@ class Head(nn.Module):
             raise ConfigError(
                 f"a head of 0 layers cannot turn {reads} values into {config.out}",
                 value=config.out,
-                remedy="set head.out to 0, or head.layers to 1",
+                remedy="for no head set head.out to 0; for a linear one set head.layers to 1",
             )
         if self.out_dim % config.blocks:
             raise ConfigError(

@@ -232,6 +232,7 @@ def evaluate(
             skipped[protocol.id] = error.cause + (f"; {error.remedy}" if error.remedy else "")
             continue
         notes += _told(protocol.id, parsed[protocol.id], measured[first])
+        notes += _noted(protocol.id, measured)
         # figure by figure, so that the rows of one metric stand together
         for place in range(len(measured[first])):
             for name, metrics in measured.items():
@@ -297,3 +298,15 @@ def _told(protocol: str, settings: Any, metrics: Sequence[Metric]) -> list[str]:
                 "a clip"
             )
     return notes
+
+
+def _noted(protocol: str, measured: Mapping[str, Sequence[Metric]]) -> list[str]:
+    """The notes of the figures; those that do not hold for every encoder name theirs."""
+    whose: dict[str, list[str]] = {}
+    for name, metrics in measured.items():
+        for line in dict.fromkeys(f"{m.name}: {note}" for m in metrics for note in m.notes):
+            whose.setdefault(line, []).append(name)
+    return [
+        f"{protocol} {line}" + ("" if len(names) == len(measured) else f" ({', '.join(names)})")
+        for line, names in whose.items()
+    ]

@@ -98,5 +98,6 @@ def top1_of_grid(pixels: Pixels, grid: Grid, *, frozen: bool) -> list[Metric]:
             items=found.items,
             chance=found.chance,
             details=found.details,
+            notes=found.notes,
         )
     ]

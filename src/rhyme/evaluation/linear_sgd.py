@@ -1,10 +1,11 @@
 """Linear evaluation as the papers do it: a classifier on the frozen encoder, trained on crops.
 
 Presets: ``image`` is SimCLR's (arXiv 2002.05709, appendix B.6): Nesterov's SGD, 90 epochs,
-0.1·B/256, no regularisation. ``coclr`` is CoCLR's for video: batch norm before the linear layer,
-lr 0.1, weight decay 1e-3, 100 epochs with steps at 60 and 80; its code leaves the batch to the
-user, 16 clips here. Unlike ``linear`` it sees augmented pictures, and its figure depends on a
-schedule.
+0.1·B/256, no regularisation. ``moco`` is that of MoCo, DenseCL and CycleContrast: SGD without
+Nesterov's form, lr 30·B/256, batches of 256, 100 epochs with steps at 60 and 80; the classifier
+starts from N(0, 0.01). ``coclr`` is CoCLR's for video: batch norm before the linear layer, lr 0.1,
+weight decay 1e-3, 100 epochs with steps at 60 and 80; its code leaves the batch to the user, 16
+clips here. Unlike ``linear`` it sees augmented pictures, and its figure depends on a schedule.
 """
 
 from __future__ import annotations
@@ -43,6 +44,18 @@ def run(pixels: Pixels, settings: Settings) -> list[Metric]:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "image": {},
+    "moco": {
+        "batch_size": 256,
+        "lr": (30.0,),
+        "lr_batch": 256,
+        "weight_decay": (0.0,),
+        "nesterov": False,
+        "schedule": "step",
+        "epochs": 100,
+        "milestones": (60, 80),
+        "scale": (0.08, 1.0),
+        "flip": 0.5,
+    },
     "coclr": {
         "batch_size": 16,
         "lr": (0.1,),

@@ -72,6 +72,9 @@ def run(split: SplitData, settings: Settings) -> list[Metric]:
         details["validation"] = {
             f"lr {a:g}, weight decay {b:g}": score for (a, b), score in found.validation.items()
         }
+    lost = [f"lr {a:g}, weight decay {b:g}" for a, b in found.diverged]
+    if lost:
+        details["diverged"] = lost
     return [
         Metric(
             name="top1",
@@ -79,6 +82,7 @@ def run(split: SplitData, settings: Settings) -> list[Metric]:
             items=len(truth),
             chance=majority_share(y, truth),
             details=details,
+            notes=tuple(f"the training diverged at {name}, which was not chosen" for name in lost),
         )
     ]
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from rhyme.catalog import Catalog
 from rhyme.encoders import InferencePlan
-from rhyme.errors import DataError, EvaluationError
+from rhyme.errors import DataError, Diverged, EvaluationError
 from rhyme.loading import FrameCache
 from rhyme.tasks import Classifier, Tuning, fine_tune, predict_classes
 from rhyme.tasks.extract import Progress
@@ -197,12 +197,14 @@ class Tuned:
         items: test items that were judged.
         chance: accuracy of always naming the most frequent of the training classes.
         details: the choice and its validation scores, sizes.
+        notes: which of the tunings diverged.
     """
 
     accuracy: float
     items: int
     chance: float
     details: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def tuned(
@@ -217,12 +219,14 @@ def tuned(
     Args:
         pixels: encoder and items.
         rows: labelled rows of the training split to use.
-        tunings: what to choose from; among equals the first is taken.
+        tunings: what to choose from; among equals the first is taken, and one that diverges is
+            never taken.
         testing: clips of the items that are judged; those of ``pixels`` where it names none.
 
     Raises:
         EvaluationError: a choice is to be made, and no validation item has a label; a frozen
             encoder has changed.
+        Diverged: every one of the tunings diverged.
     """
     if len(tunings) > 1 and len(pixels.rows["val"]) == 0:
         raise EvaluationError(
@@ -232,16 +236,23 @@ def tuned(
         )
     testing = testing or Testing()
     scores: dict[str, float] = {}
+    diverged: list[str] = []
     chosen, best, model = tunings[0], -1.0, None
     for tuning in tunings:
-        fitted = pixels.fit(rows, tuning)
+        name = f"lr {tuning.lr:g}, weight decay {tuning.weight_decay:g}"
         score = 0.0
-        if len(tunings) > 1:
-            score = pixels.score(fitted, tuning, testing, "val").accuracy
-        scores[f"lr {tuning.lr:g}, weight decay {tuning.weight_decay:g}"] = score
+        try:
+            fitted = pixels.fit(rows, tuning)
+            if len(tunings) > 1:
+                score = pixels.score(fitted, tuning, testing, "val").accuracy
+        except Diverged:
+            diverged.append(name)
+            continue
+        scores[name] = score
         if score > best:
             chosen, best, model = tuning, score, fitted
-    assert model is not None
+    if model is None:
+        raise Diverged(f"the training diverged at {'; '.join(diverged)}", stage="evaluate")
     if chosen.frozen and not _same(pixels.encoder, model.encoder):
         raise EvaluationError("the frozen encoder has changed", stage="evaluate")
     test = pixels.score(model, chosen, testing, "test")
@@ -256,12 +267,15 @@ def tuned(
     }
     if len(tunings) > 1:
         details["validation"] = scores
+    if diverged:
+        details["diverged"] = diverged
     frequent = np.bincount(pixels.codes[rows]).argmax()
     return Tuned(
         accuracy=test.accuracy,
         items=test.items,
         chance=float((test.truth == frequent).mean()),
         details=details,
+        notes=tuple(f"the training diverged at {name}, which was not chosen" for name in diverged),
     )
 
 

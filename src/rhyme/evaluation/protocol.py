@@ -99,6 +99,7 @@ class Metric:
         items: rows it is a mean over.
         chance: the figure of a guess on the same rows, where it is known.
         details: what else was found: choices made, sizes, parts.
+        notes: what a reader has to be told of it, a line each.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Metric:
     items: int
     chance: float | None = None
     details: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

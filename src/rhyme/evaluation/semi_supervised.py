@@ -77,6 +77,7 @@ def run(pixels: Pixels, settings: Settings) -> list[Metric]:
                 items=found.items,
                 chance=found.chance,
                 details={**found.details, "labels": written},
+                notes=found.notes,
             )
         )
     return metrics

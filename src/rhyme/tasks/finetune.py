@@ -7,6 +7,7 @@ video do otherwise is set by :class:`Tuning`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -18,7 +19,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from rhyme.catalog import Catalog
 from rhyme.encoders import GroupBatchNorm, InferencePlan
-from rhyme.errors import ConfigError, DataError, EvaluationError, UnknownName, nearest
+from rhyme.errors import ConfigError, DataError, Diverged, NotFinite, UnknownName, nearest
 from rhyme.loading import CatalogSource, FrameCache, Placement
 from rhyme.tasks.classifier import Aggregate, Classifier
 from rhyme.tasks.extract import Progress, extract_features
@@ -182,7 +183,7 @@ def fine_tune(
 
     Raises:
         DataError: fewer than two classes, or none of the items can be read.
-        EvaluationError: the training diverged.
+        Diverged: a loss, a weight or a statistic is not finite; seen at the end of an epoch.
     """
     check_classes(labels, len(catalog), stage="fine-tune")
     device = torch.device(device)
@@ -229,18 +230,23 @@ def fine_tune(
             optimizer.step()
             losses.append(loss.detach())
             if len(losses) == per_epoch:
+                mean = float(torch.stack(losses).mean())
+                if not math.isfinite(mean):
+                    raise _diverged(tuning)
                 if plateau is not None:
-                    plateau.step(float(torch.stack(losses).mean()))
+                    plateau.step(mean)
                 losses.clear()
             if progress is not None:
                 progress((step + 1) * source.batch_size, steps * source.batch_size)
     finally:
         source.close()
-    if not all(bool(p.isfinite().all()) for p in trained):
-        raise EvaluationError(
-            "the fine-tuning diverged", stage="fine-tune", value=peak, remedy="lower its lr"
-        )
+    if not all(bool(v.isfinite().all()) for v in model.state_dict().values()):
+        raise _diverged(tuning)
     return model.eval()
+
+
+def _diverged(tuning: Tuning) -> Diverged:
+    return Diverged(f"the training diverged at lr {tuning.lr:g}", stage="fine-tune")
 
 
 def _prepared(model: Classifier, frozen: bool) -> Classifier:
@@ -282,16 +288,20 @@ def predict_classes(
 
     Raises:
         DataError: no item can be read.
+        Diverged: what the classifier says is not finite, which large weights come to as well.
     """
-    table = extract_features(
-        model,
-        plan,
-        catalog,
-        frames_per_item=frames_per_item,
-        sampling=sampling,
-        workers=workers,
-        device=device,
-    )
+    try:
+        table = extract_features(
+            model,
+            plan,
+            catalog,
+            frames_per_item=frames_per_item,
+            sampling=sampling,
+            workers=workers,
+            device=device,
+        )
+    except NotFinite as error:
+        raise Diverged("what the classifier says is not finite", stage="fine-tune") from error
     if len(table.index) == 0:
         raise DataError("no item could be read", stage="fine-tune")
     return np.asarray(table.index, np.int64), np.asarray(table.mean().argmax(axis=1), np.int64)

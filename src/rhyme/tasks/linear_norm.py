@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rhyme.errors import ConfigError, DataError
+from rhyme.errors import ConfigError, DataError, Diverged
 from rhyme.tasks.neighbours import check_classes
 from rhyme.tasks.table import Integer
 from rhyme.training.config import ScheduleConfig
@@ -29,12 +29,14 @@ class NormProbe:
         lr: the chosen learning rate.
         weight_decay: the chosen weight decay.
         validation: accuracy on the validation rows by (lr, weight decay); empty without a choice.
+        diverged: settings whose weights are not finite, which have no accuracy.
     """
 
     predictions: Integer
     lr: float
     weight_decay: float
     validation: dict[tuple[float, float], float]
+    diverged: tuple[tuple[float, float], ...] = ()
 
 
 def norm_probe(
@@ -72,10 +74,12 @@ def norm_probe(
         seed: of order and first weights.
 
     Returns:
-        Predictions and the choice; among equals the first setting is taken.
+        Predictions and the choice; among equals the first setting is taken, and one that diverges
+        never.
 
     Raises:
         DataError: fewer than two classes, or nothing to choose on.
+        Diverged: the training diverged with every setting.
         ConfigError: a number out of range.
     """
     check_classes(train_labels, len(train), stage="linear_stored")
@@ -96,16 +100,25 @@ def norm_probe(
     )
     best, chosen, kept = -1.0, choices[0], None
     scores: dict[tuple[float, float], float] = {}
+    diverged: list[tuple[float, float]] = []
     for choice in choices:
         model = _trained(x, y, classes, choice, epochs, batch_size, rates, seed)
+        if not all(bool(v.isfinite().all()) for v in model.state_dict().values()):
+            diverged.append(choice)
+            continue
         score = 0.0
         if len(choices) > 1:
             score = scores[choice] = float((_predict(model, val) == val_labels).mean())
         if score > best:
             best, chosen, kept = score, choice, model
-    assert kept is not None
+    if kept is None:
+        raise Diverged(f"the training diverged at lr {list(lr)}", stage="linear_stored")
     return NormProbe(
-        predictions=_predict(kept, test), lr=chosen[0], weight_decay=chosen[1], validation=scores
+        predictions=_predict(kept, test),
+        lr=chosen[0],
+        weight_decay=chosen[1],
+        validation=scores,
+        diverged=tuple(diverged),
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rhyme.errors import DataError
+from rhyme.errors import DataError, NotFinite
 
 __all__ = ["FeatureTable", "Float", "Integer", "Statistics", "normalise", "standardise"]
 
@@ -105,11 +105,7 @@ class FeatureTable:
                     value=(len(getattr(self, name)), len(self.features)),
                 )
         if not np.isfinite(self.features).all():
-            raise DataError(
-                "features hold values that are not finite",
-                stage="evaluate",
-                remedy="the encoder is broken: train it again, or take an earlier checkpoint",
-            )
+            raise NotFinite("features hold values that are not finite", stage="evaluate")
 
     def __len__(self) -> int:
         return len(self.features)
