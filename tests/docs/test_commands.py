@@ -77,12 +77,13 @@ def test_commands_in_the_text_name_real_options(page: Path) -> None:
 
 
 def test_options_of_the_ablations_exist() -> None:
-    """Dotted options that a system's page lists can be set on its small recipe."""
+    """Dotted options that a system's page lists, those of a span together, fit its small recipe."""
     seen = 0
     for page in (ROOT / "docs" / "systems").glob("*.md"):
-        for text in re.findall(r"`--((?:model|train|data)\.[^`]+)`", page.read_text()):
-            key, _, value = text.partition(" ")
-            resolve_recipe(page.stem, {key: _read(value)})
+        for text in re.findall(r"`(--(?:model|train|data)\.[^`]+)`", page.read_text()):
+            words = shlex.split(text)
+            values = zip(words[::2], words[1::2], strict=True)
+            resolve_recipe(page.stem, {key[2:]: _read(value) for key, value in values})
             seen += 1
     assert seen > 10
 
