@@ -149,4 +149,8 @@ def test_encoders_of_every_kind_serve_the_protocols_of_places(
     assert all(0 <= r.value <= 1 for r in found)
     coarse = [note for note in done.notes if "the finest that this encoder has" in note]
     assert len(coarse) == (3 if stride > 8 else 0)
-    assert all(".stage" in note for note in coarse)
+    assert [n.rpartition("--")[2] for n in coarse] == [
+        option
+        for option in ("propagation.height", "correspondence.size", "cells.height")
+        if stride > 8
+    ]

@@ -283,10 +283,11 @@ def _told(protocol: str, settings: Any, metrics: Sequence[Metric]) -> list[str]:
     notes: list[str] = []
     seen = metrics[0].details
     if seen.get("stride", 0) > getattr(settings, "stride", math.inf):
+        larger = "height" if hasattr(settings, "height") else "size"
         notes.append(
             f"{protocol}: cells every {seen['stride']:g} pixels ({seen['stage']}), the finest that "
             f"this encoder has, instead of {settings.stride}; other stages and larger frames: "
-            f"--{protocol}.stage, --{protocol}.height"
+            f"--{protocol}.stage, --{protocol}.{larger}"
         )
     for metric in metrics:
         lost, short = (int(metric.details.get(k, 0)) for k in ("unreadable", "short_videos"))
