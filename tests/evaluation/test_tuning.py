@@ -189,6 +189,20 @@ def test_presets_are_the_published_settings_and_can_be_changed() -> None:
     coclr = parse_settings(linear, {"preset": "coclr"})
     assert (coclr.lr, coclr.weight_decay, coclr.milestones) == ((0.1,), (1e-3,), (60, 80))
     assert coclr.norm
+    transfer = parse_settings(finetune, {"preset": "simclr-transfer"})
+    tried = transfer.tunings(frozen=False)
+    assert len(tried) == 56
+    assert {(t.steps, t.batch_size, t.lr_batch, t.nesterov) for t in tried} == {
+        (20_000, 256, 256, True)
+    }
+    rates, decays = sorted({t.lr for t in tried}), transfer.weight_decay
+    assert np.allclose(rates, np.logspace(-4, -1, 7))
+    assert np.allclose(decays, [0.0, *np.logspace(-6, -3, 7)])
+    for rate in rates:
+        found = [t.weight_decay * rate for t in tried if t.lr == rate]
+        assert np.allclose(found, decays), "a decay is divided by its rate"
+    small = parse_settings(finetune, {"preset": "small"})
+    assert (small.scale, small.flip, small.lr, small.epochs) == ((0.6, 1.0), 0.5, (0.05, 0.2), 30)
     moco = parse_settings(linear, {"preset": "moco"})
     (tried,) = moco.tunings(frozen=True)
     assert (tried.lr, tried.lr_batch, tried.batch_size, tried.weight_decay) == (30, 256, 256, 0)
@@ -203,3 +217,20 @@ def test_presets_are_the_published_settings_and_can_be_changed() -> None:
     with pytest.raises(UnknownName, match="no preset 'duel'") as caught:
         parse_settings(finetune, {"preset": "duel"})
     assert "dual" in caught.value.remedy
+
+
+def test_small_frames_are_told_of_their_preset(world) -> None:
+    catalog, encoder = world
+
+    def notes(**changes: object) -> list[str]:
+        done = evaluate(
+            encoder, catalog, protocols=("finetune",), untrained_seeds=(),
+            settings={"finetune": {"epochs": 1, **changes}},
+        )  # fmt: skip
+        assert not done.skipped
+        return [note for note in done.notes if "--finetune.preset small" in note]
+
+    (told,) = notes()
+    assert told.startswith("finetune top1: frames of 24 px, cropped to 8 % and more: ")
+    assert notes(preset="small", lr=[0.05]) == []
+    assert notes(scale=[0.6, 1.0]) == [], "who chose crops needs no advice"

@@ -148,3 +148,14 @@ def test_a_run_that_diverges_ends_with_its_epoch(stripes, encoder) -> None:
             progress=lambda a, _: done.append(a),
         )  # fmt: skip
     assert done[-1] < 32 * QUICK.epochs
+
+
+def test_steps_instead_of_epochs(stripes, encoder) -> None:
+    done: list[int] = []
+    fine_tune(
+        encoder, PLAN, stripes, codes(stripes), 2, replace(QUICK, steps=6),
+        progress=lambda a, _: done.append(a),
+    )  # fmt: skip
+    assert done == [8, 16, 24, 32, 40, 48], "six batches of 8 run over the four of an epoch"
+    with pytest.raises(ConfigError, match="steps"):
+        Tuning(steps=-1)

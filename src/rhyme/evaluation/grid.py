@@ -21,10 +21,12 @@ class Grid:
     Attributes:
         preset: name of the published settings that the others start from.
         epochs: passes over the labelled training items.
+        steps: steps of the whole training instead of epochs; 0 for ``epochs`` passes.
         batch_size: items of a batch.
         lr: learning rates for a batch of ``lr_batch`` to choose from, on the validation items.
         lr_batch: the batch that they are meant for.
         weight_decay: L2 terms to choose from.
+        decay_by_lr: divide each of them by its learning rate.
         nesterov: Nesterov's momentum.
         schedule: ``"cosine"``, ``"step"`` or ``"plateau"``.
         milestones: epochs of the steps.
@@ -46,10 +48,12 @@ class Grid:
 
     preset: str = "image"
     epochs: int
+    steps: int = 0
     batch_size: int
     lr: tuple[float, ...]
     lr_batch: int = 256
     weight_decay: tuple[float, ...] = (0.0,)
+    decay_by_lr: bool = False
     nesterov: bool = True
     schedule: Schedule = "cosine"
     milestones: tuple[int, ...] = ()
@@ -75,7 +79,7 @@ class Grid:
         }
         base = Tuning(**shared, frozen=frozen)
         return [
-            replace(base, lr=lr, weight_decay=decay)
+            replace(base, lr=lr, weight_decay=decay / lr if self.decay_by_lr else decay)
             for lr in self.lr
             for decay in self.weight_decay
         ]

@@ -261,7 +261,8 @@ def tuned(
         "weight_decay": chosen.weight_decay,
         "fitted_items": len(rows),
         "batch_size": min(chosen.batch_size, len(rows)),
-        "epochs": chosen.epochs,
+        "epochs": 0 if chosen.steps else chosen.epochs,
+        **({"steps": chosen.steps} if chosen.steps else {}),
         "unreadable": test.left_out,
         "short_videos": test.short,
     }

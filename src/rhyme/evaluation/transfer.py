@@ -1,7 +1,9 @@
 """Transfer: L-BFGS logistic regression on frozen features over 45 penalties (SimCLR, B.8).
 
 The penalty is chosen on the validation items, then the classifier is fitted once more on training
-and validation items together, and the test items are read once.
+and validation items together, and the test items are read once. Features are standardised with the
+training items, of which the paper says nothing: without it no grid of penalties suits encoders of
+every scale.
 """
 
 from __future__ import annotations

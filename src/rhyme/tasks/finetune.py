@@ -41,6 +41,7 @@ class Tuning:
 
     Attributes:
         epochs: passes over the labelled items; each takes one random frame or clip of an item.
+        steps: steps of the whole training; 0 for ``epochs`` passes.
         batch_size: items of a batch; all of them where there are fewer.
         lr: learning rate for a batch of ``lr_batch``; it follows the batch size in proportion.
         lr_batch: that batch.
@@ -68,6 +69,7 @@ class Tuning:
     """
 
     epochs: int = 30
+    steps: int = 0
     batch_size: int = 64
     lr: float = 0.05
     lr_batch: int = 256
@@ -90,7 +92,7 @@ class Tuning:
 
     def __post_init__(self) -> None:
         least = {"epochs": 1, "batch_size": 1, "lr_batch": 1, "patience": 1}
-        for name, low in {**least, "frames": 0, "stride": 0}.items():
+        for name, low in {**least, "steps": 0, "frames": 0, "stride": 0}.items():
             if getattr(self, name) < low:
                 raise ConfigError(f"{name} must be at least {low}", value=getattr(self, name))
         if not self.lr > 0 or self.weight_decay < 0:
@@ -211,7 +213,7 @@ def fine_tune(
     if tuning.schedule == "plateau":
         plateau = ReduceLROnPlateau(optimizer, factor=0.1, patience=tuning.patience)
     per_epoch = source.batches_per_epoch
-    steps = tuning.epochs * per_epoch
+    steps = tuning.steps or tuning.epochs * per_epoch
     batches = source.batches()
     losses: list[Tensor] = []
     try:
