@@ -27,6 +27,7 @@ _HOST_BYTES = 2**19  # of a block of logits and its keys, for each thread
 _DEVICE_BYTES = 64 * 2**20
 _SLACK = 32.0  # logits in base 2 may leave their level by so much
 _LOG2_E = math.log2(math.e)
+_ROUNDED = 1e-3  # logits may be rounded by so much before their weights are watched
 
 
 def _width(height: int, queries: Tensor) -> int:
@@ -161,6 +162,18 @@ class _Sums:
         return (self.level + self.total.log2())[:, 0], (self.level + self.best)[:, 0]
 
 
+def _rounded(queries: Tensor, keys: Tensor, scale: Tensor | float) -> bool:
+    """Whether logits may be so large that rounding alone lifts them above their log-sum-exp.
+
+    The norms bound them, so ordinary ones need no further pass over each block.
+    """
+    if not len(queries) or not len(keys):
+        return False
+    longest = (torch.linalg.vector_norm(x, dim=1).max() for x in (queries, keys))
+    bound = math.prod(float(x) for x in longest) * abs(float(scale)) * _LOG2_E
+    return not bound * torch.finfo(queries.dtype).eps <= _ROUNDED  # so NaN counts as large
+
+
 def backward_pass(
     queries: Tensor,
     keys: Tensor,
@@ -188,6 +201,7 @@ def backward_pass(
     lse = torch.where(log_sum_exp > -torch.inf, log_sum_exp * _LOG2_E, 0)[:, None]
     payload, on_payload = (keys, on_keys) if values is None else (values, on_values)
     blocks = _Blocks(queries, keys, exclusion, both=True)
+    rounded = _rounded(queries, keys, scale)
     for rows in blocks.rows():
         scaled = queries[rows] * scale
         base_2 = scaled * _LOG2_E
@@ -201,6 +215,8 @@ def backward_pass(
                 blocks.joint(rows, part, *joint, keys)
             else:
                 blocks.logits(rows, part, base_2, keys, lse[rows])
+            if rounded:
+                weights.clamp_(max=0)  # a weight is 1 at most
             weights.exp2_()
             if grad_mean is None:
                 torch.mul(weights, level[rows], out=slope)

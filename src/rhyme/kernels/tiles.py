@@ -42,6 +42,7 @@ Form = Literal["rows", "both", "self"]
 SIDE = 512  # a tile of 512 x 512 is 1 MiB in float32: two cores hold it in their own caches
 _DEVICE_SIDE = 4096  # elsewhere a small tile would not fill the device
 _LOG2E = math.log2(math.e)
+_ROUNDED = 1e-3  # where logits may be rounded by more, each weight is watched: no constant serves
 # Powers of two stay below 2^high, so sums over 2^40 of them are in range; sums below 2^low are not
 # trusted. Between the two, the smallest normal number is 2^-46 (2^-300) of a sum.
 _RANGE = {torch.float32: (60.0, -80.0), torch.float64: (500.0, -700.0)}
@@ -152,7 +153,7 @@ class _Side:
     def __init__(self, log_sum_exp: Tensor, gradient: Tensor, shift: float | None) -> None:
         some = log_sum_exp > -torch.inf  # without an allowed pair there is no weight to scale
         self.level = torch.where(some, log_sum_exp * _LOG2E, 0)
-        self.gradient = gradient
+        self.gradient = torch.where(some, gradient, 0)  # whatever comes, NaN too
         if shift is not None:
             self.factor = torch.where(some, gradient * torch.exp2(shift - self.level), 0)
 
@@ -175,9 +176,12 @@ def _weights(
         if columns is None:
             return tile.mul_(rows.factor[i, None])
         return tile.mul_(torch.add(rows.factor[i, None], columns.factor[j], out=spare))
+    # A weight is 1 at most. Where logits are huge, the rounding of their level alone would be
+    # several powers of two.
     if columns is not None:
-        torch.sub(tile, columns.level[j], out=spare).exp2_().mul_(columns.gradient[j])
-    tile.sub_(rows.level[i, None]).exp2_().mul_(rows.gradient[i, None])
+        torch.sub(tile, columns.level[j], out=spare).clamp_(max=0).exp2_()
+        spare.mul_(columns.gradient[j])
+    tile.sub_(rows.level[i, None]).clamp_(max=0).exp2_().mul_(rows.gradient[i, None])
     return tile if columns is None else tile.add_(spare)
 
 
@@ -215,7 +219,9 @@ def _shift(first: Tensor, second: Tensor, scale: Tensor | float) -> float | None
         return None
     largest = (torch.linalg.vector_norm(x, dim=1).max() for x in (first, second))
     bound = math.prod(float(x) for x in largest) * abs(float(scale)) * _LOG2E
-    return max(0.0, bound - _RANGE[first.dtype][0]) if math.isfinite(bound) else None
+    if not bound * torch.finfo(first.dtype).eps <= _ROUNDED:
+        return None
+    return max(0.0, bound - _RANGE[first.dtype][0])
 
 
 def _empty(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ once: the choice stands on the GPU, where the norms are, and nobody waits for it
 import triton
 import triton.language as tl
 
-from rhyme.kernels.triton.pairs import LN2, LOG2E, factor_of, meets, owners_of
+from rhyme.kernels.triton.pairs import LN2, LOG2E, factor_of, meets, owners_of, weight
 
 SAFE = tl.constexpr(50.0)  # in base 2: then 2^(2·50) times a gradient stays in range
 
@@ -251,9 +251,9 @@ def weights(
             else:
                 w = tl.exp2(s - bound) * by_row[:, None]
         else:
-            w = tl.exp2(s - row_level[:, None]) * by_row[:, None]
+            w = weight(s - row_level[:, None]) * by_row[:, None]
             if COLUMNS:
-                w += tl.exp2(s - col_level[None, :]) * by_col[None, :]
+                w += weight(s - col_level[None, :]) * by_col[None, :]
         at = out + line + tl.max_contiguous(tl.multiple_of(place, COLS), COLS)[None, :]
         w = w.to(out.dtype.element_ty)
         if EVEN:  # without a mask rows are written in whole words

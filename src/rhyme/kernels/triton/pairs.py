@@ -26,6 +26,12 @@ def factor_of(scale, LEARNED: tl.constexpr):
 
 
 @triton.jit
+def weight(x):
+    """2^x, 1 at most: huge logits and their level are rounded by whole powers; NaN stays."""
+    return tl.exp2(tl.where(x > 0.0, 0.0, x))
+
+
+@triton.jit
 def owners_of(row_owner, rows, inside, GROUPS: tl.constexpr):
     """The owner of each row of the tile; anything where there are no groups."""
     owner = rows.to(tl.int64)

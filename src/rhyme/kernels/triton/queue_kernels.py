@@ -8,7 +8,7 @@ A program takes a tile of queries and one part of the keys, so that few queries 
 import triton
 import triton.language as tl
 
-from rhyme.kernels.triton.pairs import LN2, LOG2E, factor_of, meets, owners_of
+from rhyme.kernels.triton.pairs import LN2, LOG2E, factor_of, meets, owners_of, weight
 
 
 @triton.jit(do_not_specialize=["b", "n", "tiles"])
@@ -171,7 +171,7 @@ def backward_queries(
             owner, rows, here, inside, n, key_owner, skip, skip_stride, mask, mask_stride,
             GROUPS, SKIPS, MASK,
         )  # fmt: skip
-        p = tl.exp2(tl.where(ok, s, float("-inf")) - base[:, None])
+        p = weight(tl.where(ok, s, float("-inf")) - base[:, None])
         if MEAN:
             value = key
             if VALUES:
@@ -233,7 +233,7 @@ def backward_keys(
             owner, rows, here, inside, n, key_owner, skip, skip_stride, mask, mask_stride,
             GROUPS, SKIPS, MASK,
         )  # fmt: skip
-        p = tl.exp2(tl.where(ok, s, float("-inf")) - base[:, None])
+        p = weight(tl.where(ok, s, float("-inf")) - base[:, None])
         if MEAN:
             grad = tl.load(
                 g + rows.to(tl.int64)[:, None] * e + width[None, :],
