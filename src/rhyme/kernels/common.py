@@ -82,12 +82,24 @@ def check_temperature(temperature: Temperature) -> None:
     """Refuse a temperature that is no positive number.
 
     Raises:
-        ConfigError: as said. A tensor is learned and not looked at: that would stall a GPU.
+        ConfigError: as said, or a tensor of several numbers. The value of a learned one is looked
+            at on a CPU alone: looking would stall a GPU.
     """
-    if not isinstance(temperature, Tensor) and not 0 < temperature < float("inf"):
-        raise ConfigError(
-            "a temperature must be positive and finite", value=temperature, remedy="try 0.07"
-        )
+    if isinstance(temperature, Tensor):
+        if temperature.numel() != 1:
+            raise ConfigError(
+                "a temperature must be one number",
+                value=tuple(temperature.shape),
+                remedy="give a scalar; scale the rows where each has its own",
+            )
+        if temperature.device.type != "cpu" or torch.compiler.is_compiling():
+            return
+        value = float(temperature.detach())
+        remedy = "learn its logarithm, or clamp it after each step"
+    else:
+        value, remedy = temperature, "try 0.07"
+    if not 0 < value < float("inf"):
+        raise ConfigError("a temperature must be positive and finite", value=value, remedy=remedy)
 
 
 def check_rows(queries: Tensor, keys: Tensor) -> None:
@@ -100,6 +112,12 @@ def check_rows(queries: Tensor, keys: Tensor) -> None:
         raise DataError(
             "expected queries [b, d] and keys [n, d] of one dimension d",
             value=(tuple(queries.shape), tuple(keys.shape)),
+        )
+    if not (queries.is_floating_point() and keys.is_floating_point()):
+        raise DataError(
+            "queries and keys must be real numbers",
+            value=(str(queries.dtype), str(keys.dtype)),
+            remedy="give them as a float type",
         )
 
 
@@ -134,7 +152,7 @@ class Exclusion:
         """Refuse parts that do not fit ``b`` queries and ``n`` keys.
 
         Raises:
-            DataError: shapes do not fit, or only one side has groups.
+            DataError: shapes or types do not fit, or only one side has groups.
         """
         if (self.query_groups is None) != (self.key_groups is None):
             raise DataError("groups are needed on both sides, or on neither")
@@ -146,6 +164,16 @@ class Exclusion:
             raise DataError("the mask must be [b, n]", value=(tuple(self.mask.shape), (b, n)))
         if self.skip is not None and (self.skip.ndim != 2 or len(self.skip) != b):
             raise DataError("skip must be [b, m]", value=(tuple(self.skip.shape), (b, "m")))
+        for name in ("query_groups", "key_groups", "skip"):
+            part = getattr(self, name)
+            if part is not None and part.dtype not in (torch.int64, torch.int32):
+                raise DataError(f"{name} must be integers", value=str(part.dtype))
+        if self.mask is not None and self.mask.dtype is not torch.bool:
+            raise DataError(
+                "the mask must be of type bool, True leaves a pair out",
+                value=str(self.mask.dtype),
+                remedy="give mask != 0",
+            )
 
     def pairs(self, b: int, n: int, device: torch.device) -> Tensor | None:
         """The excluded pairs, bool ``[b, n]``, or None if every pair may meet."""
