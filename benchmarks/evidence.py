@@ -52,19 +52,26 @@ def rows_of(job: Job) -> Path:
     return RESULTS / f"{job.system}_{job.study}.jsonl"
 
 
-def watched(log: Sequence[dict[str, Any]], name: str) -> float:
+def command_of(job: Job) -> str:
+    """What makes the rows of a job; those for a GPU are a part of the list by themselves."""
+    only = " --only gpu" if job.study.startswith("gpu") else ""
+    return f"python -m benchmarks.evidence --system {job.system}{only}"
+
+
+def watched(log: Sequence[dict[str, Any]], name: str) -> float | None:
     """A figure of a training from its logged steps.
 
     Args:
         log: rows of ``metrics.jsonl``, in order.
         name: ``"rise"``: by how much the loss rose at most above its first value within the first
-            epoch, 0 where it never did; else ``"loss"`` or a diagnostic or monitor of that name,
-            as the mean over the last tenth of the logged steps.
+            epoch, 0 where it never did, None where fewer than three of its steps were logged; else
+            ``"loss"`` or a diagnostic or monitor of that name, as the mean over the last tenth of
+            the logged steps.
     """
     steps = [row for row in log if "loss" in row]
     if name == "rise":
         first = [row["loss"] for row in steps if row["epoch"] == steps[0]["epoch"]]
-        return max(first) - first[0]
+        return max(first) - first[0] if len(first) > 2 else None
     tail = steps[-max(1, len(steps) // 10) :]
     return statistics.fmean(
         row["loss"] if name == "loss" else {**row["diagnostics"], **row["monitors"]}[name]
@@ -81,11 +88,12 @@ def training_rows(job: Job, folder: Path, like: Result) -> list[Result]:
     steps = {"loss_by_step": {row["step"]: round(row["loss"], 3) for row in some}}
     return [
         replace(
-            like, protocol="training", metric=metric, value=watched(log, name), chance=None,
+            like, protocol="training", metric=metric, value=value, chance=None,
             items=0, settings={"split_seed": job.seed}, details=steps if name == "loss" else {},
         )
         for metric, name in job.watched.items()
         if name in ("loss", "rise") or name in {**log[-1]["diagnostics"], **log[-1]["monitors"]}
+        if (value := watched(log, name)) is not None
     ]  # fmt: skip
 
 
@@ -130,7 +138,7 @@ def run(job: Job, runs: Path) -> list[Result]:
             encoder=job.arm.name if r.encoder == "trained" else r.encoder,
             system=job.study,
             data=job.study,
-            command=f"python -m benchmarks.evidence --system {job.system}",
+            command=command_of(job),
             details={**r.details, **facts},
         )
         for r in (

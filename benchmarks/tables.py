@@ -167,7 +167,8 @@ def facts(rows: Sequence[Result]) -> list[str]:
     lines += [f"- items: {', '.join(sizes)}"] if sizes else []
     lines += [f"- seeds: {seeds}", f"- command: {_listed(f'`{row.command}`' for row in rows)}"]
     lines += [f"- commits: {_listed(f'`{row.commit}`' if row.commit else '?' for row in rows)}"]
-    lines += [f"- machine: {m}" for m in dict.fromkeys(_machine(row) for row in rows)]
+    judged = "judged on" if any("trained_on" in row.details for row in rows) else "machine"
+    lines += [f"- {judged}: {m}" for m in dict.fromkeys(_machine(row) for row in rows)]
     return lines
 
 
@@ -177,6 +178,12 @@ def _recipe(rows: Sequence[Result], arm: str) -> str:
     changes = {f"`{k}={v}`": None for d in own for k, v in d.get("changes", {}).items()}
     spent = {str(d.get("job")): float(d["train_seconds"]) for d in own if "train_seconds" in d}
     took = f", trained in {_range(round(s) for s in spent.values())} s" if spent else ""
+    for said, key in (
+        (" on", "trained_on"),
+        (" beside", "trained_beside"),
+        (" at", "train_commit"),
+    ):
+        took += f"{said} {_listed(str(d[key]) for d in own)}" if all(key in d for d in own) else ""
     return f"{arm}: {recipe}{' with ' + ', '.join(changes) if changes else ''}{took}"
 
 
