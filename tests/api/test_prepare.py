@@ -89,7 +89,7 @@ def test_verify(shards: Path, tmp_path: Path) -> None:
     shutil.copytree(shards, moved)
     (moved / "shard-00000.frames").unlink()
     refused(rhyme("prepare", moved, "--verify"), 1, moved, "missing")
-    refused(train("moco", tmp_path / "run", data=moved), 1, "is missing", "shard-00000.frames")
+    refused(train("moco", tmp_path / "run", data=moved), 1, "is gone", "shard-00000.frames")
     refused(rhyme("prepare", world(), "--verify"), 1, "no prepared shards")
 
 

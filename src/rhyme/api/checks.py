@@ -90,7 +90,7 @@ def find_missing(catalog: Catalog, limit: float = 1.0) -> dict[str, list[int]]:
             f"{describe_missing(gone)}; {rows} of {len(catalog)} items are lost",
             file=catalog.root,
             stage="data",
-            remedy="put the files back, or scan again: rhyme scan DIR",
+            remedy="put them back, or scan again: rhyme scan DIR (shards: rhyme prepare DIR)",
         )
     return gone
 

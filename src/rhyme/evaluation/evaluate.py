@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -282,7 +281,8 @@ def _told(protocol: str, settings: Any, metrics: Sequence[Metric]) -> list[str]:
     """What a protocol could not read, had to fill up, or could not do as finely as was asked."""
     notes: list[str] = []
     seen = metrics[0].details
-    if seen.get("stride", 0) > getattr(settings, "stride", math.inf):
+    asked = getattr(settings, "stride", None)  # None: as the encoder wants it
+    if asked is not None and seen.get("stride", 0) > asked:
         larger = "height" if hasattr(settings, "height") else "size"
         notes.append(
             f"{protocol}: cells every {seen['stride']:g} pixels ({seen['stage']}), the finest that "
