@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import cycle_evidence, studies
 from benchmarks.cycle_evidence import SWEEP, cycle_jobs
-from benchmarks.evidence import Line, beside, main, one_by_one, watched
+from benchmarks.evidence import Line, beside, command_of, main, one_by_one, watched
 from benchmarks.pictures import cut_pictures
 from rhyme.api import DataOptions, resolve_recipe
 from rhyme.evaluation import load_protocol
@@ -105,6 +105,7 @@ def test_jobs_of_one_gpu(tmp_path: Path) -> None:
         assert recipe(job.arm.recipe).needs_gpu
         assert recipe(job.arm.recipe).train.epochs == 200
         assert not job.budget
+        assert command_of(job) == f"python -m benchmarks.evidence --system {system} --only gpu"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: the runs would begin")

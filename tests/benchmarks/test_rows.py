@@ -73,3 +73,9 @@ def test_small_draws_agree(tmp_path):
     draws = importlib.import_module("benchmarks.draws")
     for case in draws.cases(tmp_path, True):
         case.same(case.ours(), case.peer())
+
+
+def test_markdown_counts_rows_by_commit():
+    new = {**row("a/x"), "commit": "def"}
+    table = rows.markdown([row("b/x"), new, {**new, "name": "a/y"}])
+    assert "rows by commit: `abc` 1, `def` 2." in table

@@ -150,3 +150,14 @@ def test_how_it_was_made_stands_below() -> None:
 def test_a_table_without_an_end_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not closed"):
         tables.fill("<!-- table a -->\n<!-- table b -->\n<!-- end -->\n", tmp_path)
+
+
+def test_where_an_encoder_was_trained_is_told_apart_from_where_it_was_judged() -> None:
+    here = tables.table([row("a", 0, 0.5)])
+    assert "- machine: cpu a chip" in here
+    away = {"trained_on": "a GPU", "trained_beside": "another one", "train_commit": "f00"}
+    details = {**FACTS, "job": "a-0", "recipe": "small", "changes": {}, "train_seconds": 9, **away}
+    there = tables.table([row("a", 0, 0.5, details=details)])
+    assert "trained in 9 s on a GPU beside another one at f00" in there
+    assert "- judged on: cpu a chip" in there
+    assert "- machine" not in there
