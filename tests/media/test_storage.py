@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rhyme.catalog import scan
+from rhyme.catalog import examine, scan
 from rhyme.errors import MediaError, StorageError
 from rhyme.loading import CatalogSource
 from rhyme.media import Picture, Video, patience, probe
@@ -140,3 +140,25 @@ def test_a_batch_is_the_same_after_a_moment_and_none_is_made_from_stand_ins(
     failing(errno.EIO, lambda n: True)
     with pytest.raises(StorageError):
         batch()
+
+
+def test_a_scan_that_could_not_read_a_file_looks_again_the_next_time(
+    film: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, journal = tmp_path / "set", tmp_path / "journal"
+    folder.mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        film(name, n=5).rename(folder / name)
+
+    def lost(path: Path, *args: Any, **options: Any) -> Any:
+        if path.name == "a.mp4":
+            raise StorageError("the storage failed", file=path, stage="read")
+        return probe(path, *args, **options)
+
+    with monkeypatch.context() as trouble:
+        trouble.setattr(examine, "probe", lost)
+        first = scan(folder, journal=journal)
+    (left_out,) = first.quarantine.to_pylist()
+    assert left_out["path"] == "a.mp4"
+    assert left_out["reason"].startswith("StorageError")
+    assert len(scan(folder, journal=journal)) == 2

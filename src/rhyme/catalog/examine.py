@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rhyme.catalog.discover import Candidate
-from rhyme.errors import MediaError, RhymeError, printable
+from rhyme.errors import MediaError, RhymeError, StorageError, printable
 from rhyme.media import Depth, FrameFolder, Limits, MediaInfo, Member, Picture, probe
 
 
@@ -35,6 +35,9 @@ class Task:
 def examine(task: Task) -> dict[str, Any]:
     """Facts about a candidate, or why it cannot be used; never raises for a bad file.
 
+    Raises:
+        StorageError: the disk or the network failed, which says nothing about the file.
+
     Args:
         task: the candidate.
 
@@ -43,6 +46,8 @@ def examine(task: Task) -> dict[str, Any]:
     """
     try:
         return {"facts": _facts(task)}
+    except StorageError:
+        raise
     except RhymeError as error:
         return refusal(Path(task.root), task.candidate, error)
 

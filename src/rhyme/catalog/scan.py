@@ -27,7 +27,7 @@ from rhyme.catalog.lists import listed_labels, official_lists
 from rhyme.catalog.schema import ASSET, LABEL, OFFSET, STORED, VERSION, build_table, stable_id
 from rhyme.catalog.shard_labels import REMEDY, SUFFIX
 from rhyme.catalog.storage import FILE_NAME
-from rhyme.errors import CatalogError, ConfigError, DataError
+from rhyme.errors import CatalogError, ConfigError, DataError, StorageError
 from rhyme.media import ARCHIVES, DEFAULT_LIMITS, Depth, Kind, Limits
 from rhyme.workers import map_ordered
 
@@ -218,7 +218,8 @@ def _examine_all(
         # A worker that died or hung answers with an error: that file is to blame.
         result = refusal(root, candidate, answer) if isinstance(answer, Exception) else answer
         results[i] = result
-        log.add(candidate, result)
+        if not isinstance(answer, StorageError):  # the next scan looks again
+            log.add(candidate, result)
         done += 1
         if progress is not None:
             progress(done, len(results))
