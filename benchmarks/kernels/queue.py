@@ -33,7 +33,7 @@ TAU = 0.07
 KEYS_OF_A_VIDEO = 4
 FIVE = (
     "ours makes five products, since weights are computed again in the backward pass, the other "
-    "side four; at 55 to 75 ms a product that leaves little for what the cache saves"
+    "side four; where both sides' products are as fast, that leaves little for what the cache saves"
 )
 WHY = {
     "info_nce": (4.0, "one pass, the mean it makes is the gradient; logits stay in the cache"),

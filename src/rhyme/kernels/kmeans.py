@@ -16,6 +16,7 @@ from torch.nn import functional
 from rhyme.errors import ConfigError, DataError, UnknownName, nearest
 from rhyme.kernels.common import no_autocast
 from rhyme.kernels.kmeans_start import ROWS, Points, prepare, random_start, spread_start
+from rhyme.kernels.product import inner
 
 Metric = Literal["euclidean", "cosine"]
 _METRICS = ("euclidean", "cosine")
@@ -167,7 +168,7 @@ def _assign(data: Points, centres: Tensor) -> _Pass:
     for at in range(0, n, size):
         part = slice(at, at + size)
         rows = data.about_mean(part)
-        scores = rows @ moved.T if data.cosine else torch.addmm(bias, rows, moved.T)
+        scores = inner(rows, moved, columns=None if data.cosine else bias)
         score, index = scores.max(1)
         found.assignment[part] = index
         mass, lengths = data.mass[part], data.lengths[part]

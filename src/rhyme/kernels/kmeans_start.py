@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from rhyme.errors import DataError
 from rhyme.kernels.common import full_precision
+from rhyme.kernels.product import inner
 
 ROWS = 65536  # points that are widened at once
 
@@ -136,7 +137,7 @@ def _distances(data: Points, others: Tensor) -> Tensor:
     found = torch.empty(len(others), len(data.given), dtype=torch.float64, device=others.device)
     for at in range(0, len(data.given), ROWS):
         part = slice(at, at + ROWS)
-        scores = data.about_mean(part) @ moved.T
+        scores = inner(data.about_mean(part), moved)
         if data.cosine:
             found[:, part] = (2 - 2 * scores / data.lengths[part][:, None]).T
         else:

@@ -9,10 +9,12 @@ from torch import Tensor
 
 from rhyme.errors import ConfigError, DataError
 from rhyme.kernels.common import Exclusion, check_rows, full_precision, no_autocast
+from rhyme.kernels.product import by_onednn, inner
 
 _QUERY_ROWS = 4096
 _BANK_ROWS = 4096  # 4096 x 4096 scores are 64 MiB in float32
 _ON_A_GPU = 4  # times as many bank rows, for fewer launches
+_IN_NEW_MEMORY = 4  # times fewer, where each chunk of scores is allocated anew
 _MOST_BANK_ROWS = 65536  # for few queries; a bank in half precision is widened chunk by chunk
 _BLOCK = 16  # bank rows that are looked at together
 
@@ -51,8 +53,8 @@ def top_k(
         query_groups: int64 ``[b]``; rows of the same group are left out.
         bank_groups: int64 ``[n]``.
         query_rows: queries compared at once; None takes at most 4096.
-        bank_rows: bank rows compared at once; None keeps the scores at 16 million a time, on a
-            GPU at 64 million.
+        bank_rows: bank rows compared at once; None keeps the scores at 4 or 16 million a time, on
+            a GPU at 64 million.
 
     Returns:
         See :class:`TopK`.
@@ -67,8 +69,11 @@ def top_k(
         # whole chunks first: with odd widths a product takes up to a third longer
         query_rows = min(max(b, 1), _QUERY_ROWS)
     if bank_rows is None:
-        bank_rows = max(1, _QUERY_ROWS // max(query_rows, 1)) * _BANK_ROWS
-        bank_rows = min(_MOST_BANK_ROWS, bank_rows * (_ON_A_GPU if queries.is_cuda else 1))
+        several = _ON_A_GPU if queries.is_cuda else 1
+        # oneDNN brings memory of its own, which is not new to the process while it is below 32 MiB
+        fewer = _IN_NEW_MEMORY if by_onednn(full_precision(queries[:0], bank[:0])[0]) else 1
+        bank_rows = max(1, _QUERY_ROWS // max(query_rows, 1)) * _BANK_ROWS * several // fewer
+        bank_rows = min(_MOST_BANK_ROWS, bank_rows)
     if min(k, query_rows, bank_rows) < 1:
         raise ConfigError("k and chunk sizes must be at least 1", value=(k, query_rows, bank_rows))
     exclusion = Exclusion(query_groups, bank_groups)
@@ -119,9 +124,11 @@ def _search(
         rows = bank[at : at + bank_rows].to(queries.dtype)
         width = _padded(len(rows))
         # bank rows lead: the product is quicker so, and maxima are taken over whole lines
-        scores = buffer[: width * q].view(width, q)
-        torch.mm(rows, queries.T, out=scores[: len(rows)])
-        scores[len(rows) :] = -torch.inf
+        room = buffer[: width * q].view(width, q)
+        scores = inner(rows, queries, room[: len(rows)])
+        if width > len(rows):
+            room[: len(rows)], scores = scores, room
+            scores[len(rows) :] = -torch.inf
         highest = scores.view(-1, _BLOCK, q).amax(1).T
         bad |= highest.isnan().any()
         groups = None if bank_groups is None else bank_groups[at : at + bank_rows]

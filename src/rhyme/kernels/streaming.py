@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rhyme.kernels.common import Exclusion, Found
 from rhyme.kernels.pairs import LeftOut, allowed_rows
+from rhyme.kernels.product import add_product, inner_plus
 
 _ROWS = 256  # queries compared at once
 _KEYS = 2048  # keys of a block, at most
@@ -92,8 +93,7 @@ class _Blocks:
         self, rows: slice, part: slice, scaled: Tensor, keys: Tensor, level: Tensor
     ) -> Tensor:
         """``scaled · keys − level`` of a block, −inf where excluded; the next overwrites it."""
-        out = self.room(rows, part)
-        torch.addmm(level, scaled, keys[part].T, beta=-1, out=out)
+        out = inner_plus(scaled, keys[part], -level, self.room(rows, part))
         self.left_out.strike(out, rows, part)
         return out
 
@@ -105,12 +105,13 @@ class _Blocks:
 
     def joint(
         self, rows: slice, part: slice, factors: Tensor, offsets: Tensor, keys: Tensor
-    ) -> None:
-        """Fill both places with ``factors · keys + offsets``; −inf in the first where excluded."""
+    ) -> tuple[Tensor, Tensor]:
+        """The two halves of ``factors · keys + offsets``; −inf in the first where excluded."""
         height, width = rows.stop - rows.start, part.stop - part.start
         out = self.buffer[: 2 * height * width].view(2 * height, width)
-        torch.addmm(offsets, factors, keys[part].T, out=out)
+        out = inner_plus(factors, keys[part], offsets, out)
         self.left_out.strike(out[:height], rows, part)
+        return out[:height], out[height:]
 
 
 class _Sums:
@@ -137,7 +138,7 @@ class _Sums:
         weights = logits.exp2_()
         self.total += weights.sum(1, keepdim=True)
         if self.mean is not None:
-            self.mean.addmm_(weights, values)
+            add_product(self.mean, weights, values)
 
     def _move(self, logits: Tensor, highest: Tensor) -> Tensor:
         met = self.best > -torch.inf
@@ -190,8 +191,9 @@ def backward_pass(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """See :meth:`rhyme.kernels.attend.Passes.backward_pass`."""
     on_queries = torch.zeros_like(queries) if need_queries else None
-    on_keys = torch.zeros_like(keys) if need_keys else None
-    on_values = torch.zeros_like(values) if values is not None and need_values else None
+    # Gradients of keys and values are summed across, [d, n]: no block is read along its columns.
+    on_keys = _across(keys) if need_keys else None
+    on_values = _across(values) if values is not None and need_values else None
     level = queries.new_zeros(len(queries), 1)  # gradient of a logit = weight (g·v + level)
     if grad_lse is not None:
         level += grad_lse[:, None]
@@ -209,27 +211,36 @@ def backward_pass(
         if grad_mean is not None and values is None:
             # both products are with the keys: one of twice the rows
             joint = torch.cat([base_2, grad_mean[rows]]), torch.cat([-lse[rows], level[rows]])
+        scaled_across = scaled.T.contiguous()
+        grad_across = None if grad_mean is None else grad_mean[rows].T.contiguous()
         for part in blocks.parts():
-            weights, slope = (blocks.room(rows, part, place) for place in (0, 1))
+            slope = blocks.room(rows, part, 1)
             if joint is not None:
-                blocks.joint(rows, part, *joint, keys)
+                weights, slope = blocks.joint(rows, part, *joint, keys)
             else:
-                blocks.logits(rows, part, base_2, keys, lse[rows])
+                weights = blocks.logits(rows, part, base_2, keys, lse[rows])
             if rounded:
                 weights.clamp_(max=0)  # a weight is 1 at most
             weights.exp2_()
-            if grad_mean is None:
+            if grad_mean is None or grad_across is None:
                 torch.mul(weights, level[rows], out=slope)
             else:
                 if on_payload is not None:
-                    on_payload[part].addmm_(weights.T, grad_mean[rows])
+                    add_product(on_payload[:, part], grad_across, weights)
                 if joint is None:
-                    torch.addmm(level[rows], grad_mean[rows], payload[part].T, out=slope)
+                    slope = inner_plus(grad_mean[rows], payload[part], level[rows], slope)
                 slope *= weights
             if on_queries is not None:
-                on_queries[rows].addmm_(slope, keys[part])
+                add_product(on_queries[rows], slope, keys[part])
             if on_keys is not None:
-                on_keys[part].addmm_(slope.T, scaled)
+                add_product(on_keys[:, part], scaled_across, slope)
     if on_queries is not None:
         on_queries *= scale
-    return on_queries, on_keys, on_values
+    keys_along, values_along = (
+        None if x is None else x.T.contiguous() for x in (on_keys, on_values)
+    )
+    return on_queries, keys_along, values_along
+
+
+def _across(x: Tensor) -> Tensor:
+    return x.new_zeros(x.shape[::-1])

@@ -36,6 +36,7 @@ from torch import Tensor
 
 from rhyme.kernels.common import Exclusion
 from rhyme.kernels.pairs import LeftOut
+from rhyme.kernels.product import add_product, inner
 
 Form = Literal["rows", "both", "self"]
 
@@ -133,15 +134,20 @@ def backward(
     elif totals.columns is not None and on_columns is not None:
         columns = _Side(totals.columns.log_sum_exp, on_columns * scale, totals.shift)
     on_first = torch.zeros_like(first) if needed[0] else None
-    on_second = on_first if triangle else torch.zeros_like(second) if needed[1] else None
-    spare = _buffer(first, second)
+    # Of the second set the gradient is summed across, [d, n]: a tile is never read along columns.
+    across = second.new_zeros(second.shape[::-1]) if triangle or needed[1] else None
+    spare, flipped, at = _buffer(first, second), first, None
     for i, j, tile in _tiles(first, second, scale, exclusion, triangle):
         weights = _weights(tile, spare, i, j, rows, columns, totals.shift)
         if on_first is not None:
-            on_first[i].addmm_(weights, second[j])
-        if on_second is not None and not (triangle and i == j):
-            on_second[j].addmm_(weights.T, first[i])
-    return on_first, None if triangle else on_second
+            add_product(on_first[i], weights, second[j])
+        if across is not None and not (triangle and i == j):
+            if at != i:
+                flipped, at = first[i].T.contiguous(), i
+            add_product(across[:, j], flipped, weights)
+    if triangle and on_first is not None and across is not None:
+        return on_first.add_(across.T), None
+    return on_first, None if across is None else across.T.contiguous()
 
 
 class _Side:
@@ -207,8 +213,7 @@ def _tiles(
         for left in range(top if triangle else 0, n, side):
             j = slice(left, min(left + side, n))
             height, width = i.stop - top, j.stop - left
-            tile = buffer[: height * width].view(height, width)
-            torch.mm(scaled, second[j].T, out=tile)
+            tile = inner(scaled, second[j], buffer[: height * width].view(height, width))
             left_out.strike(tile, i, j)
             yield i, j, tile
 

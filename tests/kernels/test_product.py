@@ -1,0 +1,81 @@
+"""Inner products by oneDNN where MKL holds back, and by what PyTorch takes elsewhere."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from rhyme.kernels import product, top_k
+
+
+@pytest.fixture(params=[True, False], ids=["onednn", "torch"])
+def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Both ways on any machine that has oneDNN, whatever it would choose by itself."""
+    if request.param and not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        pytest.skip("this PyTorch has no oneDNN")
+    monkeypatch.setattr(product, "_held_back", lambda: request.param)
+    return request.param
+
+
+def near(found: Tensor, wanted: Tensor) -> bool:
+    return torch.allclose(found.double(), wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("m", "n", "d"), [(1, 1, 1), (5, 3, 7), (130, 257, 33), (512, 512, 128)])
+def test_all_products_are_those_of_float64(route: bool, m: int, n: int, d: int) -> None:
+    generator = torch.Generator().manual_seed(m)
+    left, right, total = (
+        torch.randn(shape, generator=generator) / 8 for shape in ((m, d), (n, d), (m, n))
+    )
+    wide = left.double() @ right.double().T
+    rows, columns = total[:, :1].clone(), total[0].clone()
+    room = torch.empty(m, n)
+    found = product.inner(left, right, room)
+    assert near(found, wide)
+    assert (found is room) is not route
+    assert near(product.inner(left, right, columns=columns), wide + columns.double())
+    assert near(product.inner_plus(left, right, rows, torch.empty(m, n)), wide + rows.double())
+    summed, across = total.clone(), total.T.clone(memory_format=torch.contiguous_format).T
+    for place in (summed, across):  # in place, also where the rows do not lie along the memory
+        product.add_product(place, left, right.T)
+        assert near(place, total.double() + wide)
+
+
+def test_nothing_to_multiply(route: bool) -> None:
+    empty, some = torch.empty(0, 8), torch.ones(3, 8)
+    assert product.inner(empty, some).shape == (0, 3)
+    assert product.inner(some, empty).shape == (3, 0)
+    assert product.inner(torch.empty(2, 0), torch.empty(3, 0)).tolist() == [[0.0] * 3] * 2
+
+
+def test_no_other_type_goes_to_onednn(route: bool) -> None:
+    assert product.by_onednn(torch.ones(1)) is route
+    assert not product.by_onednn(torch.ones(1, dtype=torch.float64))
+    assert not product.by_onednn(torch.ones(1, dtype=torch.bfloat16))
+    assert not product.by_onednn(torch.ones(1, device="meta"))
+
+
+@pytest.mark.parametrize("vendor", ["AuthenticAMD", "GenuineIntel"])
+def test_the_choice_is_the_processors(
+    vendor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = tmp_path / "cpuinfo"
+    facts.write_text(f"vendor_id\t: {vendor}\n")
+    monkeypatch.setattr(product, "_CPU_FACTS", facts)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    product._held_back.cache_clear()
+    try:
+        assert product._held_back() is (vendor == "AuthenticAMD")
+        monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+        assert not product.by_onednn(torch.ones(1))
+    finally:
+        product._held_back.cache_clear()
+
+
+def test_equal_rows_have_equal_scores_wherever_they_lie(route: bool) -> None:
+    row = torch.randn(1, 96, generator=torch.Generator().manual_seed(0))
+    found = top_k(row.repeat(37, 1), row.repeat(1013, 1), 9, query_rows=16, bank_rows=100)
+    assert found.indices.tolist() == [list(range(9))] * 37
+    assert bool((found.scores == found.scores[:, :1]).all())
