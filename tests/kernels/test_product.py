@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from rhyme.kernels import product, top_k
+from rhyme.kernels import (
+    in_batch_log_sum_exp,
+    product,
+    queue_log_sum_exp,
+    soft_neighbour,
+    top_k,
+)
 
 
 @pytest.fixture(params=[True, False], ids=["onednn", "torch"])
@@ -79,3 +85,27 @@ def test_equal_rows_have_equal_scores_wherever_they_lie(route: bool) -> None:
     found = top_k(row.repeat(37, 1), row.repeat(1013, 1), 9, query_rows=16, bank_rows=100)
     assert found.indices.tolist() == [list(range(9))] * 37
     assert bool((found.scores == found.scores[:, :1]).all())
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "to be differentiated again"])
+@pytest.mark.parametrize("objective", ["queue", "neighbour", "batch"])
+def test_a_backward_pass_within_autocast_is_that_without(
+    route: bool, objective: str, again: bool
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    first, second, g = (torch.randn(n, 16, generator=generator) for n in (24, 40, 24))
+
+    def value(a: Tensor, b: Tensor) -> Tensor:
+        if objective == "queue":
+            return queue_log_sum_exp(a, b, temperature=0.5).log_sum_exp.sum()
+        if objective == "neighbour":
+            return (soft_neighbour(a, b, temperature=0.5).mean * g).sum()
+        return in_batch_log_sum_exp(a, b, temperature=0.5).log_sum_exp.sum()
+
+    found: list[list[Tensor]] = []
+    for within in (False, True):
+        inputs = [x.clone().requires_grad_() for x in (first, second)]
+        with torch.autocast("cpu", enabled=within):
+            grads = torch.autograd.grad(value(*inputs), inputs, create_graph=again)
+        found.append([x.detach() for x in grads])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

@@ -17,6 +17,7 @@ from rhyme.kernels.common import (
     check_rows,
     check_temperature,
     full_precision,
+    no_autocast,
     triton_passes,
 )
 
@@ -123,51 +124,58 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        queries, keys, values, scale, lse, mean, key_mean, allowed = ctx.saved_tensors
-        key_mean = mean if values is None else key_mean
-        fixed, exclusion, passes = ctx.settings
-        scale = fixed if scale is None else scale
-        grad_lse, grad_mean = grads[:2]
-        if grad_lse is None and grad_mean is None:
-            return (None,) * 8
-        if torch.is_grad_enabled():
-            found = _differentiable(
-                queries, keys, values, scale, exclusion, grads[:2], ctx.needs_input_grad[:4]
-            )
-            return (*found, None, None, None, None)
-        need_queries, need_keys, need_values, need_scale = ctx.needs_input_grad[:4]
-        need_queries = need_queries or need_scale
-        if not exclusion.empty or not len(keys):
-            some = allowed > 0
-            grad_lse = None if grad_lse is None else torch.where(some, grad_lse, 0)
-            grad_mean = None if grad_mean is None else torch.where(some[:, None], grad_mean, 0)
-        need_values = need_values and grad_mean is not None
-        on_queries = None
-        known = grad_mean is None and key_mean is not None and need_queries
-        if known:
-            on_queries = key_mean * (grad_lse * scale)[:, None]
-        on_keys = on_values = None
-        if need_keys or need_values or (need_queries and not known):
-            found, on_keys, on_values = passes.backward_pass(
-                queries,
-                keys,
-                values,
-                scale,
-                exclusion,
-                lse,
-                mean,
-                grad_mean,
-                grad_lse,
-                need_queries and not known,
-                need_keys,
-                need_values,
-            )
-            on_queries = on_queries if found is None else found
-        on_scale = None
-        if need_scale:
-            # logits are scale · q·k, so scale ∂/∂scale = q·∂/∂q
-            on_scale = (queries * cast(Tensor, on_queries)).sum() / scale
-        return on_queries, on_keys, on_values, on_scale, None, None, None, None
+        # it may be called where the forward pass was not: within autocast
+        with no_autocast(ctx.saved_tensors[0].device):
+            return _gradients(ctx, grads)
+
+
+def _gradients(ctx: Any, grads: tuple[Any, ...]) -> Any:
+    """What a node hands back for each of its inputs."""
+    queries, keys, values, scale, lse, mean, key_mean, allowed = ctx.saved_tensors
+    key_mean = mean if values is None else key_mean
+    fixed, exclusion, passes = ctx.settings
+    scale = fixed if scale is None else scale
+    grad_lse, grad_mean = grads[:2]
+    if grad_lse is None and grad_mean is None:
+        return (None,) * 8
+    if torch.is_grad_enabled():
+        found = _differentiable(
+            queries, keys, values, scale, exclusion, grads[:2], ctx.needs_input_grad[:4]
+        )
+        return (*found, None, None, None, None)
+    need_queries, need_keys, need_values, need_scale = ctx.needs_input_grad[:4]
+    need_queries = need_queries or need_scale
+    if not exclusion.empty or not len(keys):
+        some = allowed > 0
+        grad_lse = None if grad_lse is None else torch.where(some, grad_lse, 0)
+        grad_mean = None if grad_mean is None else torch.where(some[:, None], grad_mean, 0)
+    need_values = need_values and grad_mean is not None
+    on_queries = None
+    known = grad_mean is None and key_mean is not None and need_queries
+    if known:
+        on_queries = key_mean * (grad_lse * scale)[:, None]
+    on_keys = on_values = None
+    if need_keys or need_values or (need_queries and not known):
+        found, on_keys, on_values = passes.backward_pass(
+            queries,
+            keys,
+            values,
+            scale,
+            exclusion,
+            lse,
+            mean,
+            grad_mean,
+            grad_lse,
+            need_queries and not known,
+            need_keys,
+            need_values,
+        )
+        on_queries = on_queries if found is None else found
+    on_scale = None
+    if need_scale:
+        # logits are scale · q·k, so scale ∂/∂scale = q·∂/∂q
+        on_scale = (queries * cast(Tensor, on_queries)).sum() / scale
+    return on_queries, on_keys, on_values, on_scale, None, None, None, None
 
 
 def _differentiable(

@@ -71,44 +71,49 @@ class _LogSumExp(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        first, second, scale, *sides = ctx.saved_tensors
-        fixed, exclusion, form, passes = ctx.settings
-        scale = fixed if scale is None else scale
-        upstream: list[Tensor | None] = list(grads[::2])
-        need_first, need_second, need_scale = ctx.needs_input_grad[:3]
-        if all(g is None for g in upstream):
-            return (None,) * 6
-        if torch.is_grad_enabled():  # create_graph: second derivatives go through the plain form
-            inputs = (first, second, scale)
-            found = _again(inputs, exclusion, form, upstream, ctx.needs_input_grad[:3])
-            return (*found, None, None, None)
-        on_rows, *rest = (
-            torch.zeros_like(side) if g is None else g
-            for g, side in zip(upstream, sides[::2], strict=True)
-        )
-        totals = ctx.totals._replace(
-            rows=Sums(*sides[:2]), columns=Sums(*sides[2:]) if rest else None
-        )
-        on_first, on_second = passes.backward(
-            first,
-            second,
-            scale,
-            exclusion,
-            form,
-            totals,
-            on_rows,
-            rest[0] if rest else None,
-            (need_first or need_scale, need_second),
-        )
-        on_scale = None
-        if need_scale:
-            # logits are scale · a·k, so scale ∂/∂scale = a·∂/∂a; half of it where k is a too
-            on_scale = (first * cast(Tensor, on_first)).sum() / scale
-            on_scale = on_scale / 2 if form == "self" else on_scale
-        # one after the other, so that not all of both is held in both types
-        on_first = None if on_first is None else on_first.to(first.dtype)
-        on_second = None if on_second is None else on_second.to(first.dtype)
-        return on_first, on_second, on_scale, None, None, None
+        # it may be called where the forward pass was not: within autocast
+        with no_autocast(ctx.saved_tensors[0].device):
+            return _gradients(ctx, grads)
+
+
+def _gradients(ctx: Any, grads: tuple[Any, ...]) -> Any:
+    """What a node hands back for each of its inputs."""
+    first, second, scale, *sides = ctx.saved_tensors
+    fixed, exclusion, form, passes = ctx.settings
+    scale = fixed if scale is None else scale
+    upstream: list[Tensor | None] = list(grads[::2])
+    need_first, need_second, need_scale = ctx.needs_input_grad[:3]
+    if all(g is None for g in upstream):
+        return (None,) * 6
+    if torch.is_grad_enabled():  # create_graph: second derivatives go through the plain form
+        inputs = (first, second, scale)
+        found = _again(inputs, exclusion, form, upstream, ctx.needs_input_grad[:3])
+        return (*found, None, None, None)
+    on_rows, *rest = (
+        torch.zeros_like(side) if g is None else g
+        for g, side in zip(upstream, sides[::2], strict=True)
+    )
+    totals = ctx.totals._replace(rows=Sums(*sides[:2]), columns=Sums(*sides[2:]) if rest else None)
+    on_first, on_second = passes.backward(
+        first,
+        second,
+        scale,
+        exclusion,
+        form,
+        totals,
+        on_rows,
+        rest[0] if rest else None,
+        (need_first or need_scale, need_second),
+    )
+    on_scale = None
+    if need_scale:
+        # logits are scale · a·k, so scale ∂/∂scale = a·∂/∂a; half of it where k is a too
+        on_scale = (first * cast(Tensor, on_first)).sum() / scale
+        on_scale = on_scale / 2 if form == "self" else on_scale
+    # one after the other, so that not all of both is held in both types
+    on_first = None if on_first is None else on_first.to(first.dtype)
+    on_second = None if on_second is None else on_second.to(first.dtype)
+    return on_first, on_second, on_scale, None, None, None
 
 
 def _again(

@@ -36,7 +36,7 @@ from torch import Tensor
 
 from rhyme.kernels.common import Exclusion
 from rhyme.kernels.pairs import LeftOut
-from rhyme.kernels.product import add_product, inner
+from rhyme.kernels.product import add_product, by_onednn, inner
 
 Form = Literal["rows", "both", "self"]
 
@@ -206,14 +206,15 @@ def _tiles(
     """Rows, columns and base 2 logits of each tile, excluded ones −inf; one buffer for all."""
     b, n, side = len(first), len(second), _side(first)
     left_out = LeftOut(exclusion, b, n, side, side, first.device)
-    buffer = _buffer(first, second)
+    buffer = None if by_onednn(first) else _buffer(first, second)  # oneDNN brings its own
     for top in range(0, b, side):
         i = slice(top, min(top + side, b))
         scaled = first[i] * (scale * _LOG2E)
         for left in range(top if triangle else 0, n, side):
             j = slice(left, min(left + side, n))
             height, width = i.stop - top, j.stop - left
-            tile = inner(scaled, second[j], buffer[: height * width].view(height, width))
+            room = None if buffer is None else buffer[: height * width].view(height, width)
+            tile = inner(scaled, second[j], room)
             left_out.strike(tile, i, j)
             yield i, j, tile
 
