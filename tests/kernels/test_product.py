@@ -40,6 +40,8 @@ def test_all_products_are_those_of_float64(route: bool, m: int, n: int, d: int) 
     found = product.inner(left, right, room)
     assert near(found, wide)
     assert (found is room) is not route
+    product.fill_inner(room.zero_(), left, right)
+    assert near(room, wide)
     assert near(product.inner(left, right, columns=columns), wide + columns.double())
     assert near(product.inner_plus(left, right, rows, torch.empty(m, n)), wide + rows.double())
     summed, across = total.clone(), total.T.clone(memory_format=torch.contiguous_format).T

@@ -62,8 +62,15 @@ def inner(
     return torch.addmm(columns, left, right.T, out=room)
 
 
+def fill_inner(room: Tensor, left: Tensor, right: Tensor) -> None:
+    """As :func:`inner`, but always into ``room``: a copy where the product brings its memory."""
+    found = inner(left, right, room)
+    if found is not room:
+        room.copy_(found)
+
+
 def inner_plus(left: Tensor, right: Tensor, offsets: Tensor, room: Tensor) -> Tensor:
-    """The same with a number ``[m, 1]`` added to each row."""
+    """As :func:`inner`, with a number ``[m, 1]`` added to each row."""
     if _served(left, right):
         return _onednn(left, right).add_(offsets)
     return torch.addmm(offsets, left, right.T, out=room)

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from rhyme.errors import ConfigError, DataError
 from rhyme.kernels.common import check_temperature, full_precision, no_autocast
-from rhyme.kernels.product import inner
+from rhyme.kernels.product import fill_inner
 from rhyme.kernels.search import largest, places
 
 _BLOCK = 64  # keys looked at together where there is no window
@@ -253,13 +253,9 @@ def _tile(grid: _Grid, part: Tensor, top: int, left: int, k: int) -> tuple[Tenso
     at = 0
     for y, a, b in segments:
         keys = grid.near[y, a:b].reshape(-1, d)
-        place = scores[at : at + len(keys)]
-        if (found := inner(keys, queries, place)) is not place:
-            place.copy_(found)
+        fill_inner(scores[at : at + len(keys)], keys, queries)
         at += len(keys)
-    place = scores[near : near + far]
-    if (found := inner(grid.far, queries, place)) is not place:
-        place.copy_(found)
+    fill_inner(scores[near : near + far], grid.far, queries)
     scores[near + far :] = -torch.inf
     index = queries.new_full((width,), -1, dtype=torch.int64)
     index[near : near + far] = grid.far_index
