@@ -4,9 +4,9 @@
     python -m benchmarks.evidence --system simclr --seeds 0 1 2
     python -m benchmarks.evidence --system dual --workers 12     on a GPU, or on many cores
 
-The runs are those of ``benchmarks/studies.py``. A run whose rows are there already is skipped, so
-the command can be stopped and started at will; ``--seconds`` ends it. Of a worker's run that fails
-the others know nothing. The tables are printed from the rows alone.
+The runs are those of ``benchmarks/studies.py`` and of the files that build on it. A run whose rows
+are there already is skipped, so the command can be stopped and started at will; ``--seconds`` ends
+it. Of a worker's run that fails the others know nothing. The tables are printed from the rows alone.
 """
 
 import argparse
@@ -29,12 +29,8 @@ from benchmarks.cycle_evidence import cycle_jobs
 from benchmarks.lsfd_evidence import lsfd_jobs
 from benchmarks.machine import machine, revision
 from benchmarks.overlap_evidence import cstp_jobs, overlap_rows
-from benchmarks.studies import (
-    Job,
-    gpu_picture_jobs,
-    picture_jobs,
-    place_jobs,
-)
+from benchmarks.place_evidence import place_jobs
+from benchmarks.studies import Job, gpu_picture_jobs, picture_jobs
 from rhyme import api
 from rhyme.evaluation import Result, append_results, compare, read_results
 from rhyme.run import read_jsonl

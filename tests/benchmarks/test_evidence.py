@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import cycle_evidence, studies
+from benchmarks import cycle_evidence, place_evidence, studies
 from benchmarks.cycle_evidence import SWEEP, cycle_jobs
 from benchmarks.evidence import Line, beside, command_of, main, one_by_one, watched
 from benchmarks.pictures import cut_pictures
@@ -16,13 +16,14 @@ from rhyme.api import DataOptions, resolve_recipe
 from rhyme.evaluation import load_protocol
 from rhyme.evaluation.protocol import parse_settings
 from rhyme.recipes import recipe
+from rhyme.synthetic import WorldConfig
 
 
 @pytest.mark.parametrize(
     "arms",
     [
         *(cycle_evidence.WORLD_ARMS, studies.SIMCLR_ARMS, studies.MOCO_ARMS),
-        *(studies.DENSE_ARMS, studies.VFS_ARMS),
+        *(place_evidence.DENSE_ARMS, place_evidence.SCENE_ARMS, place_evidence.VFS_ARMS),
     ],
 )
 def test_arms_differ_from_their_recipe_in_what_they_name(arms) -> None:
@@ -66,9 +67,9 @@ def test_jobs_of_pictures(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("system", ["densecl", "vfs"])
 def test_jobs_of_places(tmp_path: Path, system: str) -> None:
-    jobs = studies.place_jobs(tmp_path, system)
+    jobs = place_evidence.place_jobs(tmp_path, system)
     assert len({job.key for job in jobs}) == len(jobs)
-    jobs = [job for job in jobs if not job.study.startswith("long")]
+    jobs = [job for job in jobs if job.study.startswith("world")]
     assert {job.data for job in jobs} == {tmp_path / f"places-{s}" for s in range(5)}
     assert len({job.world["seed"] for job in jobs}) == 5
     trained = [job for job in jobs if job.trained_as is None]
@@ -84,8 +85,23 @@ def test_jobs_of_places(tmp_path: Path, system: str) -> None:
             parse_settings(load_protocol(name), changes)
 
 
+def test_jobs_of_scenes(tmp_path: Path) -> None:
+    jobs = [job for job in place_evidence.place_jobs(tmp_path, "densecl") if job.study == "scenes"]
+    assert len(jobs) == 5 + 5 + 5 * 3
+    assert [seed for job in jobs for seed in job.untrained] == [0, 1, 2, 3, 4]
+    assert len({(job.data, job.seed, str(job.world)) for job in jobs}) == 5, "a world a seed"
+    for job in jobs:
+        WorldConfig(**job.world)
+        made = resolve_recipe(job.arm.recipe, {**job.budget, **job.arm.changes})
+        assert made.train.steps == 600
+        for name, changes in job.settings.items():
+            parse_settings(load_protocol(name), changes)
+    warmed = {job.arm.changes.get("model.dense_warmup_steps") for job in jobs}
+    assert warmed == {None, place_evidence.SCENE_WARMUP}
+
+
 def test_jobs_of_the_long_study(tmp_path: Path) -> None:
-    jobs = [j for j in studies.place_jobs(tmp_path, "vfs") if j.study.startswith("long")]
+    jobs = [j for j in place_evidence.place_jobs(tmp_path, "vfs") if j.study.startswith("long")]
     trained = {job.key: job for job in jobs if job.trained_as is None}
     stages = [job for job in jobs if job.trained_as is not None]
     assert len(trained) == 5 + 5 + 4 * 3

@@ -16,7 +16,7 @@ from rhyme.encoders import BackboneConfig, InferencePlan, build_backbone, save_p
 from rhyme.errors import EvaluationError
 from rhyme.evaluation import cells, evaluate
 from rhyme.evaluation.frames import FrameData
-from rhyme.synthetic import WorldConfig, write_world
+from rhyme.synthetic import APPEARANCES, WorldConfig, plan, write_world
 from rhyme.tasks import DenseEncoder
 
 PLAN = InferencePlan(size=48, resize=48)
@@ -161,3 +161,20 @@ def test_a_world_is_judged_by_its_classes_beside_the_untrained_encoder(tmp_path)
     assert "background" in named
     assert len(named) > 2
     assert rows[0].items == 8 * 2 * 8 * 8
+
+
+def test_each_creature_of_a_scene_has_its_own_class(tmp_path) -> None:
+    """Whatever the labels, which are the first creature's and none of the cells' here."""
+    world = tmp_path / "scenes"
+    config = WorldConfig(
+        counts=(12, 6, 6), size=48, frames=4, sound=False, seed=3, creatures=(3, 3)
+    )
+    write_world(config, world)
+    catalog = scan(world, out=tmp_path / "scenes.catalog")
+    data = dataclasses.replace(data_of(catalog, colour_net()), label_column="motion")
+    miou = cells.run(data, cells.Settings(stride=4, frames=1))[0]
+    held_out = [entry.spec(config) for entry in plan(config) if entry.split == "test"]
+    named = set(miou.details["per_class"]) - {"background"}
+    assert named <= {APPEARANCES[m.appearance] for spec in held_out for m in (spec, *spec.company)}
+    assert not named <= {APPEARANCES[spec.appearance] for spec in held_out}
+    assert len(named) > 3

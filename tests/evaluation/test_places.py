@@ -94,19 +94,19 @@ def test_a_still_video_keeps_its_masks(still) -> None:
 
 def test_masks_of_all_layouts_are_read(still, masked, tmp_path) -> None:
     catalog, mask = still
-    ids = read_masks(catalog, catalog.item(0))
+    ids = read_masks(catalog, catalog.item(0)).ids
     assert ids.shape == (5, 40, 56)
     assert ids[0, 0, 0] == 0, "void becomes background"
     assert np.array_equal(ids[0] == 2, mask == 2)
     assert mask_path("a/JPEGImages/480p/cow/00001.jpg") == "a/Annotations/480p/cow/00001.png"
     assert mask_path("frames/cow/00001.jpg") is None
     item = masked.item(0)
-    world = read_masks(masked, item)
+    world = read_masks(masked, item).ids
     assert np.array_equal(world > 0, read_truth(masked.root, Path(item.path).stem).masks)
     two = np.where(mask == 1, 255, 0).astype(np.uint8)
     davis(tmp_path / "bw", [np.zeros((40, 56, 3), np.uint8)] * 2, [two] * 2, mode="L")
     catalog = scan(tmp_path / "bw", out=tmp_path / "bw.catalog")
-    assert np.array_equal(read_masks(catalog, catalog.item(0))[0], mask == 1)
+    assert np.array_equal(read_masks(catalog, catalog.item(0)).ids[0], mask == 1)
 
 
 @pytest.mark.parametrize("damage", ["cut", "colour", "size", "gone"])
@@ -134,7 +134,7 @@ def test_the_ends_are_left_out_and_scores_are_those_of_the_predicted_masks(maske
     settings = propagation.Settings(stride=4)
     found = propagation.run(data, settings)
     item = data.catalog.item(0)
-    truth = read_masks(masked, item)
+    truth = read_masks(masked, item).ids
     encoder = propagation.dense_encoder(data.encoder, 4)
     predicted = propagation._carried(
         data, encoder, settings.rule(), data.all_frames(0), truth[0], None

@@ -37,6 +37,10 @@ from rhyme.synthetic.members import _divide
         ("fractions", (0.5, 0.2, 0.2)),
         ("fractions", (1.2, -0.1, -0.1)),
         ("fractions", (0.5, 0.5)),
+        ("creatures", (0, 2)),
+        ("creatures", (3, 2)),
+        ("creatures", (3, 10)),
+        ("creatures", (3,)),
         ("counts", (5, 5)),
         ("counts", (5, 5, -1)),
         ("counts", (5, 5, 5)),
@@ -48,6 +52,13 @@ def test_wrong_values_are_refused_with_value_and_remedy(name: str, value: Any) -
     assert caught.value.stage == "world"
     assert caught.value.value is not None
     assert caught.value.remedy
+
+
+def test_untrimmed_videos_show_one_creature() -> None:
+    assert WorldConfig(videos=1, untrimmed=1, creatures=(1, 1)).total == 2
+    with pytest.raises(ConfigError, match="untrimmed videos show one") as caught:
+        WorldConfig(videos=1, untrimmed=1, creatures=(1, 3))
+    assert caught.value.value == (1, 3)
 
 
 def test_odd_sizes_are_allowed_where_colour_is_kept_in_full() -> None:

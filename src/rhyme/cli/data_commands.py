@@ -19,6 +19,8 @@ class World(Common):
     """Make a world of short videos with sound, and the truth about every frame.
 
     Example: rhyme world --out runs/world --videos 200 --size 64 --seed 0
+
+    Example: rhyme world --out runs/scenes --size 96 --creatures 3 5
     """
 
     out: Path
@@ -51,6 +53,9 @@ class World(Common):
     untrimmed: int = 0
     """Number of longer videos of 4 to 6 phases, with a label a frame, beside the others."""
 
+    creatures: tuple[int, int] = (1, 1)
+    """Least and most creatures in a video, up to 9; labels and sound are the first one's."""
+
     sound: bool = True
     """Write a sound track."""
 
@@ -72,6 +77,7 @@ class World(Common):
             palette_keep=self.palette_keep,
             scene_keep=self.scene_keep,
             untrimmed=self.untrimmed,
+            creatures=self.creatures,
             sound=self.sound,
             truth=self.truth,
             workers=self.workers,

@@ -6,7 +6,6 @@ stands at a cell is known from masks that lie beside the collection.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,7 +18,7 @@ from rhyme.catalog import Catalog
 from rhyme.errors import EvaluationError, RhymeError
 from rhyme.evaluation.frames import FrameData
 from rhyme.evaluation.protocol import Metric, Protocol
-from rhyme.evaluation.truth_masks import read_masks
+from rhyme.evaluation.truth_masks import Masks, read_masks
 from rhyme.tasks import L2_GRID, DenseEncoder, dense_encoder, linear_probe
 from rhyme.tasks.table import Integer
 from rhyme.views import Keys
@@ -39,8 +38,9 @@ class Settings:
         stage: the backbone's stage; None for the deepest that can have this stride, at most
             ``layer3`` of a ResNet, and where none can for the finest, which a note says.
         height: frames are scaled to this height first; None keeps them.
-        ids: what a mask's ids are: ``"objects"``, of the item's class (or of one class, where
-            items have none), or ``"classes"`` themselves. 0 is the background.
+        ids: what a mask's ids are: ``"objects"``, each of its own class where the collection tells
+            (a world of several creatures does), else of the item's, or of one class where items
+            have none; or ``"classes"`` themselves. 0 is the background.
         frames: equally spaced frames of an item.
         items: most training items, drawn by seed; validation gets a third of it, and all test
             items are measured.
@@ -169,22 +169,23 @@ def _read(
         assert part is not None
         item = part.catalog.item(row)
         try:
-            truth = read_masks(part.catalog, item)
-            if truth is None:
+            masks = read_masks(part.catalog, item)
+            if masks is None:
                 continue
+            truth = masks.ids
             frames = part.all_frames(row)
         except RhymeError:
             continue
         if len(frames) != len(truth):
             continue
         at = np.unique(np.linspace(0, len(truth) - 1, settings.frames).round().astype(int))
-        label = _label(part, row)
+        listed = _classes(part, row, masks, settings.ids)
         for t in at:
             pixels = _scaled(part.normalised(frames[int(t)][None]), settings.height)
             cells = encoder(pixels)[0].cpu()
             ids = _at_centres(truth[t], cells, encoder, (pixels.shape[2], pixels.shape[3]))
             features.append(cells.flatten(1).T.numpy())
-            names.append(_names(ids.reshape(-1), label, settings.ids))
+            names.append(listed[ids.reshape(-1)])
         if split == "test":
             data.told(row + 1)
     if not features:
@@ -234,19 +235,17 @@ def _at_centres(
     return ids[np.ix_(rows, columns)]
 
 
-def _label(data: FrameData, row: int) -> str:
-    """The class of an item's objects."""
-    if data.label_column is None:
-        return OBJECT
-    codes, names = data.catalog.labels(data.label_column)
-    return names[int(codes[row])] if codes[row] >= 0 else OBJECT
-
-
-def _names(ids: NDArray[np.uint8], label: str, kind: str) -> NDArray[np.str_]:
+def _classes(data: FrameData, row: int, masks: Masks, kind: str) -> NDArray[np.str_]:
+    """What each id of an item's masks stands for, ``[256]``; id 0 is the background."""
     if kind == "classes":
-        listed: Sequence[str] = [BACKGROUND, *(f"class {i}" for i in range(1, 256))]
-        return np.array(listed)[ids]
-    return np.where(ids > 0, label, BACKGROUND)
+        return np.array([BACKGROUND, *(f"class {i}" for i in range(1, 256))])
+    if masks.classes is not None:
+        return np.array([BACKGROUND, *masks.classes])
+    label = OBJECT
+    if data.label_column is not None:
+        codes, names = data.catalog.labels(data.label_column)
+        label = names[int(codes[row])] if codes[row] >= 0 else OBJECT
+    return np.array([BACKGROUND, *[label] * 255])
 
 
 PROTOCOL = Protocol(

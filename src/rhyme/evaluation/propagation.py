@@ -111,10 +111,11 @@ def run(data: FrameData, settings: Settings) -> list[Metric]:
     for row in range(len(data.catalog)):
         item = data.catalog.item(row)
         try:
-            truth = read_masks(data.catalog, item)
-            if truth is None:
+            masks = read_masks(data.catalog, item)
+            if masks is None:
                 skipped[item.path] = "no masks"
                 continue
+            truth = masks.ids
             frames = data.all_frames(row)
             if len(frames) != len(truth) or len(truth) < 3 or not truth[0].any():
                 skipped[item.path] = f"{len(frames)} frames, {len(truth)} masks, or no object"

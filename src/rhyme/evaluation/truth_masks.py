@@ -7,6 +7,7 @@ with a folder such as ``480p`` between, and so has a single picture within ``JPE
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -15,11 +16,25 @@ from PIL import Image
 
 from rhyme.catalog import Catalog, Item
 from rhyme.errors import DataError
-from rhyme.synthetic import read_truth
+from rhyme.synthetic import APPEARANCES, read_truth
 
-__all__ = ["mask_path", "read_masks"]
+__all__ = ["Masks", "mask_path", "read_masks"]
 
 FRAMES, MASKS = "JPEGImages", "Annotations"
+
+
+@dataclass(frozen=True)
+class Masks:
+    """What is known of every pixel of an item's frames.
+
+    Attributes:
+        ids: object ids ``uint8 [t, h, w]``, 0 being the background.
+        classes: class of each object by name, id 1 first, where the collection tells: a world of
+            several creatures does. Else None.
+    """
+
+    ids: NDArray[np.uint8]
+    classes: tuple[str, ...] | None = None
 
 
 def mask_path(frame: str) -> str | None:
@@ -33,8 +48,8 @@ def mask_path(frame: str) -> str | None:
     )
 
 
-def read_masks(catalog: Catalog, item: Item) -> NDArray[np.uint8] | None:
-    """Object ids ``uint8 [t, h, w]`` of an item's frames, 0 being the background.
+def read_masks(catalog: Catalog, item: Item) -> Masks | None:
+    """The masks of an item's frames.
 
     Id 255 of a picture with a palette is void and becomes background; in a picture of two levels
     the brighter one is the object.
@@ -44,7 +59,7 @@ def read_masks(catalog: Catalog, item: Item) -> NDArray[np.uint8] | None:
         item: one of its items.
 
     Returns:
-        The ids; None where the collection has no masks of the item.
+        The masks; None where the collection has no masks of the item.
 
     Raises:
         DataError: a mask is missing among others, damaged, or of another size than its frame.
@@ -55,14 +70,18 @@ def read_masks(catalog: Catalog, item: Item) -> NDArray[np.uint8] | None:
         if names[0] is None or not (root / names[0]).is_file():
             return None
         size = (item.height, item.width)
-        return np.stack([_picture(root / str(name), size) for name in names])
+        return Masks(np.stack([_picture(root / str(name), size) for name in names]))
     video = Path(item.path)
     if item.kind != "video" or not (root / "truth" / f"{video.stem}.npz").is_file():
         return None
-    found = read_truth(root, video.stem).masks
-    if found is None:
+    truth = read_truth(root, video.stem)
+    if truth.objects is None:
         return None
-    return found.astype(np.uint8)
+    known = truth.appearances
+    return Masks(
+        truth.objects,
+        None if known is None else tuple(APPEARANCES[code] for code in known.tolist()),
+    )
 
 
 def _picture(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -15,6 +15,10 @@ CHROMA_SIZE = 64
 """From this size on colour is stored at half resolution (yuv420p), below in full (yuv444p)."""
 
 MAX_VIDEOS = 1_000_000
+MAX_CREATURES = 9
+ALONE = (1, 1)
+"""One creature in each video."""
+
 AUDIO_RATES = (8000, 16000, 22050, 32000, 44100, 48000)
 
 
@@ -34,6 +38,7 @@ class WorldOptions(TypedDict, total=False):
     sound: bool
     sound_rate: int
     untrimmed: int
+    creatures: tuple[int, int]
     videos_per_group: int
     truth: Literal["full", "labels"]
 
@@ -57,6 +62,7 @@ class WorldConfig:
         sound_rate: sampling rate of that track in Hz.
         untrimmed: number of longer videos of 4 to 6 phases, beside the clips, split by
             ``fractions``.
+        creatures: least and most creatures in a clip, 1 to 9; labels and sound are the first's.
         videos_per_group: videos that show the same creature and share one group.
         truth: ``"full"`` writes masks too; ``"labels"`` leaves them out.
         workers: processes that render and encode, 0 = this one; the bytes do not depend on it.
@@ -78,6 +84,7 @@ class WorldConfig:
     sound: bool = True
     sound_rate: int = 16000
     untrimmed: int = 0
+    creatures: tuple[int, int] = ALONE
     videos_per_group: int = 1
     truth: Literal["full", "labels"] = "full"
     workers: int = 0
@@ -115,7 +122,26 @@ class WorldConfig:
                 value=self.truth,
                 remedy=nearest(str(self.truth), ("full", "labels")),
             )
+        self._check_creatures()
         self._check_counts()
+
+    def _check_creatures(self) -> None:
+        if len(self.creatures) != 2 or self.creatures[0] > self.creatures[1]:
+            raise ConfigError(
+                "creatures needs two numbers: the least and the most in a clip",
+                stage="world",
+                value=self.creatures,
+                remedy="take e.g. (3, 5)",
+            )
+        for count in self.creatures:
+            _within("creatures", count, 1, MAX_CREATURES)
+        if self.untrimmed and self.creatures != ALONE:
+            raise ConfigError(
+                "untrimmed videos show one creature",
+                stage="world",
+                value=self.creatures,
+                remedy="leave creatures at (1, 1), or untrimmed at 0",
+            )
 
     def _check_counts(self) -> None:
         _shares("fractions", self.fractions)
@@ -189,6 +215,8 @@ class WorldConfig:
         """All settings that the files depend on, ready for JSON; ``workers`` is none of them."""
         facts = dataclasses.asdict(self)
         del facts["workers"]
+        if self.creatures == ALONE:  # a world as it was before there could be more
+            del facts["creatures"]
         facts["videos"] = self.clips
         return {k: list(v) if isinstance(v, tuple) else v for k, v in facts.items()}
 

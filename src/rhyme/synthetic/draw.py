@@ -32,7 +32,7 @@ RGB = tuple[float, float, float]
 POOL, TEST, LONG_POOL, LONG_TEST = range(4)
 
 # Parts of a video that own a generator each, so that none shifts the draws of another.
-IDENTITY, VIDEO, JITTER, PIXELS, HISS, ASSIGNMENT = range(6)
+IDENTITY, VIDEO, JITTER, PIXELS, HISS, ASSIGNMENT, COMPANY = range(7)
 
 LONG_FRAMES = (128, 256)
 LONG_PHASES = (4, 6)
@@ -123,6 +123,8 @@ class VideoSpec:
         pan: shift of the background plane a frame.
         background: background id 0 to 19 of an untrimmed video, else -1.
         voice: sound class and its draws.
+        company: further creatures in this video, each with looks and movements of its own; its
+            background, light and sound are not used.
     """
 
     key: tuple[int, int, int]
@@ -148,6 +150,7 @@ class VideoSpec:
     pan: tuple[float, float]
     background: int
     voice: Voice
+    company: tuple[VideoSpec, ...] = ()
 
     @property
     def duration(self) -> float:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rhyme.synthetic.config import WorldConfig
+from rhyme.synthetic.company import accompany
+from rhyme.synthetic.config import ALONE, WorldConfig
 from rhyme.synthetic.draw import (
     ASSIGNMENT,
     LONG_POOL,
@@ -47,7 +48,7 @@ class Entry:
 
     def spec(self, config: WorldConfig) -> VideoSpec:
         """Draw the video."""
-        return draw_video(
+        alone = draw_video(
             config.seed,
             self.stream,
             self.index,
@@ -57,6 +58,9 @@ class Entry:
             palette_keep=config.palette_keep,
             scene_keep=config.scene_keep,
         )
+        if config.creatures == ALONE:
+            return alone
+        return accompany(alone, config.creatures, palette_keep=config.palette_keep)
 
 
 def plan(config: WorldConfig) -> list[Entry]:

@@ -18,7 +18,7 @@ from rhyme.synthetic.motion import (
     pixel_centres,
     poses,
 )
-from rhyme.synthetic.shapes import inside, pattern
+from rhyme.synthetic.shapes import Array, inside, pattern
 
 NOISE_SD = 0.02
 MIN_BOX_AREA = 4
@@ -34,21 +34,29 @@ class Rendered:
 
     Attributes:
         frames: uint8 ``[t, n, n, 3]``, RGB.
-        masks: bool ``[t, n, n]``, where the creature's opacity is above one half.
+        objects: uint8 ``[t, n, n]``, which creature is seen: where the first one's opacity is above
+            one half 1, behind it 2 for the second, and so on; 0 is the background.
         boxes: float32 ``[t, 4]``, x0, y0, x1, y1: the mask fills columns x0 to x1 - 1 and rows
             y0 to y1 - 1; NaN where fewer than 4 pixels are visible.
         keypoints: float32 ``[t, 8, 2]``, x and y in pixels; 0 is the centre of the first pixel.
         visible: bool ``[t, 8]``, whether a key point lies inside the frame.
         poses: float32 ``[t, 4]``: centre x and y ([-1, 1], y down), scale, angle in radians
             (clockwise).
+
+    Boxes, key points and poses are the first creature's.
     """
 
     frames: NDArray[np.uint8]
-    masks: NDArray[np.bool_]
+    objects: NDArray[np.uint8]
     boxes: NDArray[np.float32]
     keypoints: NDArray[np.float32]
     visible: NDArray[np.bool_]
     poses: NDArray[np.float32]
+
+    @property
+    def masks(self) -> NDArray[np.bool_]:
+        """Where the first creature is seen, bool ``[t, n, n]``; it is in front of the others."""
+        return self.objects == 1
 
 
 def render(spec: VideoSpec, size: int, *, at: Sequence[int] | None = None) -> Rendered:
@@ -67,18 +75,23 @@ def render(spec: VideoSpec, size: int, *, at: Sequence[int] | None = None) -> Re
         ConfigError: a frame number is outside of the video, or the size is below one pixel.
     """
     index = _frame_numbers(spec, size, at)
-    pose = poses(spec).take(index)
-    weights = keyframe_weights(spec.frames)[index]
+    cast = [(member, poses(member).take(index)) for member in (spec, *spec.company)]
+    pose = cast[0][1]
+    weights = keyframe_weights(spec.frames)[index].astype(np.float32)
     frames = np.empty((len(index), size, size, 3), np.uint8)
-    masks = np.empty((len(index), size, size), bool)
+    objects = np.zeros((len(index), size, size), np.uint8)
     for block in _blocks(len(index), size):
-        part = pose.take(np.arange(block.start, block.stop))
-        _render_block(spec, index[block], part, weights[block], frames[block], masks[block])
+        taken = np.arange(block.start, block.stop)
+        layers = [
+            _layer(member, where.take(taken), weights[block], size, number, objects[block])
+            for number, (member, where) in reversed([*enumerate(cast, 1)])
+        ]
+        _render_block(spec, index[block], weights[block], layers, frames[block])
     points, visible = keypoints(spec, pose, size)
     return Rendered(
         frames=frames,
-        masks=masks,
-        boxes=boxes_of(masks),
+        objects=objects,
+        boxes=boxes_of(objects == 1),
         keypoints=points.astype(np.float32),
         visible=visible,
         poses=np.column_stack([pose.centre, pose.scale, pose.angle]).astype(np.float32),
@@ -127,27 +140,62 @@ def _blocks(frames: int, size: int) -> Iterator[slice]:
         yield slice(start, min(frames, start + step))
 
 
-def _render_block(
+@dataclass(frozen=True)
+class _Layer:
+    """One creature in ``t`` frames: how opaque it is, and how much of which two colours it has.
+
+    Attributes:
+        opacity: ``[t, n, n]``, 0 to 1.
+        share: ``[t, n, n]``, 0 to 1, of the first colour.
+        first: float32 ``[t, 3]``.
+        second: float32 ``[t, 3]``.
+    """
+
+    opacity: Array
+    share: Array
+    first: NDArray[np.float32]
+    second: NDArray[np.float32]
+
+    def over(self, image: Array, channel: int) -> Array:
+        """A channel ``[t, n, n]`` of what is behind, with the creature in front of it."""
+        first, second = (c[:, channel, None, None] for c in (self.first, self.second))
+        creature = self.share * (first - second) + second
+        return image + self.opacity * (creature - image)
+
+
+def _layer(
     spec: VideoSpec,
-    index: NDArray[np.int64],
     pose: Poses,
-    weights: NDArray[np.float64],
-    frames: NDArray[np.uint8],
-    masks: NDArray[np.bool_],
-) -> None:
-    """Render consecutive frames into ``frames`` and ``masks``."""
-    size = masks.shape[-1]
+    weights: NDArray[np.float32],
+    size: int,
+    number: int,
+    objects: NDArray[np.uint8],
+) -> _Layer:
+    """A creature's layer; its ``number`` is put into ``objects [t, n, n]`` where it is seen."""
     u, v = local(spec, pose, size)
     depth = inside(spec.appearance, u, v, spec.contour)
-    np.greater(depth, 0, out=masks)
+    objects[depth > 0] = number
     edge = depth * (pose.scale * size).astype(np.float32)[:, None, None]
     # Beyond 30 the sigmoid is 0 or 1 in single precision; the limit keeps exp from overflowing.
     opacity = 1 / (1 + np.exp(-np.clip(edge, -30, 30)))
     share = (pattern(spec.pattern, u, v, spec.frequency, spec.phase) + 1) / 2
+    return _Layer(
+        opacity,
+        share,
+        weights @ np.array([p.c1 for p in spec.palettes], np.float32),
+        weights @ np.array([p.c2 for p in spec.palettes], np.float32),
+    )
 
-    w = weights.astype(np.float32)
-    c1 = w @ np.array([p.c1 for p in spec.palettes], np.float32)
-    c2 = w @ np.array([p.c2 for p in spec.palettes], np.float32)
+
+def _render_block(
+    spec: VideoSpec,
+    index: NDArray[np.int64],
+    weights: NDArray[np.float32],
+    layers: Sequence[_Layer],
+    frames: NDArray[np.uint8],
+) -> None:
+    """Render consecutive frames into ``frames``, the last layer in front."""
+    size, w = frames.shape[1], weights
     gain = w @ np.array([light.channels for light in spec.lights], np.float32)
     gain *= (w @ np.array([light.gain for light in spec.lights], np.float32))[:, None]
     side = w @ np.array([light.side for light in spec.lights], np.float32)
@@ -156,8 +204,9 @@ def _render_block(
     background = _background(spec, index, w, size)
     noise = _noise(spec, index, size)
     for c in range(3):
-        creature = share * (c1[:, c] - c2[:, c])[:, None, None] + c2[:, c, None, None]
-        image = background[c] + opacity * (creature - background[c])
+        image: Array = background[c]
+        for layer in layers:
+            image = layer.over(image, c)
         image *= (gain[:, c, None] * shading)[:, None, :]
         image += noise[:, c]
         image *= 255

@@ -74,7 +74,8 @@ class Truth:
     Attributes:
         id: the video.
         times: float64 ``[t]``, seconds at which the frames are shown.
-        masks: bool ``[t, n, n]``, or ``None`` where the world was written with
+        objects: uint8 ``[t, n, n]``, which creature is seen: 1 for the first, 2 for the second, and
+            so on, 0 for the background; ``None`` where the world was written with
             ``truth="labels"``.
         boxes: float32 ``[t, 4]``, x0, y0, x1, y1: the mask fills columns x0 to x1 - 1 and rows
             y0 to y1 - 1; NaN where fewer than 4 pixels are visible.
@@ -84,27 +85,40 @@ class Truth:
             (clockwise).
         phases: int64 ``[t]``, id of the movement (``PRIMITIVES``) that a frame shows.
         onsets: float64 ``[p]``, seconds at which the movements and their sounds begin.
+        appearances: int64 ``[creatures]``, classes of all creatures in the order of ``objects``;
+            ``None`` in a world of one creature a video, whose class its label names.
+
+    Boxes, key points, poses, phases and onsets are the first creature's.
     """
 
     id: str
     times: NDArray[np.float64]
-    masks: NDArray[np.bool_] | None
+    objects: NDArray[np.uint8] | None
     boxes: NDArray[np.float32]
     keypoints: NDArray[np.float32]
     visible: NDArray[np.bool_]
     poses: NDArray[np.float32]
     phases: NDArray[np.int64]
     onsets: NDArray[np.float64]
+    appearances: NDArray[np.int64] | None = None
+
+    @property
+    def masks(self) -> NDArray[np.bool_] | None:
+        """Where the first creature is seen, bool ``[t, n, n]``; ``None`` where none are known."""
+        return None if self.objects is None else self.objects == 1
 
 
 def write_truth(path: Path, truth: Truth) -> None:
-    """Write one truth file; masks are stored as bits."""
+    """Write one truth file; the masks of a world of one creature a video are stored as bits."""
     arrays = {
-        field.name: getattr(truth, field.name)
+        field.name: value
         for field in dataclasses.fields(truth)
-        if field.name not in ("id", "masks")
+        if field.name not in ("id", "objects")
+        if (value := getattr(truth, field.name)) is not None
     }
-    if truth.masks is not None:
+    if truth.appearances is not None and truth.objects is not None:
+        arrays["objects"] = truth.objects
+    elif truth.masks is not None:
         arrays["mask_bits"] = np.packbits(truth.masks.reshape(len(truth.masks), -1), axis=1)
         arrays["mask_side"] = np.array(truth.masks.shape[1])
     # Zip members carry a fixed date, so equal arrays give equal bytes.
@@ -142,12 +156,12 @@ def read_truth(world: str | Path, video_id: str) -> Truth:
         # Opened here, because numpy leaves the file open when it meets a damaged one.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             arrays: dict[str, NDArray[Any]] = {name: data[name] for name in data.files}
-        masks = None
+        objects = arrays.pop("objects", None)
         if "mask_bits" in arrays:
             side = int(arrays.pop("mask_side"))
             bits = np.unpackbits(arrays.pop("mask_bits"), axis=1, count=side * side)
-            masks = bits.reshape(-1, side, side).astype(bool)
-        return Truth(id=video_id, masks=masks, **arrays)
+            objects = bits.reshape(-1, side, side)
+        return Truth(id=video_id, objects=objects, **arrays)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
         raise DataError(
             "the truth file is damaged",

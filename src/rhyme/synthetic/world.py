@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rhyme.errors import ConfigError, RhymeError, RunError
 from rhyme.run import atomic_write, fsync_directory
-from rhyme.synthetic.config import WorldConfig
+from rhyme.synthetic.config import ALONE, WorldConfig
 from rhyme.synthetic.draw import VideoSpec, caption, colour
 from rhyme.synthetic.encode import encode
 from rhyme.synthetic.members import Entry, plan
@@ -223,13 +223,14 @@ def _write_video(config: WorldConfig, root: Path, entry: Entry) -> LabelRow:
     truth = Truth(
         id=entry.id,
         times=np.arange(spec.frames) / float(config.rate),
-        masks=np.concatenate([p.masks for p in parts]) if config.truth == "full" else None,
+        objects=np.concatenate([p.objects for p in parts]) if config.truth == "full" else None,
         boxes=np.concatenate([p.boxes for p in parts]),
         keypoints=np.concatenate([p.keypoints for p in parts]),
         visible=np.concatenate([p.visible for p in parts]),
         poses=np.concatenate([p.poses for p in parts]),
         phases=phases(spec),
         onsets=onsets(spec),
+        appearances=None if config.creatures == ALONE else _appearances(spec),
     )
     write_truth(root / "truth" / f"{entry.id}.npz", truth)
     untrimmed = spec.motion < 0
@@ -254,6 +255,11 @@ def _write_video(config: WorldConfig, root: Path, entry: Entry) -> LabelRow:
     )
 
 
+def _appearances(spec: VideoSpec) -> NDArray[np.int64]:
+    """Classes of all creatures of a video, the first one's first."""
+    return np.array([member.appearance for member in (spec, *spec.company)])
+
+
 def _pixels(
     config: WorldConfig, spec: VideoSpec, parts: list[Rendered]
 ) -> Iterator[NDArray[np.uint8]]:
@@ -268,7 +274,7 @@ def _pixels(
         parts.append(
             Rendered(
                 frames=part.frames[:0],
-                masks=part.masks,
+                objects=part.objects,
                 boxes=part.boxes,
                 keypoints=part.keypoints,
                 visible=part.visible,
