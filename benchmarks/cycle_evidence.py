@@ -9,9 +9,11 @@ mask. *kept* is the same world with one palette a video: of what intra-video pai
 colours do not change there. A world a seed; all arms of a seed share it. *surveillance* and
 *mixed* are real clips; *davis* carries masks with the encoders of *mixed*.
 
-``make evidence`` begins no run after 115 minutes; two cores are through with the generated worlds
-then, or leave out what stands last: first the arms that sweep a setting, then the world of kept
-palettes. Said again, it goes on, with the real clips at the end.
+``make evidence`` begins no run after 115 minutes. What comes first is what the question needs: all
+arms and seeds of *long*, its supervised networks, and the real clips with all arms, seeds and
+folds. Then the second world (*kept*), the demo's recipe, the arms that sweep a setting, and last
+*mixed* and *davis*: two cores leave out from the end what does not fit, and the same command goes
+on with it.
 """
 
 from dataclasses import replace
@@ -158,26 +160,26 @@ def world_jobs(runs: Path) -> list[Job]:
     ]  # fmt: skip
 
 
+def arms_of(runs: Path, study: str, arms: tuple[Arm, ...]) -> list[Job]:
+    """Arms on the worlds of *long* or *kept*, seed after seed; arms of a seed share its world."""
+    kept = study == "kept"
+    return [
+        Job(
+            study, arm, seed, runs / f"{'kept' if kept else 'creatures'}-{seed}",
+            DataOptions(label_column="appearance"), budget={} if kept else LONG_BUDGET,
+            world={**(KEPT if kept else PEOPLED), "sound": False, "seed": 5000 + seed},
+            untrained=(seed,) if arm is arms[0] and arms is not SWEEP else (),
+        )
+        for seed in FIVE
+        for arm in arms
+        if seed in arm.seeds
+    ]  # fmt: skip
+
+
 def long_jobs(runs: Path) -> list[Job]:
-    """The long study, its supervised networks, that of kept palettes, and the sweep last."""
-
-    def trained(
-        study: str, folder: str, arms: tuple[Arm, ...], budget: dict[str, Any], **world: Any
-    ) -> list[Job]:
-        return [
-            Job(
-                study, arm, seed, runs / f"{folder}-{seed}",
-                DataOptions(label_column="appearance"), budget=budget,
-                world={**world, "sound": False, "seed": 5000 + seed},
-                untrained=(seed,) if arm is arms[0] and arms is not SWEEP else (),
-            )
-            for seed in FIVE
-            for arm in arms
-            if seed in arm.seeds
-        ]  # fmt: skip
-
-    long = trained("long", "creatures", LONG_ARMS, LONG_BUDGET, **PEOPLED)
-    ceilings = [
+    """The long study, then its supervised networks."""
+    long = arms_of(runs, "long", LONG_ARMS)
+    return long + [
         replace(
             job, arm=Arm("finetuned", job.arm.recipe), protocols=("finetune",), settings=SUPERVISED,
             untrained=(job.seed,), trained_as=job.key,
@@ -185,9 +187,6 @@ def long_jobs(runs: Path) -> list[Job]:
         for job in long
         if job.arm is LONG_ARMS[2] and job.seed in THREE
     ]  # fmt: skip
-    kept = trained("kept", "kept", KEPT_ARMS, {}, **KEPT)
-    sweep = trained("long", "creatures", SWEEP, LONG_BUDGET, **PEOPLED)
-    return [*long, *ceilings, *kept, *sweep]
 
 
 def real_jobs(data: Path, arms: tuple[Arm, ...] = FOLDER_ARMS) -> list[Job]:
@@ -255,5 +254,15 @@ def cycle_jobs(runs: Path, data: Path | None, only: str | None) -> list[Job]:
     """
     if only == "gpu":
         return gpu_jobs(runs, data)
-    jobs = [*world_jobs(runs), *long_jobs(runs)] if only != "real" else []
-    return jobs + (real_jobs(data) if data is not None and only != "world" else [])
+    real = real_jobs(data) if data is not None and only != "world" else []
+    if only == "real":
+        return real
+    clips = [job for job in real if job.study == "surveillance"]
+    return [
+        *long_jobs(runs),
+        *clips,
+        *arms_of(runs, "kept", KEPT_ARMS),
+        *world_jobs(runs),
+        *arms_of(runs, "long", SWEEP),
+        *(job for job in real if job not in clips),
+    ]

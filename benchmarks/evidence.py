@@ -6,7 +6,8 @@
 
 The runs are those of ``benchmarks/studies.py`` and of the files that build on it. A run whose rows
 are there already is skipped, so the command can be stopped and started at will; ``--seconds`` ends
-it. Of a worker's run that fails the others know nothing. The tables are printed from the rows alone.
+it. Of a worker's run that fails the others know nothing. The tables are printed from the rows
+alone.
 """
 
 import argparse
@@ -180,7 +181,7 @@ def one_by_one(jobs: Sequence[Job], runs: Path, until: float) -> Iterator[tuple[
 def beside(
     jobs: Sequence[Job], runs: Path, workers: int, until: float
 ) -> Iterator[tuple[Job, list[Result]]]:
-    """The same from several processes, all worlds first. One that fails is told.
+    """The same from several processes, each world once it is needed. One that fails is told.
 
     Args:
         jobs: what is to be run.
@@ -188,9 +189,6 @@ def beside(
         workers: processes; each computes with OMP_NUM_THREADS, by default its share of the cores.
         until: no job begins after this reading of :func:`time.monotonic`.
     """
-    for job in jobs:
-        if time.monotonic() < until:
-            prepare(job, workers)
     share = max((os.cpu_count() or 1) // workers, 1)
     threads = int(os.environ.get("OMP_NUM_THREADS", share))
     line, running = Line(jobs), dict[Future[list[Result]], Job]()
@@ -201,6 +199,7 @@ def beside(
             while len(running) < workers and time.monotonic() < until:
                 if (job := line.take()) is None:
                     break
+                prepare(job, workers)
                 running[pool.submit(run, job, runs)] = job
             if not running:
                 return

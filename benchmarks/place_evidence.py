@@ -72,7 +72,8 @@ SCENE_ARMS = tuple(
     )
     for arm in DENSE_ARMS
 )  # fmt: skip
-"""The same arms for the 600 steps of the recipe, where cells of one frame have several classes. A world a seed, which all arms of it share.
+"""The same arms for the 600 steps of the recipe, where cells of one frame have several classes. A
+world a seed, which all arms of it share.
 
 Expected, as before: half dense above no dense part in ``miou`` and in the correspondence's
 ``accuracy`` (five seeds each); true matches the upper bound and random matches the lower; head

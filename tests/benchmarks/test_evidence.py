@@ -153,12 +153,20 @@ def test_a_job_begins_once_its_encoder_is_trained(tmp_path: Path) -> None:
     assert line.take() is judged, "it stands before the next training"
 
 
-def test_what_sweeps_a_setting_is_cut_first(tmp_path: Path) -> None:
-    jobs = cycle_jobs(tmp_path, None, "world")
-    swept = [job.arm in SWEEP for job in jobs]
-    assert sum(swept) == 6
-    assert all(swept[-6:])
-    assert [job.study for job in jobs if job.arm not in SWEEP][-1] == "kept", "then this world"
+def test_what_time_leaves_out_is_neither_a_seed_nor_a_control_of_the_question(
+    tmp_path: Path,
+) -> None:
+    jobs = cycle_jobs(tmp_path, tmp_path, None)
+    order = list(dict.fromkeys("sweep" if job.arm in SWEEP else job.study for job in jobs))
+    assert order == ["long", "surveillance", "kept", "world", "sweep", "mixed", "davis"]
+    trained = [job for job in jobs if job.trained_as is None]
+    for study, folds in (("long", 1), ("surveillance", 4)):
+        runs = [(j.arm.name, j.seed) for j in trained if j.study == study and j.arm not in SWEEP]
+        assert len(runs) == 6 * 5 * folds, "six arms of five seeds"
+        assert len(set(runs)) == 6 * 5
+    assert cycle_jobs(tmp_path, None, "world") == [
+        job for job in jobs if job.study not in ("surveillance", "mixed", "davis")
+    ]
 
 
 def test_workers_find_what_one_process_finds(
