@@ -51,6 +51,8 @@ NOT_RUN = {
     "rhyme estimate cycle_contrast_r2v2_8gpu --data my_videos --gpus 8 --train.epochs 100": HOURS,
     "rhyme evaluate runs/mine --data 50salads --protocol segmentation --segmentation.bundle 1 "
     "--segmentation.every 2": PUBLISHED,
+    "rhyme evaluate runs/mine --data imagenet --protocol semi_supervised --semi_supervised.lists "
+    '"[1percent.txt, 10percent.txt]"': PUBLISHED,
     "rhyme evaluate --encoder hf:folders/dinov2-base --data my_videos --protocol knn,propagation "
     "--propagation.stride 14": EXTRA,
 }

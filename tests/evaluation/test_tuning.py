@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
-from rhyme.encoders import load_package
+from rhyme.catalog import scan
+from rhyme.encoders import InferencePlan, load_package
 from rhyme.errors import ConfigError, EvaluationError, UnknownName
 from rhyme.evaluation import Evaluation, evaluate, judged, load_protocol
-from rhyme.evaluation.pixels import Pixels, balanced_subset
+from rhyme.evaluation.pixels import Pixels
 from rhyme.evaluation.protocol import parse_settings
+from rhyme.evaluation.subsets import balanced_subset, listed_subset
 from rhyme.evaluation.transfer import L2_GRID
 
 QUICK = {
@@ -123,6 +129,92 @@ def test_a_rare_class_gives_all_it_has() -> None:
     assert np.bincount(codes[one]).tolist() == [1, 1, 1], "never less than one of each"
     with pytest.raises(EvaluationError):
         balanced_subset(np.arange(100).astype(np.uint64), codes, 0.0, seed=0)
+
+
+def listed(tmp_path: Path, *lines: str) -> str:
+    """A list of labelled items."""
+    file = tmp_path / "5percent.txt"
+    file.write_text("\n".join(lines) + "\n")
+    return str(file)
+
+
+def few_labels(world, *files: str) -> Evaluation:
+    catalog, encoder = world
+    settings = {"lists": list(files), "epochs": [1] * len(files), "batch_size": 8}
+    return evaluate(
+        encoder, catalog, protocols=("semi_supervised",), untrained_seeds=(0,), seed=0,
+        settings={"semi_supervised": settings},
+    )  # fmt: skip
+
+
+def test_labelled_items_may_be_listed_in_a_file(world, tmp_path) -> None:
+    catalog, _ = world
+    splits = np.array(catalog.splits)
+    train, val = (np.flatnonzero(splits == name) for name in ("train", "val"))
+    rows = [*train[:12].tolist(), *val[:2].tolist()]
+    paths = [catalog.item(row).path for row in rows]
+    whole = listed(tmp_path, *(Path(path).name for path in paths[:7]), "", *paths[7:])
+    done = few_labels(world, whole)
+    assert not done.skipped
+    out = set(done.results[0].details["classes_left_out"])
+    codes, names = catalog.labels()
+    measured = [row for row in rows if names[codes[row]] not in out]
+    assert 5 < len(measured) < len(rows), "a class that is not measured gives no labels"
+    for row in done.results:
+        labels = row.details["labels"]
+        assert row.metric == "top1_5percent"
+        assert row.details["fitted_items"] == labels["items"] == len(measured)
+        assert labels["left_out"] == len(rows) - len(measured)
+        assert labels["list"] == "5percent.txt"
+        assert labels["ids"] == sorted(catalog.facts(measured).id.tolist())
+
+
+def test_lists_that_do_not_fit_are_refused_with_the_names(world, tmp_path) -> None:
+    catalog, _ = world
+    by_split = {
+        split: [catalog.item(i).path for i in range(len(catalog)) if catalog.item(i).split == split]
+        for split in ("train", "test")
+    }
+    first = by_split["train"][0]
+    for lines, what in (
+        ((first, "gone.mp4"), "what is not there in 1 of its lines, first 'gone.mp4'"),
+        ((first, by_split["test"][0]), "a test item in 1 of its lines"),
+        ((first, Path(first).name), "an item twice in 2 of its lines"),
+        (("",), "is empty"),
+    ):
+        told = few_labels(world, listed(tmp_path, *lines)).skipped["semi_supervised"]
+        assert what in told
+        assert told.startswith("5percent.txt")
+    told = few_labels(world, str(tmp_path / "no.txt")).skipped["semi_supervised"]
+    assert "cannot be read" in told
+    with pytest.raises(ConfigError, match="lists and epochs go together") as caught:
+        load_protocol("semi_supervised").settings(lists=("1percent.txt",))
+    assert "--semi_supervised.lists [1percent.txt]" in str(caught.value)
+
+
+def test_a_name_that_several_items_have_wants_its_folder(tmp_path) -> None:
+    for name in ("train/a/one.png", "train/b/one.png", "train/b/two.png", "test/a/cat.png"):
+        path = tmp_path / "set" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (len(name), 90, 0)).save(path)
+    catalog = scan(tmp_path / "set", out=tmp_path / "set.catalog")
+    splits = np.array([Path(catalog.item(i).path).parts[0] for i in range(len(catalog))])
+    pixels = Pixels(
+        encoder=torch.nn.Identity(), plan=InferencePlan(size=32, resize=32), catalog=catalog,
+        rows={
+            "train": np.flatnonzero(splits == "train"), "val": np.arange(0),
+            "test": np.flatnonzero(splits == "test"),
+        },
+        codes=np.zeros(len(catalog), np.int64), classes=2,
+    )  # fmt: skip
+    rows, written = listed_subset(pixels, listed(tmp_path, "b/one.png", "two.png"))
+    assert [catalog.item(row).path for row in rows] == ["train/b/one.png", "train/b/two.png"]
+    assert written["items"] == 2
+    with pytest.raises(EvaluationError, match="several items in 1 of its lines") as caught:
+        listed_subset(pixels, listed(tmp_path, "one.png"))
+    assert "train/cat/0001.jpg" in str(caught.value)
+    with pytest.raises(EvaluationError, match="what is not there"):
+        listed_subset(pixels, listed(tmp_path, "bb/one.png"))
 
 
 def test_the_grid_of_the_transfer_protocol() -> None:

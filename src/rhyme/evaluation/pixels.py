@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,9 +17,9 @@ from rhyme.loading import FrameCache
 from rhyme.tasks import Classifier, Tuning, fine_tune, predict_classes
 from rhyme.tasks.extract import Progress
 from rhyme.tasks.table import Integer
-from rhyme.views import ClipSampling, Keys, ShortVideo, clip_sampling
+from rhyme.views import ClipSampling, ShortVideo, clip_sampling
 
-__all__ = ["Pixels", "Score", "Testing", "Tuned", "balanced_subset", "tuned"]
+__all__ = ["Pixels", "Score", "Testing", "Tuned", "tuned"]
 
 _CACHE_BYTES = 2 << 30
 
@@ -278,47 +277,6 @@ def tuned(
         details=details,
         notes=tuple(f"the training diverged at {name}, which was not chosen" for name in diverged),
     )
-
-
-def balanced_subset(
-    ids: np.ndarray, codes: Integer, fraction: float, seed: int
-) -> tuple[Integer, dict[str, Any]]:
-    """A fixed subset of labelled items with equally many of each class.
-
-    Whether an item is drawn depends on its id, its class and the seed alone, and a smaller subset
-    is part of a larger one. A class that has fewer items than its share gives all it has.
-
-    Args:
-        ids: ``uint64 [n]`` stable ids of the items.
-        codes: ``int64 [n]`` class of each, from 0.
-        fraction: share of the items, in (0, 1].
-        seed: which subset.
-
-    Returns:
-        Places of the chosen items, ascending, and what is written down of them: seed, items a
-        class, and the ids' SHA-256; the ids themselves up to 1000.
-
-    Raises:
-        EvaluationError: a fraction outside (0, 1].
-    """
-    if not 0 < fraction <= 1:
-        raise EvaluationError("a fraction of labels lies in (0, 1]", value=fraction)
-    draw = Keys.of(seed, 0, ids).within("labels").uniform("order", 1)[:, 0]
-    present = np.unique(codes)
-    share = max(1, round(fraction * len(codes) / len(present)))
-    parts = [np.flatnonzero(codes == c) for c in present]
-    places = np.sort(np.concatenate([p[np.argsort(draw[p], kind="stable")][:share] for p in parts]))
-    chosen = np.sort(np.asarray(ids, np.uint64)[places])
-    written: dict[str, Any] = {
-        "seed": seed,
-        "fraction": fraction,
-        "items": len(places),
-        "a_class": share,
-        "sha256": hashlib.sha256(chosen.astype("<u8").tobytes()).hexdigest(),
-    }
-    if len(places) <= 1000:
-        written["ids"] = [int(i) for i in chosen]
-    return places.astype(np.int64), written
 
 
 def _same(first: nn.Module, second: nn.Module) -> bool:

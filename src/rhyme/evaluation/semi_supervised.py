@@ -2,19 +2,24 @@
 
 SimCLR's protocol (arXiv 2002.05709, appendix B.5): 60 epochs on 1 %, 30 epochs on 10 %, learning
 rate 0.05·B/256, no weight decay, crops and flips only. Its batch of 4096 is for a million pictures;
-ours is 64, and the rate follows.
+ours is 64, and the rate follows. The published subsets of ImageNet are lists of file names.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rhyme.errors import ConfigError
-from rhyme.evaluation.pixels import Pixels, balanced_subset, tuned
+from rhyme.evaluation.pixels import Pixels, tuned
 from rhyme.evaluation.protocol import Metric, Protocol
+from rhyme.evaluation.subsets import balanced_subset, listed_subset
 from rhyme.tasks import Tuning
+from rhyme.tasks.table import Integer
 
 __all__ = ["PROTOCOL", "Settings", "run"]
 
@@ -25,7 +30,8 @@ class Settings:
 
     Attributes:
         fractions: shares of the labels.
-        epochs: passes over the chosen items, one number a fraction.
+        lists: files that name the labelled items, one a line, in place of the fractions.
+        epochs: passes over the chosen items, one number a fraction or list.
         batch_size: items of a batch; all chosen ones where they are fewer.
         lr: learning rate for a batch of 256.
         subset_seed: which items; the same for all encoders and seeds.
@@ -33,6 +39,7 @@ class Settings:
     """
 
     fractions: tuple[float, ...] = (0.01, 0.1)
+    lists: tuple[str, ...] = ()
     epochs: tuple[int, ...] = (60, 30)
     batch_size: int = 64
     lr: float = 0.05
@@ -40,11 +47,13 @@ class Settings:
     scale: tuple[float, float] = (0.08, 1.0)
 
     def __post_init__(self) -> None:
-        if not self.fractions or len(self.fractions) != len(self.epochs):
+        name, parts = ("lists", self.lists) if self.lists else ("fractions", self.fractions)
+        if not parts or len(parts) != len(self.epochs):
+            example = "[1percent.txt]" if self.lists else "[0.1]"
             raise ConfigError(
-                "fractions and epochs go together, one number each",
-                value=(self.fractions, self.epochs),
-                remedy="e.g. --semi_supervised.fractions [0.1] --semi_supervised.epochs [30]",
+                f"{name} and epochs go together, one number each",
+                value=(parts, self.epochs),
+                remedy=f"e.g. --semi_supervised.{name} {example} --semi_supervised.epochs [30]",
             )
 
 
@@ -56,23 +65,23 @@ def run(pixels: Pixels, settings: Settings) -> list[Metric]:
         settings: the settings.
 
     Returns:
-        ``top1_1pct``, ``top1_10pct``: the row says which items were chosen.
+        ``top1_1pct``, ``top1_10pct``, or ``top1_`` and the name of a list: the row says which items
+        were chosen.
     """
-    rows = pixels.rows["train"]
-    ids = np.asarray(pixels.catalog.facts(rows).id, dtype=np.uint64)
     metrics: list[Metric] = []
-    for fraction, epochs in zip(settings.fractions, settings.epochs, strict=True):
-        places, written = balanced_subset(ids, pixels.codes[rows], fraction, settings.subset_seed)
+    for (name, rows, written), epochs in zip(
+        _chosen(pixels, settings), settings.epochs, strict=True
+    ):
         tuning = Tuning(
             epochs=epochs,
             batch_size=settings.batch_size,
             lr=settings.lr,
             scale=settings.scale,
         )
-        found = tuned(pixels, rows[places], [tuning])
+        found = tuned(pixels, rows, [tuning])
         metrics.append(
             Metric(
-                name=f"top1_{100 * fraction:g}pct",
+                name=f"top1_{name}",
                 value=found.accuracy,
                 items=found.items,
                 chance=found.chance,
@@ -81,6 +90,19 @@ def run(pixels: Pixels, settings: Settings) -> list[Metric]:
             )
         )
     return metrics
+
+
+def _chosen(pixels: Pixels, settings: Settings) -> Iterator[tuple[str, Integer, dict[str, Any]]]:
+    """Name, rows and what is written down of each share of the labels."""
+    for file in settings.lists:
+        yield (Path(file).stem, *listed_subset(pixels, file))
+    if settings.lists:
+        return
+    rows = pixels.rows["train"]
+    ids = np.asarray(pixels.catalog.facts(rows).id, dtype=np.uint64)
+    for fraction in settings.fractions:
+        places, written = balanced_subset(ids, pixels.codes[rows], fraction, settings.subset_seed)
+        yield f"{100 * fraction:g}pct", rows[places], written
 
 
 PROTOCOL = Protocol(
