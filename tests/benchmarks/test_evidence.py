@@ -49,8 +49,13 @@ def test_jobs_of_pictures(tmp_path: Path) -> None:
                 for k in (0, 999, 1000):
                     file.writestr(f"{split}/{name}/{k:04d}.jpg", bytes([k % 256]))
     jobs = studies.picture_jobs(tmp_path, tmp_path, "simclr")
-    runs = [job for job in jobs if job.trained_as is None]
     assert len({job.key for job in jobs}) == len(jobs)
+    labels = [job for job in jobs if job.study == "labels"]
+    assert [(job.arm, job.seed) for job in labels] == [(jobs[0].arm, s) for s in range(3)]
+    for name, changes in labels[0].settings.items():
+        parse_settings(load_protocol(name), changes)
+    jobs = [job for job in jobs if job.study == "pictures"]
+    runs = [job for job in jobs if job.trained_as is None]
     assert len(runs) == sum(len(arm.seeds) for arm in studies.SIMCLR_ARMS)
     assert {job.trained_as for job in jobs[len(runs) :]} <= {job.key for job in runs}
     assert {(job.system, job.heads) for job in runs} == {("simclr", ("z",))}
