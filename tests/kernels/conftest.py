@@ -1,7 +1,9 @@
 """Where the kernels in Triton run: on a GPU, else in Triton's interpreter on the CPU."""
 
 import importlib
+import math
 import os
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -19,3 +21,27 @@ def triton_kernels() -> SimpleNamespace:
         for name in ("queue", "batch", "blocks")
     }
     return SimpleNamespace(device=device, **modules)
+
+
+@pytest.fixture(scope="session")
+def exact_temperature() -> Callable[..., float]:
+    """Temperatures near a given one, by which float32 scales logits without any rounding.
+
+    Where logits are huge their own rounding decides between keys, and no bound on gradients could
+    be kept. Rows of few digits times a power of two have none: then all digits must be right.
+    """
+
+    def near(temperature: float, base_2: bool = True) -> float:
+        """1/τ is a power of two, for kernels in base 2 that of 1/τ · log₂e."""
+        unit = math.log2(math.e) if base_2 else 1.0
+        power = 2.0 ** round(math.log2(unit / temperature))
+        tau = torch.tensor(unit / power)
+        for _ in range(4):
+            tau = torch.nextafter(tau, torch.tensor(0.0))
+        for _ in range(9):
+            if float(1 / tau * unit) == power:
+                return float(tau)
+            tau = torch.nextafter(tau, torch.tensor(torch.inf))
+        raise AssertionError(temperature)
+
+    return near

@@ -12,11 +12,13 @@ from torch import Tensor
 from rhyme.errors import ConfigError, DataError
 from rhyme.kernels import (
     in_batch_log_sum_exp,
+    neighbour_weights,
     queue_log_sum_exp,
     self_log_sum_exp,
     soft_neighbour,
     symmetric_log_sum_exp,
 )
+from rhyme.objectives import info_nce_in_batch
 
 Q, K = torch.eye(4, 6), torch.eye(5, 6)
 CALLS: dict[str, Callable[..., Any]] = {
@@ -66,6 +68,46 @@ def test_a_mask_is_of_type_bool(kernel: str, dtype: torch.dtype) -> None:
     for name in ("queue", "neighbour", "batch", "symmetric"):
         with pytest.raises(DataError, match="type bool"):
             CALLS[name](Q, K, temperature=0.1, mask=mask, kernel=kernel)
+
+
+SKIPPING = ("queue", "batch", "symmetric", "self")
+
+
+@pytest.mark.parametrize("kernel", ["auto", "eager", "streaming"])
+@pytest.mark.parametrize("name", SKIPPING)
+def test_a_key_left_out_by_index_is_there(name: str, kernel: str) -> None:
+    keys = len(Q) if name == "self" else len(K)
+    for beyond in (keys, keys + 1, 2**40):
+        skip = torch.full((4, 2), -1)
+        skip[2, 1] = beyond
+        with pytest.raises(DataError, match="skip names a key that is not there"):
+            CALLS[name](Q, K, temperature=0.1, skip=skip, kernel=kernel)
+    with pytest.raises(DataError, match="not there"):
+        queue_log_sum_exp(Q, K[:0], temperature=0.1, skip=torch.zeros(4, 1).long(), kernel=kernel)
+    skip[2, 1] = keys - 1
+    CALLS[name](Q, K, temperature=0.1, skip=skip, kernel=kernel)
+    queue_log_sum_exp(Q, K[:0], temperature=0.1, skip=torch.full((4, 1), -1), kernel=kernel)
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_each_query_brings_its_own_slot(rows: int) -> None:
+    """One row for all would be spread over the batch in silence."""
+    for function in (soft_neighbour, neighbour_weights):
+        with pytest.raises(DataError, match="self_key must have the queries' shape"):
+            function(Q, K, temperature=0.1, self_key=torch.ones(rows, 6))
+
+
+@pytest.mark.parametrize("index", [-1, 5])
+def test_every_anchor_has_a_positive(index: int) -> None:
+    """−1 leaves none out as ``skip``, and would be the last key as a place."""
+    positives = torch.tensor([0, 1, index, 3])
+    with pytest.raises(DataError, match="positive_index names a key that is not there"):
+        info_nce_in_batch(Q, K, positives, temperature=0.1)
+    with pytest.raises(DataError, match="not there"):
+        info_nce_in_batch(Q, K, torch.arange(4), temperature=0.1, self_index=torch.full((4,), 5))
+    itself = torch.tensor([-1, 0, -1, 0])
+    found = info_nce_in_batch(Q, K, torch.arange(4), temperature=0.1, self_index=itself)
+    assert found.valid.all()
 
 
 @both

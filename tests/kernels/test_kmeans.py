@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -172,6 +173,50 @@ def test_cosine_ignores_lengths_and_survives_opposite_points() -> None:
     found = kmeans(opposite, 1, metric="cosine", init=torch.tensor([[0.0, 1]]))
     assert found.centres.tolist() == [[0, 1]]
     assert found.inertia == pytest.approx(2)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1e-300, 1e-30, 1e-14, 1e17, 1e20, 3e37, 1e200])
+def test_points_of_any_size_are_assigned_right_or_refused(
+    metric: Any, dtype: torch.dtype, size: float
+) -> None:
+    """Squares of 1e20 are infinite in float32, those of 1e-30 are 0: no distance could be told."""
+    generator = torch.Generator().manual_seed(0)
+    points = torch.eye(4).repeat(50, 1) + torch.randn(200, 4, generator=generator) / 10
+    points = (points.double() * size).to(dtype)
+    if not 0 < float(points.abs().max()) < torch.inf:
+        return
+    served = 1e-15 < size < 1e18 or (dtype is torch.float64 and 1e-140 < size < 1e150)
+    if not served:
+        with pytest.raises(DataError, match="leave the range") as told:
+            kmeans(points, 4, metric=metric)
+        assert told.value.value == pytest.approx(float(points.abs().max()))
+        assert "divide all points" in str(told.value.remedy)
+        points = points.double() / float(points.abs().max())  # what the error says
+    found = kmeans(points, 4, metric=metric)
+    groups = [set(found.assignment[k::4].tolist()) for k in range(4)]
+    assert sorted(len(group) for group in groups) == [1] * 4
+    assert set.union(*groups) == set(range(4))
+    assert 0 < found.inertia < torch.inf
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("row", [0, 69_999])
+def test_numbers_that_are_none_are_refused(value: float, row: int) -> None:
+    points = clouds(70_000, 2, dtype=torch.float32)
+    points[row, 1] = value
+    for metric in ("euclidean", "cosine"):
+        with pytest.raises(DataError, match="not finite"):
+            kmeans(points, 2, metric=metric)
+    with pytest.raises(DataError, match="leave the range"):
+        kmeans(torch.randn(5, 2), 1, init=torch.full((1, 2), 1e20))
+
+
+def test_zeros_are_points() -> None:
+    found = kmeans(torch.zeros(5, 3), 2)
+    assert found.inertia == 0
+    assert int(found.counts.sum()) == 5
 
 
 def test_what_does_not_fit_is_refused() -> None:

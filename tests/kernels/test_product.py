@@ -11,6 +11,8 @@ from rhyme.kernels import (
     product,
     queue_log_sum_exp,
     soft_neighbour,
+    streaming,
+    tiles,
     top_k,
 )
 
@@ -35,7 +37,7 @@ def test_all_products_are_those_of_float64(route: bool, m: int, n: int, d: int) 
         torch.randn(shape, generator=generator) / 8 for shape in ((m, d), (n, d), (m, n))
     )
     wide = left.double() @ right.double().T
-    rows, columns = total[:, :1].clone(), total[0].clone()
+    columns = total[0].clone()
     room = torch.empty(m, n)
     found = product.inner(left, right, room)
     assert near(found, wide)
@@ -43,11 +45,57 @@ def test_all_products_are_those_of_float64(route: bool, m: int, n: int, d: int) 
     product.fill_inner(room.zero_(), left, right)
     assert near(room, wide)
     assert near(product.inner(left, right, columns=columns), wide + columns.double())
-    assert near(product.inner_plus(left, right, rows, torch.empty(m, n)), wide + rows.double())
+    worth = product.worth_onednn(left, right)
+    assert near(product.inner_by(worth, left, right, torch.empty(m, n)), wide)
     summed, across = total.clone(), total.T.clone(memory_format=torch.contiguous_format).T
     for place in (summed, across):  # in place, also where the rows do not lie along the memory
         product.add_product(place, left, right.T)
         assert near(place, total.double() + wide)
+
+
+@pytest.mark.parametrize(("m", "n", "d", "large"), [(4, 8, 8, False), (128, 64, 128, True)])
+def test_the_size_alone_decides_which_library_multiplies(
+    route: bool, m: int, n: int, d: int, large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """oneDNN's call takes ten times as long as a small product; where ranks are made, it stays."""
+    called: list[int] = []
+    through = product._onednn
+
+    def counted(*given: Tensor | None) -> Tensor:
+        called.append(1)
+        return through(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(product, "_onednn", counted)
+    left, right, total = torch.randn(m, d), torch.randn(n, d), torch.zeros(m, n)
+    wide = left.double() @ right.double().T
+    taken = []
+    for _ in range(2):  # and no call before it
+        worth = product.worth_onednn(left, right)
+        assert torch.allclose(product.inner_by(worth, left, right).double(), wide, atol=1e-4)
+        product.add_product(total.zero_(), left, right.T)
+        assert torch.allclose(total.double(), wide, atol=1e-4)
+        taken.append(len(called))
+        total.zero_()
+    assert taken == ([2, 4] if route and large else [0, 0])
+    product.inner(left, right)
+    product.fill_inner(total, left, right)
+    assert len(called) == taken[-1] + 2 * route
+
+
+def test_a_walk_multiplies_its_ragged_ends_as_the_rest(
+    route: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal rows tie also at logits that one bit would part by powers of two."""
+    if not route:
+        pytest.skip("the ends of a product may be summed in another order there")
+    monkeypatch.setattr(tiles, "SIDE", 112)
+    monkeypatch.setattr(streaming, "_HOST_BYTES", 1)
+    row = torch.randn(180, 200, generator=torch.Generator().manual_seed(0)) * 100
+    keys = row.repeat(7, 1).requires_grad_()
+    for function in (in_batch_log_sum_exp, queue_log_sum_exp):
+        found = function(row, keys, temperature=0.03).log_sum_exp.sum()
+        (grad,) = torch.autograd.grad(found, keys)
+        assert torch.allclose(grad, row.repeat(7, 1) / 0.03 / 7, rtol=1e-4, atol=1e-2)
 
 
 def test_nothing_to_multiply(route: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -82,6 +83,35 @@ def test_a_batch(triton_kernels, learned) -> None:
         ),
         [x, *more],
     )
+
+
+def softmax_gradients(q: Tensor, k: Tensor, scale: float, columns: bool) -> list[Tensor]:
+    """Those of the sum of all log-sum-exps, in float64."""
+    logits = q.double() @ k.double().T * scale
+    weights = torch.softmax(logits, 1)
+    if columns:
+        weights = weights + torch.softmax(logits, 0)
+    return [weights @ k.double() * scale, weights.T @ q.double() * scale]
+
+
+@pytest.mark.parametrize("power", [0, 6, 13])
+@pytest.mark.parametrize(
+    "name",
+    ["queue_log_sum_exp", "soft_neighbour", "in_batch_log_sum_exp", "symmetric_log_sum_exp"],
+)
+def test_gradients_are_right_however_huge_the_logits(triton_kernels, name, power) -> None:
+    """Logits up to 1e6 that float32 holds exactly, in base 2."""
+    signs = torch.randn(40, 127, generator=torch.Generator().manual_seed(0)).sign()
+    step = torch.tensor([0.0, 1, 2]).repeat_interleave(40)[:, None] / 2**power
+    q = torch.cat([signs, torch.ones(40, 1)], 1).to(triton_kernels.device).requires_grad_()
+    k = torch.cat([signs.repeat(3, 1), step], 1).to(triton_kernels.device).requires_grad_()
+    temperature = math.log2(math.e) / 2**power
+    found = getattr(kernels, name)(q, k, temperature=temperature, kernel="triton")
+    sides = found if name.startswith("symmetric") else [found]
+    mine = torch.autograd.grad(sum(side.log_sum_exp.sum() for side in sides), (q, k))
+    right = softmax_gradients(q.detach(), k.detach(), 1 / temperature, len(sides) == 2)
+    for a, b in zip(mine, right, strict=True):
+        assert float((a - b).abs().max() / b.abs().max()) < 1e-5
 
 
 def test_second_derivatives_take_the_plain_way(triton_kernels) -> None:

@@ -85,15 +85,26 @@ def check(kernels, b, n, d, e, dtype, scale, kind, seed=0) -> None:
     found = kernels.queue.forward_pass(q, k, v, scale, exclusion, True)
     # a logit of 1e4 has four digits behind the point in float32
     tolerance = max(TOLERANCE[dtype], 4e-7 * scale)
-    near(found[0].cpu(), lse, tolerance)
-    near(found[1].cpu(), mean, tolerance)
-    near(found[2].cpu(), top, tolerance)
-    assert torch.equal(found[3].cpu(), allowed)
+    near(found.log_sum_exp.cpu(), lse, tolerance)
+    near(found.mean.cpu(), mean, tolerance)
+    near(found.maximum.cpu(), top, tolerance)
+    assert torch.equal(found.allowed.cpu(), allowed)
     plain = kernels.queue.forward_pass(q, k, v, scale, exclusion, False)
-    assert plain[1] is None
-    near(plain[0].cpu(), lse, tolerance)
+    assert plain.mean is None
+    near(plain.log_sum_exp.cpu(), lse, tolerance)
     back = kernels.queue.backward_pass(
-        q, k, v, scale, exclusion, found[0], found[1], on_mean, on_lse, True, True, v is not None
+        q,
+        k,
+        v,
+        scale,
+        exclusion,
+        found.powers,
+        found.mean,
+        on_mean,
+        on_lse,
+        True,
+        True,
+        v is not None,
     )
     for mine, wanted in zip([x for x in back if x is not None], grads, strict=True):
         size = wanted.abs().max().clamp(min=1e-30)
@@ -157,7 +168,7 @@ def test_a_learned_scale_lies_on_the_device(triton_kernels) -> None:
 
 def test_nothing_to_look_at_and_zero_vectors(triton_kernels) -> None:
     q = torch.zeros(3, 16, device=triton_kernels.device)
-    lse, mean, top, allowed = triton_kernels.queue.forward_pass(
+    _, mean, lse, top, allowed = triton_kernels.queue.forward_pass(
         q, q[:0], None, 1.0, Exclusion(), True
     )
     assert lse.isneginf().all()
@@ -165,7 +176,9 @@ def test_nothing_to_look_at_and_zero_vectors(triton_kernels) -> None:
     assert not mean.any()
     assert not allowed.any()
     keys = torch.zeros(5, 16, device=triton_kernels.device)
-    lse, mean, _, allowed = triton_kernels.queue.forward_pass(q, keys, None, 1e4, Exclusion(), True)
+    _, mean, lse, _, allowed = triton_kernels.queue.forward_pass(
+        q, keys, None, 1e4, Exclusion(), True
+    )
     torch.testing.assert_close(lse.cpu(), torch.full((3,), math.log(5)))
     assert not mean.any()
     assert allowed.tolist() == [5, 5, 5]
@@ -174,11 +187,11 @@ def test_nothing_to_look_at_and_zero_vectors(triton_kernels) -> None:
 def test_the_gradient_of_the_log_sum_exp_alone_needs_no_kernel(triton_kernels) -> None:
     generator = torch.Generator().manual_seed(0)
     q, k = (unit(generator, n, 16).to(triton_kernels.device) for n in (4, 40))
-    lse, mean, _, _ = triton_kernels.queue.forward_pass(q, k, None, 10.0, Exclusion(), True)
+    powers, mean, lse, _, _ = triton_kernels.queue.forward_pass(q, k, None, 10.0, Exclusion(), True)
     on_lse = torch.ones_like(lse)
     rest = (None, on_lse, True, False, False)
-    short = triton_kernels.queue.backward_pass(q, k, None, 10.0, Exclusion(), lse, mean, *rest)
-    long = triton_kernels.queue.backward_pass(q, k, None, 10.0, Exclusion(), lse, None, *rest)
+    short = triton_kernels.queue.backward_pass(q, k, None, 10.0, Exclusion(), powers, mean, *rest)
+    long = triton_kernels.queue.backward_pass(q, k, None, 10.0, Exclusion(), powers, None, *rest)
     torch.testing.assert_close(short[0], long[0], rtol=1e-5, atol=1e-6)
 
 

@@ -18,6 +18,7 @@ from rhyme.kernels.common import (
     check_temperature,
     full_precision,
     no_autocast,
+    plain,
     triton_passes,
 )
 
@@ -34,7 +35,7 @@ class Passes(Protocol):
         exclusion: Exclusion,
         want_mean: bool,
     ) -> Found:
-        """Log-sum-exp, mean, largest logit and number of allowed keys of each query.
+        """The softmax of each query over its allowed keys.
 
         Args:
             queries: ``[b, d]``.
@@ -45,7 +46,8 @@ class Passes(Protocol):
             want_mean: whether the mean is needed.
 
         Returns:
-            Logits are ``scale · q·k``. Rows without an allowed key: −inf, 0, −inf, 0.
+            See :class:`rhyme.kernels.common.Found`. Logits are ``scale · q·k``. Without an allowed
+            key log-sum-exp and maximum are −inf, all else 0.
         """
         ...
 
@@ -56,7 +58,7 @@ class Passes(Protocol):
         values: Tensor | None,
         scale: Tensor | float,
         exclusion: Exclusion,
-        log_sum_exp: Tensor,
+        powers: Tensor,
         mean: Tensor | None,
         grad_mean: Tensor | None,
         grad_lse: Tensor | None,
@@ -74,7 +76,7 @@ class Passes(Protocol):
             values: as said; None adds the gradient of the values to that of the keys.
             scale: as said.
             exclusion: as said.
-            log_sum_exp: ``[b]`` from the forward pass.
+            powers: ``[2, b]`` from the forward pass.
             mean: ``[b, e]`` from it; needed with ``grad_mean``.
             grad_mean: g ``[b, e]``, 0 in rows without an allowed key; None for none.
             grad_lse: h ``[b]``, 0 in such rows; None for none. One of both is given.
@@ -104,23 +106,24 @@ class _Attend(torch.autograd.Function):
         if values is not None and want_mean:
             # the mean of the keys beside that of the values: the entropy needs it
             payload = torch.cat([values, keys.to(values.dtype)], 1)
-        lse, mean, maximum, allowed = passes.forward_pass(
-            queries, keys, payload, scale, exclusion, want_mean
-        )
-        key_mean = expected = None
+        found = passes.forward_pass(queries, keys, payload, scale, exclusion, want_mean)
+        mean, other, expected = found.mean, None, None
         if mean is not None:
-            key_mean = mean if values is None else mean[:, values.shape[1] :]
+            key_mean = mean
+            if values is not None:
+                key_mean = other = mean[:, values.shape[1] :]
+                mean = mean[:, : values.shape[1]].contiguous()
             if want_expected:
                 expected = (queries * key_mean).sum(1) * scale
-            mean = mean if values is None else mean[:, : values.shape[1]].contiguous()
+        rest = [found.maximum, found.allowed, *([] if expected is None else [expected])]
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(maximum, allowed, *([] if expected is None else [expected]))
+        ctx.mark_non_differentiable(*rest)
         learned = scale if isinstance(scale, Tensor) else None
         # The mean of the keys may be an output itself; it is saved once then.
-        other = None if values is None else key_mean
-        ctx.save_for_backward(queries, keys, values, learned, lse, mean, other, allowed)
+        saved = queries, keys, values, learned, found.powers, mean, other, found.allowed
+        ctx.save_for_backward(*saved)
         ctx.settings = (None if learned is not None else scale, exclusion, passes)
-        return lse, mean, expected, maximum, allowed
+        return found.log_sum_exp, mean, expected, found.maximum, found.allowed
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -131,7 +134,7 @@ class _Attend(torch.autograd.Function):
 
 def _gradients(ctx: Any, grads: tuple[Any, ...]) -> Any:
     """What a node hands back for each of its inputs."""
-    queries, keys, values, scale, lse, mean, key_mean, allowed = ctx.saved_tensors
+    queries, keys, values, scale, powers, mean, key_mean, allowed = ctx.saved_tensors
     key_mean = mean if values is None else key_mean
     fixed, exclusion, passes = ctx.settings
     scale = fixed if scale is None else scale
@@ -162,7 +165,7 @@ def _gradients(ctx: Any, grads: tuple[Any, ...]) -> Any:
             values,
             scale,
             exclusion,
-            lse,
+            powers,
             mean,
             grad_mean,
             grad_lse,
@@ -208,7 +211,7 @@ def _differentiable(
 
 def _passes(kernel: Kernel, queries: Tensor, keys: Tensor, values: Tensor | None) -> Passes | None:
     """The implementation, None for the plain one."""
-    if kernel == "eager":
+    if plain(kernel):
         return None
     found = triton_passes(kernel, "rhyme.kernels.triton", queries, keys, values)
     return streaming if found is None else cast(Passes, found)

@@ -137,11 +137,7 @@ def soft_neighbour(
         raise DataError(
             "values must give one row for each support row", value=(len(values), len(support))
         )
-    if self_key is not None and self_key.shape != queries.shape:
-        raise DataError(
-            "self_key must have the queries' shape",
-            value=(tuple(self_key.shape), tuple(queries.shape)),
-        )
+    _check_self_key(self_key, queries)
     exclusion = Exclusion(query_groups, support_groups, mask)
     with no_autocast(queries.device):
         found = attend(kernel, queries, support, values, temperature, exclusion, want_mean=True)
@@ -159,6 +155,15 @@ def soft_neighbour(
         with torch.no_grad():
             entropy = (lse - expected).clamp(min=0)  # 0 where nothing is allowed: -inf - 0
         return SoftNeighbourSummary(mean, lse, entropy, found.allowed)
+
+
+def _check_self_key(self_key: Tensor | None, queries: Tensor) -> None:
+    if self_key is not None and self_key.shape != queries.shape:
+        raise DataError(
+            "self_key must have the queries' shape",
+            value=(tuple(self_key.shape), tuple(queries.shape)),
+            remedy="give each query a row, e.g. self_key.expand(len(queries), -1)",
+        )
 
 
 @torch.no_grad()
@@ -179,6 +184,7 @@ def neighbour_weights(
     """
     check_temperature(temperature)
     check_rows(queries, support)
+    _check_self_key(self_key, queries)
     exclusion = Exclusion(query_groups, support_groups, mask)
     exclusion.check(len(queries), len(support))
     with no_autocast(queries.device):

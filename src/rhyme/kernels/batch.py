@@ -27,6 +27,7 @@ from rhyme.kernels.common import (
     check_temperature,
     full_precision,
     no_autocast,
+    plain,
     triton_passes,
 )
 from rhyme.kernels.pairs import allowed
@@ -66,8 +67,8 @@ class _LogSumExp(torch.autograd.Function):
         ctx.totals = totals._replace(rows=None, columns=None)
         ctx.settings = (scale if learned is None else None, exclusion, form, passes)
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*sides[1::2])
-        return tuple(sides)
+        ctx.mark_non_differentiable(*sides[1::3])
+        return tuple(x for at, x in enumerate(sides) if at % 3 < 2)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -91,9 +92,9 @@ def _gradients(ctx: Any, grads: tuple[Any, ...]) -> Any:
         return (*found, None, None, None)
     on_rows, *rest = (
         torch.zeros_like(side) if g is None else g
-        for g, side in zip(upstream, sides[::2], strict=True)
+        for g, side in zip(upstream, sides[::3], strict=True)
     )
-    totals = ctx.totals._replace(rows=Sums(*sides[:2]), columns=Sums(*sides[2:]) if rest else None)
+    totals = ctx.totals._replace(rows=Sums(*sides[:3]), columns=Sums(*sides[3:]) if rest else None)
     on_first, on_second = passes.backward(
         first,
         second,
@@ -152,9 +153,10 @@ def _summaries(
     b, n = len(first), len(second)
     exclusion.check(b, n)
     with no_autocast(first.device):
-        passes: Any = triton_passes(kernel, "rhyme.kernels.triton.batch", first, second)
-        if passes is None:
-            passes = None if kernel == "eager" else tiles
+        passes: Any = None
+        if not plain(kernel):
+            passes = triton_passes(kernel, "rhyme.kernels.triton.batch", first, second) or tiles
+        if passes is None or passes is tiles:
             first, second = full_precision(first, second)
         if form == "self":
             second = first  # not a second copy of it

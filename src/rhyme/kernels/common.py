@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -19,8 +19,38 @@ Kernel = Literal["auto", "eager", "streaming", "triton"]
 
 _KERNELS = ("auto", "eager", "streaming", "triton")
 
-Found = tuple[Tensor, Tensor | None, Tensor, Tensor]
-"""Log-sum-exp ``[b]``, mean ``[b, e]`` or None, largest logit ``[b]``, allowed keys ``[b]``."""
+
+class Found(NamedTuple):
+    """What a pass over the keys finds for each query.
+
+    Attributes:
+        powers: ``[2, b]``, what the backward pass weighs keys by: the largest logit in base 2, −inf
+            without an allowed key, and the sum of 2^(logit − largest). The two are kept apart:
+            their log-sum-exp in one number would be rounded by 2^(size of the logits − 24).
+        mean: ``[b, e]``, or None where it is not wanted.
+        log_sum_exp: ``[b]``.
+        maximum: ``[b]``, the largest logit.
+        allowed: int64 ``[b]``, number of allowed keys.
+    """
+
+    powers: Tensor
+    mean: Tensor | None
+    log_sum_exp: Tensor
+    maximum: Tensor
+    allowed: Tensor
+
+
+def weighing(powers: Tensor) -> tuple[Tensor, Tensor]:
+    """What weights are made of: ``2^(l − level) · share``.
+
+    Args:
+        powers: ``[2, n]``, see :class:`Found`.
+
+    Returns:
+        Level and share, ``[n]`` each; 0 and 0 where nothing is allowed. NaN stays.
+    """
+    largest, total = powers
+    return torch.where(largest == -torch.inf, 0, largest), torch.where(total == 0, 0, 1 / total)
 
 
 def check_kernel(kernel: str) -> None:
@@ -31,6 +61,34 @@ def check_kernel(kernel: str) -> None:
     """
     if kernel not in _KERNELS:
         raise UnknownName("unknown kernel", value=kernel, remedy=nearest(kernel, _KERNELS))
+
+
+def transformed() -> bool:
+    """Whether a transform of ``torch.func`` (grad, vmap, jvp, ...) is looking at what is computed.
+
+    Autograd functions with gradients of their own cannot be transformed further, and under
+    ``vmap`` no value may be looked at.
+    """
+    bindings = torch._C  # pyright: ignore[reportPrivateUsage]  # there is no public way to ask
+    active = getattr(bindings, "_are_functorch_transforms_active", None)
+    return active is not None and bool(active())
+
+
+def plain(kernel: Kernel) -> bool:
+    """Whether the plain form computes: asked for, or chosen because of ``torch.func``.
+
+    Raises:
+        ConfigError: under ``torch.func`` another one was asked for by name.
+    """
+    if kernel in ("auto", "eager"):
+        return kernel == "eager" or transformed()
+    if transformed():
+        raise ConfigError(
+            "torch.func (grad, vmap, jvp, ...) goes through the plain form only",
+            value=kernel,
+            remedy='kernel="eager", or "auto", which takes it there; torch.autograd takes any',
+        )
+    return False
 
 
 def triton_passes(kernel: Kernel, module: str, *inputs: Tensor | None) -> Any | None:
@@ -92,7 +150,7 @@ def check_temperature(temperature: Temperature) -> None:
                 value=tuple(temperature.shape),
                 remedy="give a scalar; scale the rows where each has its own",
             )
-        if temperature.device.type != "cpu" or torch.compiler.is_compiling():
+        if temperature.device.type != "cpu" or torch.compiler.is_compiling() or transformed():
             return
         value = float(temperature.detach())
         remedy = "learn its logarithm, or clamp it after each step"
@@ -152,7 +210,9 @@ class Exclusion:
         """Refuse parts that do not fit ``b`` queries and ``n`` keys.
 
         Raises:
-            DataError: shapes or types do not fit, or only one side has groups.
+            DataError: shapes or types do not fit, only one side has groups, or ``skip`` names a key
+                that is not there. Its values are looked at on a CPU alone: looking would stall a
+                GPU.
         """
         if (self.query_groups is None) != (self.key_groups is None):
             raise DataError("groups are needed on both sides, or on neither")
@@ -173,6 +233,15 @@ class Exclusion:
                 "the mask must be of type bool, True leaves a pair out",
                 value=str(self.mask.dtype),
                 remedy="give mask != 0",
+            )
+        skip = self.skip
+        if skip is None or not skip.numel() or skip.device.type != "cpu" or transformed():
+            return
+        if not torch.compiler.is_compiling() and int(skip.max()) >= n:
+            raise DataError(
+                "skip names a key that is not there",
+                value=(int(skip.max()), n),
+                remedy="number the keys from 0; -1 names none",
             )
 
     def pairs(self, b: int, n: int, device: torch.device) -> Tensor | None:

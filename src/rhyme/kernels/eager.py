@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from rhyme.kernels.common import Exclusion, Found
+from rhyme.kernels.common import Exclusion, transformed
 
 
 class Weights(NamedTuple):
@@ -56,6 +56,16 @@ class _Softmax(torch.autograd.Function):
         return (on_weights - inner).mul_(weights)
 
 
+def _softmax(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights ``[b, n]``, log-sum-exp ``[b]`` and maximum ``[b, 1]``, the last one detached."""
+    if not transformed():
+        return cast(tuple[Tensor, Tensor, Tensor], _Softmax.apply(logits))
+    maximum = logits.detach().amax(1, keepdim=True)
+    powers = (logits - maximum).exp()
+    total = powers.sum(1, keepdim=True)
+    return powers / total, (maximum + total.log())[:, 0], maximum
+
+
 def softmax(queries: Tensor, keys: Tensor, scale: Tensor | float, exclusion: Exclusion) -> Weights:
     """The softmax of ``scale · q·k`` over the allowed keys.
 
@@ -76,7 +86,7 @@ def softmax(queries: Tensor, keys: Tensor, scale: Tensor | float, exclusion: Exc
     else:
         allowed = len(keys) - excluded.sum(1)
         logits = logits.masked_fill_(excluded & (allowed > 0)[:, None], -torch.inf)
-    weights, lse, maximum = cast(tuple[Tensor, Tensor, Tensor], _Softmax.apply(logits))
+    weights, lse, maximum = _softmax(logits)
     some = allowed > 0
     lse = torch.where(some, lse, -torch.inf)
     return Weights(weights, lse, torch.where(some, maximum[:, 0], -torch.inf), allowed)
@@ -89,10 +99,13 @@ def attend(
     scale: Tensor | float,
     exclusion: Exclusion,
     want_mean: bool,
-) -> Found:
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """What ``forward_pass`` of the other implementations gives, as a function autograd can see.
 
-    Arguments as in :class:`rhyme.kernels.attention.Passes`, in one dtype.
+    Arguments as in :class:`rhyme.kernels.attend.Passes`, in one dtype.
+
+    Returns:
+        Log-sum-exp ``[b]``, mean ``[b, e]`` or None, largest logit ``[b]``, allowed keys ``[b]``.
     """
     row = softmax(queries, keys, scale, exclusion)
     mean = None
@@ -122,9 +135,15 @@ def _side(logits: Tensor, excluded: Tensor | None) -> tuple[Tensor, Tensor]:
         nothing = logits.logsumexp(1)  # −inf, in the graph of the rows
         return nothing, nothing.detach()
     if excluded is None:
-        return logits.logsumexp(1), logits.detach().amax(1)
+        return _log_sum_exp(logits)
     # a row without any pair would be −inf everywhere and give NaN gradients
     some = ~excluded.all(1)
     logits = logits.masked_fill(excluded & some[:, None], -torch.inf)
-    lse = torch.where(some, logits.logsumexp(1), -torch.inf)
-    return lse, torch.where(some, logits.detach().amax(1), -torch.inf)
+    lse, largest = _log_sum_exp(logits)
+    return torch.where(some, lse, -torch.inf), torch.where(some, largest, -torch.inf)
+
+
+def _log_sum_exp(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """And the largest; ``torch.logsumexp`` would take its gradient from the rounded result."""
+    _, lse, largest = _softmax(logits)
+    return lse, largest[:, 0]

@@ -15,7 +15,14 @@ from torch.nn import functional
 
 from rhyme.errors import ConfigError, DataError, UnknownName, nearest
 from rhyme.kernels.common import no_autocast
-from rhyme.kernels.kmeans_start import ROWS, Points, prepare, random_start, spread_start
+from rhyme.kernels.kmeans_start import (
+    ROWS,
+    Points,
+    check_size,
+    prepare,
+    random_start,
+    spread_start,
+)
 from rhyme.kernels.product import inner
 
 Metric = Literal["euclidean", "cosine"]
@@ -82,7 +89,9 @@ def kmeans(
         centre, so that the inertia never rises.
 
     Raises:
-        DataError: shapes do not fit, points are not finite, or fewer than ``k``.
+        DataError: shapes do not fit, there are fewer points than ``k``, or they are not finite or
+            so large or small that squares leave the range of the type (float32: from 4.6e18 / √d
+            on, and where all are below 3e-16).
         ConfigError: a number out of its range.
         UnknownName: no such metric or initialisation.
     """
@@ -96,8 +105,7 @@ def kmeans(
         for _ in range(1 if given else restarts):
             if isinstance(init, Tensor):
                 start = init.to(data.mean)
-                if not bool(start.isfinite().all()):
-                    raise DataError("the first centres are not finite", stage="k-means")
+                _check_start(start)
             elif init == "random":
                 start = random_start(data, k, generator)
             else:
@@ -144,6 +152,14 @@ def _check(
             value=(k, len(points)),
             remedy=f"ask for at most {len(points)} clusters, or give more points",
         )
+
+
+def _check_start(centres: Tensor) -> None:
+    if not bool(centres.isfinite().all()):
+        raise DataError("the first centres are not finite", stage="k-means")
+    largest = float(centres.abs().max()) if centres.numel() else 0.0
+    if largest:
+        check_size(max(largest, 1.0), centres, centres.shape[1])  # small ones may be anywhere
 
 
 class _Pass(NamedTuple):

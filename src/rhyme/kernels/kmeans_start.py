@@ -49,6 +49,36 @@ class Points:
         return rows if self.cosine else rows - self.mean
 
 
+def check_size(largest: float, like: Tensor, d: int) -> None:
+    """Refuse numbers whose squares leave the range of their type, and all digits with it.
+
+    Args:
+        largest: absolute value.
+        like: of the type computed in.
+        d: dimensions that are summed over.
+
+    Raises:
+        DataError: as said; NaN and infinity too.
+    """
+    if not math.isfinite(largest):
+        raise DataError(
+            "the points are not finite",
+            stage="k-means",
+            value=largest,
+            remedy="look for NaN or infinite features; the encoder may have diverged",
+        )
+    kind = torch.finfo(like.dtype)
+    # a squared distance to the farthest point is 4 d largest², and sums of two are formed
+    high, low = math.sqrt(kind.max / (16 * max(d, 1))), math.sqrt(kind.tiny / kind.eps)
+    if largest > high or 0 < largest < low:
+        raise DataError(
+            f"squared distances leave the range of {str(like.dtype).removeprefix('torch.')}",
+            stage="k-means",
+            value=largest,
+            remedy="divide all points by the largest absolute value; clusters stay the same",
+        )
+
+
 def prepare(points: Tensor, cosine: bool, weights: Tensor | None) -> Points:
     """Look at every point once or twice.
 
@@ -67,16 +97,11 @@ def prepare(points: Tensor, cosine: bool, weights: Tensor | None) -> Points:
     if not bool((mass.isfinite() & (mass >= 0)).all()) or not bool((mass > 0).any()):
         raise DataError("weights must be finite, not negative, and not all 0", stage="k-means")
     parts = [slice(at, at + ROWS) for at in range(0, n, ROWS)]
+    check_size(_largest(points, parts), like, d)
     total = torch.zeros(d, dtype=torch.float64, device=points.device)
     lengths, spread = torch.empty_like(mass), torch.empty_like(mass)
     for part in parts:
         rows = points[part].to(like.dtype)
-        if not bool(rows.isfinite().all()):
-            raise DataError(
-                "the points are not finite",
-                stage="k-means",
-                remedy="look for NaN or infinite features; the encoder may have diverged",
-            )
         lengths[part] = rows.norm(dim=1)
         total += (mass[part] @ (functional.normalize(rows, dim=1) if cosine else rows)).double()
     whole = mass.double().sum()
@@ -90,6 +115,14 @@ def prepare(points: Tensor, cosine: bool, weights: Tensor | None) -> Points:
     if cosine:
         mean, spread = torch.zeros_like(mean), some.to(like)
     return Points(points, cosine, mass, lengths, mean, spread, variance)
+
+
+def _largest(points: Tensor, parts: list[slice]) -> float:
+    """The largest absolute value, NaN if there is one, 0 of nothing."""
+    if not points.numel():
+        return 0.0
+    ends = [end for part in parts for end in points[part].aminmax()]
+    return float(torch.stack(ends).abs().max())  # where NaN wins
 
 
 def random_start(data: Points, k: int, generator: torch.Generator) -> Tensor:

@@ -7,7 +7,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from rhyme.errors import DataError
 from rhyme.kernels.common import Exclusion
 
 _LISTED = 16  # pairs a row, up to which a list of all pairs is shorter than what else is held
@@ -133,8 +132,6 @@ class LeftOut:
         if exclusion.skip is not None:
             i, place = (exclusion.skip >= 0).nonzero(as_tuple=True)
             j = exclusion.skip[i, place]
-            if len(j) and int(j.max()) >= n:
-                raise DataError("skip names a key that is not there", value=(int(j.max()), n))
             found.append((i, j))
             self._looked_at = replace(self._looked_at, skip=None)
         if exclusion.query_groups is not None and exclusion.key_groups is not None:

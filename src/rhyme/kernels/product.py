@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 _CPU_FACTS = Path("/proc/cpuinfo")
+_SMALL = 2**20  # multiplications, below which PyTorch's own product is done sooner
 
 
 @functools.cache
@@ -69,19 +70,28 @@ def fill_inner(room: Tensor, left: Tensor, right: Tensor) -> None:
         room.copy_(found)
 
 
-def inner_plus(left: Tensor, right: Tensor, offsets: Tensor, room: Tensor) -> Tensor:
-    """As :func:`inner`, with a number ``[m, 1]`` added to each row."""
-    if _served(left, right):
-        return _onednn(left, right).add_(offsets)
-    return torch.addmm(offsets, left, right.T, out=room)
+def worth_onednn(left: Tensor, right: Tensor) -> bool:
+    """Whether oneDNN serves and its call, some 10 µs longer, is made up for.
+
+    A walk over parts of a matrix asks once for the whole, ``[m, d]`` and ``[n, d]``: were ragged
+    ends multiplied by the other library, equal rows would not have equal products.
+    """
+    return left.numel() * len(right) >= _SMALL and _served(left, right)
+
+
+def inner_by(onednn: bool, left: Tensor, right: Tensor, room: Tensor | None = None) -> Tensor:
+    """As :func:`inner`, by the library that was found worth it; with oneDNN ``room`` is unused."""
+    if onednn and left.numel() and right.numel():
+        return _onednn(left, right)
+    return torch.mm(left, right.T, out=room)
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """``total += left @ right``, of ``[m, k]`` and ``[k, n]``.
+    """``total += left @ right``, of ``[m, k]`` and ``[k, n]``, by what is quicker at this size.
 
     ``left`` should be contiguous; how ``right`` and ``total`` lie is nearly all the same.
     """
-    if _served(left, right):
+    if left.numel() * right.shape[1] >= _SMALL and _served(left, right):
         total.add_(_onednn(left, right.T))
     else:
         total.addmm_(left, right)

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from rhyme.kernels.common import full_precision
+from rhyme.kernels.common import full_precision, transformed
 
 _ELEMENTS = 2**24  # of each matrix at a time: 64 MiB in float32
 
@@ -51,4 +51,7 @@ def row_products(first: Tensor, second: Tensor) -> Tensor:
         first: ``[b, d]``.
         second: ``[b, d]``.
     """
+    if transformed():
+        first, second = full_precision(first, second)
+        return (first * second).sum(1)
     return cast(Tensor, _Products.apply(first, second))

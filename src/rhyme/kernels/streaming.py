@@ -5,9 +5,9 @@ What is held beyond inputs and results is one block of logits (two in the backwa
 maximum, exponential, sum) costs little beside the products; smaller ones than that only mean more
 calls.
 
-Three things keep it little. Logits are taken in base 2, as ``exp2`` costs half of ``exp``. They are
-taken relative to a level that the product starts from, so there is no pass that subtracts it. And
-the level moves only when a row's sum could overflow, not with each new maximum.
+Three things keep it little. Logits are taken in base 2, as ``exp2`` costs half of ``exp``. The
+level that they are taken relative to stays 0 while it can, and then nothing is subtracted. And it
+moves only when a row's sum could overflow, not with each new maximum.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from rhyme.kernels.common import Exclusion, Found
+from rhyme.kernels.common import Exclusion, Found, weighing
 from rhyme.kernels.pairs import LeftOut, allowed_rows
-from rhyme.kernels.product import add_product, inner_plus
+from rhyme.kernels.product import add_product, inner_by, worth_onednn
 
 _ROWS = 256  # queries compared at once
 _KEYS = 2048  # keys of a block, at most
@@ -55,18 +55,18 @@ def forward_pass(
     """See :meth:`rhyme.kernels.attend.Passes.forward_pass`."""
     b = len(queries)
     payload = keys if values is None else values
-    lse, maximum = queries.new_empty(b), queries.new_empty(b)
+    powers = queries.new_empty(2, b)
     mean = queries.new_empty(b, payload.shape[1]) if want_mean else None
     blocks = _Blocks(queries, keys, exclusion)
     for rows in blocks.rows():
         scaled = queries[rows] * (scale * _LOG2_E)
         sums = _Sums(scaled, None if mean is None else mean[rows])
         for part in blocks.parts():
-            logits = blocks.logits(rows, part, scaled, keys, sums.level)
-            sums.add(logits, payload[part])
-        lse[rows], maximum[rows] = sums.finish()
+            sums.add(blocks.logits(rows, part, scaled, keys), payload[part])
+        powers[0, rows], powers[1, rows] = sums.finish()
     counts = allowed_rows(exclusion, b, len(keys), queries.device)
-    return lse / _LOG2_E, mean, maximum / _LOG2_E, counts
+    largest, total = powers
+    return Found(powers, mean, (largest + total.log2()) / _LOG2_E, largest / _LOG2_E, counts)
 
 
 class _Blocks:
@@ -78,7 +78,8 @@ class _Blocks:
         self.b, self.n = len(queries), len(keys)
         self.height = min(_ROWS, self.b)
         self.width = min(_width(self.height, queries), self.n)
-        self.buffer = queries.new_empty((1 + both) * self.height * self.width)
+        self.onednn = worth_onednn(queries, keys)  # it brings memory of its own
+        self.buffer = queries.new_empty(0 if self.onednn else (1 + both) * self.height * self.width)
         self.left_out = LeftOut(
             exclusion, self.b, self.n, _ROWS, max(self.width, 1), queries.device
         )
@@ -89,78 +90,81 @@ class _Blocks:
     def parts(self) -> Iterator[slice]:
         return _slices(self.n, self.width)
 
-    def logits(
-        self, rows: slice, part: slice, scaled: Tensor, keys: Tensor, level: Tensor
-    ) -> Tensor:
-        """``scaled · keys − level`` of a block, −inf where excluded; the next overwrites it."""
-        out = inner_plus(scaled, keys[part], -level, self.room(rows, part))
+    def logits(self, rows: slice, part: slice, scaled: Tensor, keys: Tensor) -> Tensor:
+        """``scaled · keys`` of a block, −inf where excluded; the next may overwrite it.
+
+        The same numbers bit for bit in both passes: a weight is taken from the difference to the
+        largest, and that is exact where both are huge.
+        """
+        out = self.inner(scaled, keys[part])
         self.left_out.strike(out, rows, part)
         return out
 
-    def room(self, rows: slice, part: slice, place: int = 0) -> Tensor:
-        """Room for the numbers of a block: place 0 is that of its logits, 1 is there with both."""
-        shape = (rows.stop - rows.start, part.stop - part.start)
-        size = math.prod(shape)
-        return self.buffer[place * size : (place + 1) * size].view(shape)
+    def inner(self, left: Tensor, right: Tensor, place: int = 0) -> Tensor:
+        """A product of the size of a block: place 0 is that of its logits, 1 is there with both."""
+        size, room = len(left) * len(right), None
+        if not self.onednn:
+            room = self.buffer[place * size : (place + 1) * size].view(len(left), len(right))
+        return inner_by(self.onednn, left, right, room)
 
     def joint(
         self, rows: slice, part: slice, factors: Tensor, offsets: Tensor, keys: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The two halves of ``factors · keys + offsets``; −inf in the first where excluded."""
-        height, width = rows.stop - rows.start, part.stop - part.start
-        out = self.buffer[: 2 * height * width].view(2 * height, width)
-        out = inner_plus(factors, keys[part], offsets, out)
-        self.left_out.strike(out[:height], rows, part)
-        return out[:height], out[height:]
+        out = self.inner(factors, keys[part]).add_(offsets)
+        first, second = out.chunk(2)
+        self.left_out.strike(first, rows, part)
+        return first, second
 
 
 class _Sums:
     """Of the exponentials of a row and of the values they weigh, relative to a level.
 
     The level is 0 unless the first logits of a row are far from it, or later ones far above. So it
-    stays near enough to the largest for sums to be finite and lose nothing.
+    stays near enough to the largest for sums to be finite and lose nothing. It is itself a logit,
+    and nothing but the level is ever taken off one: differences near the largest are exact.
     """
 
     def __init__(self, scaled: Tensor, mean: Tensor | None) -> None:
         b = len(scaled)
-        self.level = scaled.new_zeros(b, 1)
-        self.best = scaled.new_full((b, 1), -torch.inf)  # relative to the level
+        self.level: Tensor | None = None  # 0 in all rows
+        self.largest = scaled.new_full((b, 1), -torch.inf)
         self.total = scaled.new_zeros(b, 1)
         self.mean = None if mean is None else mean.zero_()
         self.fresh = True  # some rows have not met an allowed key
 
     def add(self, logits: Tensor, values: Tensor) -> None:
-        """Add a block of logits relative to the level, which are overwritten."""
-        highest = logits.amax(1, keepdim=True)
-        if self.fresh or float(highest.max()) > _SLACK:
-            highest = self._move(logits, highest)
-        torch.maximum(self.best, highest, out=self.best)
-        weights = logits.exp2_()
+        """Add a block of logits, which are overwritten."""
+        largest = torch.maximum(self.largest, logits.amax(1, keepdim=True))
+        above = largest if self.level is None else largest - self.level
+        if self.fresh or not float(above.max()) <= _SLACK:
+            self._move(above, largest)
+        self.largest = largest
+        weights = logits if self.level is None else logits.sub_(self.level)
+        weights = weights.exp2_()
         self.total += weights.sum(1, keepdim=True)
         if self.mean is not None:
             add_product(self.mean, weights, values)
 
-    def _move(self, logits: Tensor, highest: Tensor) -> Tensor:
-        met = self.best > -torch.inf
-        far = (highest > _SLACK) | (~met & (highest < -_SLACK) & (highest > -torch.inf))
+    def _move(self, above: Tensor, largest: Tensor) -> None:
+        met = self.largest > -torch.inf
+        far = (above > _SLACK) | (~met & (above < -_SLACK) & (above > -torch.inf))
         if bool(far.any()):
-            by = torch.where(far, highest, 0)
-            down = torch.where(met, torch.exp2(-by), 1)
+            before = torch.zeros_like(largest) if self.level is None else self.level
+            self.level = torch.where(far, largest, before)
+            down = torch.where(met, torch.exp2(before - self.level), 1)
             self.total *= down
             if self.mean is not None:
                 self.mean *= down
-            self.level += by
-            self.best -= by
-            logits -= by
-            highest = highest - by
-        self.fresh = bool((torch.maximum(self.best, highest) == -torch.inf).any())
-        return highest
+        self.fresh = bool((largest == -torch.inf).any())
 
     def finish(self) -> tuple[Tensor, Tensor]:
-        """Log-sum-exp and maximum in base 2; the mean is made of its sum."""
+        """The largest logit and the sum relative to it; the mean is made of its sum."""
         if self.mean is not None:
             self.mean /= torch.where(self.total > 0, self.total, 1)
-        return (self.level + self.total.log2())[:, 0], (self.level + self.best)[:, 0]
+        level = 0 if self.level is None else self.level
+        by = torch.where(self.largest == -torch.inf, 0, level - self.largest)
+        return self.largest[:, 0], (self.total * torch.exp2(by))[:, 0]
 
 
 def _rounded(queries: Tensor, keys: Tensor, scale: Tensor | float) -> bool:
@@ -181,7 +185,7 @@ def backward_pass(
     values: Tensor | None,
     scale: Tensor | float,
     exclusion: Exclusion,
-    log_sum_exp: Tensor,
+    powers: Tensor,
     mean: Tensor | None,
     grad_mean: Tensor | None,
     grad_lse: Tensor | None,
@@ -199,40 +203,40 @@ def backward_pass(
         level += grad_lse[:, None]
     if grad_mean is not None and mean is not None:
         level -= (grad_mean * mean).sum(1, keepdim=True)
-    # a row without an allowed key has all its logits excluded: any finite number serves
-    lse = torch.where(log_sum_exp > -torch.inf, log_sum_exp * _LOG2_E, 0)[:, None]
+    top, share = (x[:, None] for x in weighing(powers))
+    level *= share  # so a weight is 2^(logit − top), and what it multiplies is scaled instead
     payload, on_payload = (keys, on_keys) if values is None else (values, on_values)
-    blocks = _Blocks(queries, keys, exclusion, both=True)
+    blocks = _Blocks(queries, keys, exclusion, both=grad_mean is not None)
     rounded = _rounded(queries, keys, scale)
     for rows in blocks.rows():
-        scaled = queries[rows] * scale
-        base_2 = scaled * _LOG2_E
+        base_2 = queries[rows] * (scale * _LOG2_E)
+        grad = None if grad_mean is None else grad_mean[rows] * share[rows]
         joint = None
-        if grad_mean is not None and values is None:
+        if grad is not None and values is None and not rounded:
             # both products are with the keys: one of twice the rows
-            joint = torch.cat([base_2, grad_mean[rows]]), torch.cat([-lse[rows], level[rows]])
-        scaled_across = scaled.T.contiguous()
-        grad_across = None if grad_mean is None else grad_mean[rows].T.contiguous()
+            joint = torch.cat([base_2, grad]), torch.cat([-top[rows], level[rows]])
+        scaled_across = None if on_keys is None else (queries[rows] * scale).T.contiguous()
+        grad_across = None if grad is None or on_payload is None else grad.T.contiguous()
         for part in blocks.parts():
-            slope = blocks.room(rows, part, 1)
+            slope = None
             if joint is not None:
                 weights, slope = blocks.joint(rows, part, *joint, keys)
             else:
-                weights = blocks.logits(rows, part, base_2, keys, lse[rows])
+                weights = blocks.logits(rows, part, base_2, keys).sub_(top[rows])
             if rounded:
                 weights.clamp_(max=0)  # a weight is 1 at most
             weights.exp2_()
-            if grad_mean is None or grad_across is None:
-                torch.mul(weights, level[rows], out=slope)
+            if on_payload is not None and grad_across is not None:
+                add_product(on_payload[:, part], grad_across, weights)
+            if grad is None:
+                slope = weights.mul_(level[rows])
             else:
-                if on_payload is not None:
-                    add_product(on_payload[:, part], grad_across, weights)
-                if joint is None:
-                    slope = inner_plus(grad_mean[rows], payload[part], level[rows], slope)
+                if slope is None:
+                    slope = blocks.inner(grad, payload[part], place=1).add_(level[rows])
                 slope *= weights
             if on_queries is not None:
                 add_product(on_queries[rows], slope, keys[part])
-            if on_keys is not None:
+            if on_keys is not None and scaled_across is not None:
                 add_product(on_keys[:, part], scaled_across, slope)
     if on_queries is not None:
         on_queries *= scale

@@ -12,7 +12,9 @@ With upstream gradients g_i of the rows and h_j of the columns, the gradient of 
 
     W_ij = g_i exp(l_ij − lse_i) + h_j exp(l_ij − lse_j),
 
-and those of the vectors are ``scale · W @ second`` and ``scale · Wᵀ @ first``.
+and those of the vectors are ``scale · W @ second`` and ``scale · Wᵀ @ first``. The log-sum-exp does
+not enter as one number, whose rounding grows with the logits: with the largest logit m of a row and
+the sum Σ of the exponentials relative to it, a weight is exp(l − m) and the gradient g / Σ.
 
 Exponentials are powers of two (``torch.exp2`` takes half the time of ``torch.exp`` on a CPU), of
 logits scaled by log₂e. Where the norms of all vectors bound the logits, one constant keeps powers
@@ -36,7 +38,7 @@ from torch import Tensor
 
 from rhyme.kernels.common import Exclusion
 from rhyme.kernels.pairs import LeftOut
-from rhyme.kernels.product import add_product, by_onednn, inner
+from rhyme.kernels.product import add_product, inner_by, worth_onednn
 
 Form = Literal["rows", "both", "self"]
 
@@ -55,10 +57,14 @@ class Sums(NamedTuple):
     Attributes:
         log_sum_exp: one number a row (or column); −inf where no pair is allowed.
         largest: the largest allowed logit; −inf where there is none.
+        powers: ``[2, n]``, what the backward pass weighs by: the largest logit in base 2, −inf
+            where there is none, and the sum of 2^(logit − largest). Where the implementation took
+            a constant off all logits, the sum is relative to that instead.
     """
 
     log_sum_exp: Tensor
     largest: Tensor
+    powers: Tensor
 
 
 class Totals(NamedTuple):
@@ -127,12 +133,12 @@ def backward(
         of it belongs to ``first``.
     """
     triangle = form == "self"
-    rows = _Side(totals.rows.log_sum_exp, on_rows * scale, totals.shift)
+    rows = _Side(totals.rows.powers, on_rows * scale, totals.shift)
     columns = None
     if triangle:
         columns = rows
     elif totals.columns is not None and on_columns is not None:
-        columns = _Side(totals.columns.log_sum_exp, on_columns * scale, totals.shift)
+        columns = _Side(totals.columns.powers, on_columns * scale, totals.shift)
     on_first = torch.zeros_like(first) if needed[0] else None
     # Of the second set the gradient is summed across, [d, n]: a tile is never read along columns.
     across = second.new_zeros(second.shape[::-1]) if triangle or needed[1] else None
@@ -151,17 +157,17 @@ def backward(
 
 
 class _Side:
-    """What one side weighs a tile by.
+    """What one side weighs a tile by: 2^(l − level) · factor.
 
-    That is 2^(l − level) · gradient; with a constant taken off all logits, 2^(l − shift) · factor.
+    With a constant taken off all logits, that serves as the level.
     """
 
-    def __init__(self, log_sum_exp: Tensor, gradient: Tensor, shift: float | None) -> None:
-        some = log_sum_exp > -torch.inf  # without an allowed pair there is no weight to scale
-        self.level = torch.where(some, log_sum_exp * _LOG2E, 0)
-        self.gradient = torch.where(some, gradient, 0)  # whatever comes, NaN too
-        if shift is not None:
-            self.factor = torch.where(some, gradient * torch.exp2(shift - self.level), 0)
+    def __init__(self, powers: Tensor, gradient: Tensor, shift: float | None) -> None:
+        largest, total = powers
+        # without an allowed pair there is no weight to scale, whatever comes, NaN too
+        self.factor = torch.where(total == 0, 0, gradient / total)
+        if shift is None:
+            self.level = torch.where(largest == -torch.inf, 0, largest)
 
 
 def _weights(
@@ -182,12 +188,12 @@ def _weights(
         if columns is None:
             return tile.mul_(rows.factor[i, None])
         return tile.mul_(torch.add(rows.factor[i, None], columns.factor[j], out=spare))
-    # A weight is 1 at most. Where logits are huge, the rounding of their level alone would be
-    # several powers of two.
+    # The logits are those of the forward pass bit for bit, the largest is one of them, and the
+    # difference of two huge numbers near each other is exact. A weight is 1 at most.
     if columns is not None:
         torch.sub(tile, columns.level[j], out=spare).clamp_(max=0).exp2_()
-        spare.mul_(columns.gradient[j])
-    tile.sub_(rows.level[i, None]).clamp_(max=0).exp2_().mul_(rows.gradient[i, None])
+        spare.mul_(columns.factor[j])
+    tile.sub_(rows.level[i, None]).clamp_(max=0).exp2_().mul_(rows.factor[i, None])
     return tile if columns is None else tile.add_(spare)
 
 
@@ -206,7 +212,8 @@ def _tiles(
     """Rows, columns and base 2 logits of each tile, excluded ones −inf; one buffer for all."""
     b, n, side = len(first), len(second), _side(first)
     left_out = LeftOut(exclusion, b, n, side, side, first.device)
-    buffer = None if by_onednn(first) else _buffer(first, second)  # oneDNN brings its own
+    onednn = worth_onednn(first, second)
+    buffer = None if onednn else _buffer(first, second)  # oneDNN brings its own
     for top in range(0, b, side):
         i = slice(top, min(top + side, b))
         scaled = first[i] * (scale * _LOG2E)
@@ -214,7 +221,7 @@ def _tiles(
             j = slice(left, min(left + side, n))
             height, width = i.stop - top, j.stop - left
             room = None if buffer is None else buffer[: height * width].view(height, width)
-            tile = inner(scaled, second[j], room)
+            tile = inner_by(onednn, scaled, second[j], room)
             left_out.strike(tile, i, j)
             yield i, j, tile
 
@@ -299,6 +306,7 @@ def _totals(
     def natural(side: tuple[Tensor, Tensor]) -> Sums:
         total, largest = side
         level = torch.where(largest == -torch.inf, 0, largest) if shift is None else shift
-        return Sums((total.log2() + level) / _LOG2E, largest / _LOG2E)
+        powers = torch.stack([largest, total])
+        return Sums((total.log2() + level) / _LOG2E, largest / _LOG2E, powers)
 
     return Totals(natural(rows), None if columns is None else natural(columns), shift)

@@ -8,6 +8,7 @@ is compared with the few rows of keys that its windows touch, and what is kept i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -103,12 +104,14 @@ def windowed_affinity(
         See :class:`Affinity`.
 
     Raises:
-        DataError: shapes do not fit, there is no context, or a score is NaN.
+        DataError: shapes do not fit, there is no context, a feature is NaN or infinite (wherever it
+            is, also outside of all windows), or products of features may overflow.
         ConfigError: ``k``, the temperature or the tile is out of range, or ``whole`` names a frame
             that is not there.
     """
     _check(query, context, k, whole, tile)
     check_temperature(temperature)
+    _check_numbers(query, context)
     h, w, _ = query.shape
     frames = range(len(context))
     free = list(frames) if window is None else [f for f in frames if f in set(whole)]
@@ -118,7 +121,6 @@ def windowed_affinity(
         grid = _Grid.of(context, [f for f in frames if f not in free], free, window, like.dtype)
         scores = like.new_empty(h, w, k)
         indices = torch.empty(h, w, k, dtype=torch.int64, device=query.device)
-        bad = torch.zeros((), dtype=torch.bool, device=query.device)
         for top in range(0, h, tile):
             for left in range(0, w, tile):
                 part = query[top : top + tile, left : left + tile]
@@ -127,13 +129,6 @@ def windowed_affinity(
                 area = (slice(top, top + tile), slice(left, left + tile))
                 scores[area] = found[0].view(*shape, k)
                 indices[area] = found[1].view(*shape, k)
-                bad |= found[2]
-        if bool(bad):
-            raise DataError(
-                "a score is NaN and cannot be ranked",
-                stage="windowed affinity",
-                remedy="look for NaN or infinite features; the encoder may have diverged",
-            )
         logits = (scores - scores[..., :1]) / temperature  # exact before they are scaled
         return Affinity(scores, indices, torch.softmax(logits, dim=2))
 
@@ -183,6 +178,25 @@ def _check(query: Tensor, context: Tensor, k: int, whole: Sequence[int], tile: i
             value=list(whole),
             remedy=f"name frames from 0 to {len(context) - 1}",
         )
+
+
+def _check_numbers(query: Tensor, context: Tensor) -> None:
+    """Refuse what cannot be ranked, from the largest numbers alone: no score is looked at again."""
+    like, _ = full_precision(query[:0], context[:0])
+    sides = [torch.stack(_in_memory(x).aminmax()).abs().amax() for x in (query, context)]
+    largest = [float(x) for x in sides]
+    if not math.prod(largest) * query.shape[-1] <= torch.finfo(like.dtype).max:
+        raise DataError(
+            "features are NaN or infinite, or their products would be: they cannot be ranked",
+            stage="windowed affinity",
+            value=tuple(largest),
+            remedy="look for NaN or infinite features; the encoder may have diverged",
+        )
+
+
+def _in_memory(x: Tensor) -> Tensor:
+    """The dimensions in the order in which they lie, to look at all numbers without a copy."""
+    return x.permute(*sorted(range(x.ndim), key=x.stride, reverse=True))
 
 
 @dataclass(frozen=True)
@@ -238,8 +252,8 @@ class _Grid:
         return found
 
 
-def _tile(grid: _Grid, part: Tensor, top: int, left: int, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores and indices ``[q, k]`` of a tile's queries, and whether a score is NaN."""
+def _tile(grid: _Grid, part: Tensor, top: int, left: int, k: int) -> tuple[Tensor, Tensor]:
+    """Scores and indices ``[q, k]`` of a tile's queries."""
     rows, columns, d = part.shape
     queries = part.reshape(-1, d)
     q, block = len(queries), grid.block
@@ -260,7 +274,6 @@ def _tile(grid: _Grid, part: Tensor, top: int, left: int, k: int) -> tuple[Tenso
     index = queries.new_full((width,), -1, dtype=torch.int64)
     index[near : near + far] = grid.far_index
     highest = scores.view(-1, block, q).amax(1)
-    bad = highest.isnan().any()
     forbidden = None
     if grid.window is not None and near:
         place = torch.tensor([(y, x) for y, a, b in segments for x in range(a, b)])
@@ -279,7 +292,7 @@ def _tile(grid: _Grid, part: Tensor, top: int, left: int, k: int) -> tuple[Tenso
             allowed = scores[:near].view(places_near, -1, q)
             allowed.masked_fill_(forbidden[:, None], -torch.inf)
         found = _choose(scores, index, k)
-    return *found, bad
+    return found
 
 
 def _choose_few(

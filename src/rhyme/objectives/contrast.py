@@ -115,7 +115,8 @@ def info_nce_in_batch(
         As :func:`info_nce`.
 
     Raises:
-        DataError: shapes do not fit.
+        DataError: shapes do not fit, or an index names a key that is not there (on a CPU; there is
+            no look at a GPU's values).
         ConfigError: the temperature is not positive.
     """
     b = len(anchors)
@@ -125,6 +126,7 @@ def info_nce_in_batch(
             raise DataError(f"{name} must be [b]", value=(tuple(index.shape), (b,)))
         if index is not None:
             apart.append(index)
+    _check_positives(positive_index, len(keys))
     summary = in_batch_log_sum_exp(
         anchors,
         keys,
@@ -140,6 +142,19 @@ def info_nce_in_batch(
     )
     n = len(keys) + (0 if extra_negatives is None else len(extra_negatives))
     return _against(anchors, keys[positive_index], summary, temperature, n)
+
+
+def _check_positives(index: Tensor, n: int) -> None:
+    """Refuse an anchor without a positive: a negative index would count from the last key."""
+    if not len(index) or index.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    least, most = int(index.min()), int(index.max())
+    if least < 0 or most >= n:
+        raise DataError(
+            "positive_index names a key that is not there",
+            value=(least, most, n),
+            remedy="every anchor needs a positive from 0 on: leave out those without one",
+        )
 
 
 def info_nce_symmetric(

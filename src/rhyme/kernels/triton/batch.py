@@ -19,7 +19,7 @@ import torch
 import triton
 from torch import Tensor
 
-from rhyme.kernels.common import Exclusion, no_autocast
+from rhyme.kernels.common import Exclusion, no_autocast, weighing
 from rhyme.kernels.tiles import Form, Sums
 from rhyme.kernels.triton import batch_kernels
 from rhyme.kernels.triton.blocks import (
@@ -44,7 +44,8 @@ class Totals(NamedTuple):
     Attributes:
         rows: ``[b]`` each.
         columns: ``[n]`` each, in the form ``"both"``; else None.
-        limit: float32 scalar, no base 2 logit is larger.
+        limit: float32 scalar, no base 2 logit is larger. Where it is small the sums are relative to
+            it, else to the largest logit.
     """
 
     rows: Sums
@@ -86,8 +87,7 @@ def forward(
     first, second = _alike(first, second)
     b, n, both = len(first), len(second), form == "both"
     limit = _limit(first, second, scale)
-    rows = Sums(*first.new_full((2, b), -torch.inf, dtype=torch.float32))
-    columns = Sums(*first.new_full((2, n), -torch.inf, dtype=torch.float32)) if both else None
+    rows, columns = _nothing(limit, b), _nothing(limit, n) if both else None
     if b == 0 or n == 0:
         return Totals(rows, columns, limit)
     sizes = blocks("batch_sums", first.dtype, first.shape[1])
@@ -111,11 +111,12 @@ def forward(
                 BOUNDED=bounded, COLUMNS=both, LARGEST=largest,
             )  # fmt: skip
         if both:
-            found = col_sums[:, chunk]
-            _merge(col_parts, limit, found[0], found[1], height, n, largest, final=False)
-    _merge(row_parts, limit, rows[0], rows[1], parts, b, largest, final=True)
+            found = col_sums[0, chunk], col_sums[1, chunk]
+            _merge(col_parts, limit, found, None, height, n, largest)
+    _merge(row_parts, limit, (rows.powers[1], rows.powers[0]), rows, parts, b, largest)
     if columns is not None:
-        _merge(col_sums, limit, columns[0], columns[1], chunks, n, largest, final=True)
+        at = columns.powers[1], columns.powers[0]
+        _merge(col_sums, limit, at, columns, chunks, n, largest)
     return Totals(rows, columns, limit)
 
 
@@ -179,19 +180,21 @@ def chunks(
     Each is overwritten by the next one. Arguments as in :func:`backward`, of one type.
     """
     b, n = len(first), len(second)
-    rows, columns = totals.rows[0], None
+    rows, columns = weighing(totals.rows.powers), None
     if form == "self":
         columns, on_columns = rows, on_rows  # its logits are their own transpose
     elif totals.columns is not None and on_columns is not None:
-        columns = totals.columns[0]
+        columns = weighing(totals.columns.powers)
     sizes = blocks("batch_weights", first.dtype, first.shape[1])
     span = _spans(sizes, b, n, first.element_size())
     buffer = first.new_empty(span)
     given = {
         **_inputs(first, second, totals.limit, scale, exclusion, sizes),
-        "row_lse": rows,
+        "row_top": rows[0],
+        "row_share": rows[1],
         "row_grad": on_rows.contiguous(),
-        "col_lse": rows if columns is None else columns,
+        "col_top": rows[0] if columns is None else columns[0],
+        "col_share": rows[1] if columns is None else columns[1],
         "col_grad": on_rows if on_columns is None else on_columns.contiguous(),
         "out": buffer,
         "out_stride": span[1],
@@ -271,21 +274,27 @@ def _share(n: int, most: int, tile: int) -> int:
     return triton.cdiv(each, tile) * tile
 
 
+def _nothing(like: Tensor, n: int) -> Sums:
+    """What is said of ``n`` rows without a pair."""
+    lse, largest, top = like.new_full((3, n), -torch.inf)
+    return Sums(lse, largest, torch.stack([top, torch.zeros_like(top)]))
+
+
 def _merge(
     parts: Tensor,
     limit: Tensor,
-    lse: Tensor,
-    top: Tensor,
+    out: tuple[Tensor, Tensor],
+    final: Sums | None,
     count: int,
     n: int,
     largest: bool,
-    *,
-    final: bool,
 ) -> None:
+    """Sums and maxima of ``count`` parts into ``out``, and logarithms if they are the last ones."""
     size = 128
+    lse, highest = (out[0], out[1]) if final is None else final[:2]
     kernels.merge[(triton.cdiv(n, size),)](
-        parts[0], parts[1], limit, lse, top, count, n,
-        LARGEST=largest, FINAL=final, STEP=16, SIZE=size, num_warps=4,
+        parts[0], parts[1], limit, out[0], out[1], lse, highest, count, n,
+        LARGEST=largest, FINAL=final is not None, STEP=16, SIZE=size, num_warps=4,
     )  # fmt: skip
 
 

@@ -75,7 +75,7 @@ def sums(
 ):  # fmt: skip
     """Sums and maxima of a tile of rows over a group of columns, and of each column over the rows.
 
-    Bounded, a sum is that of 2^(l − limit); else it is a log-sum-exp in base 2.
+    Bounded, a sum is that of 2^(l − limit); else of 2^(l − maximum), and maxima are always left.
     """
     bound = tl.load(limit)
     if (bound <= SAFE) != BOUNDED:
@@ -128,84 +128,74 @@ def sums(
                 highest = tl.max(s, 1)
                 level = tl.where(highest == float("-inf"), 0.0, highest)
                 amount = tl.sum(tl.exp2(s - level[:, None]), 1)
-                tl.store(
-                    col_sum + out + cols,
-                    tl.where(amount > 0, level + tl.log2(amount), float("-inf")), mask=known,
-                )  # fmt: skip
-                if LARGEST:
-                    tl.store(col_top + out + cols, highest, mask=known)
+                tl.store(col_sum + out + cols, amount, mask=known)
+                tl.store(col_top + out + cols, highest, mask=known)
     at = part.to(tl.int64) * b + rows
     if BOUNDED:
         total = tl.sum(tl.sum(gathered, 1), 0)
         if LARGEST:
             top = tl.max(tl.max(high, 1), 0)
-    else:
-        level = tl.where(top == float("-inf"), 0.0, top)
-        total = tl.where(total > 0, level + tl.log2(total), float("-inf"))
     tl.store(row_sum + at, total, mask=inside)
-    if LARGEST:
+    if LARGEST or not BOUNDED:
         tl.store(row_top + at, top, mask=inside)
 
 
 @triton.jit(do_not_specialize=["parts", "n"])
 def merge(
-    sums, tops, limit, lse, largest, parts, n,
+    sums, tops, limit, amounts, highest, lse, largest, parts, n,
     LARGEST: tl.constexpr, FINAL: tl.constexpr, STEP: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
-    """The parts ``[parts, n]`` put together; natural logarithms if they are the last ones."""
+    """The parts ``[parts, n]`` put together; natural logarithms too if they are the last ones."""
     bound = tl.load(limit)
     at = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
     known = at < n
     total = tl.zeros([SIZE], tl.float32)
     top = tl.full([SIZE], float("-inf"), tl.float32)
-    best = tl.full([SIZE], float("-inf"), tl.float32)
     for start in range(0, parts, STEP):
         some = start + tl.arange(0, STEP)
         where = some.to(tl.int64)[:, None] * n + at[None, :]
         there = (some < parts)[:, None] & known[None, :]
-        if LARGEST:
-            best = tl.maximum(
-                best, tl.max(tl.load(tops + where, mask=there, other=float("-inf")), 0)
-            )
+        piece = tl.load(sums + where, mask=there, other=0.0)
         if bound <= SAFE:
-            total += tl.sum(tl.load(sums + where, mask=there, other=0.0), 0)
+            total += tl.sum(piece, 0)
+            if LARGEST:
+                high = tl.load(tops + where, mask=there, other=float("-inf"))
+                top = tl.maximum(top, tl.max(high, 0))
         else:
-            piece = tl.load(sums + where, mask=there, other=float("-inf"))
-            new = tl.maximum(top, tl.max(piece, 0))
+            high = tl.load(tops + where, mask=there, other=float("-inf"))
+            new = tl.maximum(top, tl.max(high, 0))
             base = tl.where(new == float("-inf"), 0.0, new)
-            total = total * tl.exp2(top - base) + tl.sum(tl.exp2(piece - base[None, :]), 0)
+            total = total * tl.exp2(top - base) + tl.sum(piece * tl.exp2(high - base[None, :]), 0)
             top = new
-    level = tl.where(top == float("-inf"), 0.0, top)
-    if bound <= SAFE:
-        level = level + bound
-    found = total
-    if FINAL:
-        found = tl.where(total > 0, (level + tl.log2(total)) * LN2, float("-inf"))
-        best = best * LN2
+    tl.store(amounts + at, total, mask=known)
+    if LARGEST:
+        tl.store(highest + at, top, mask=known)
     else:
         if bound > SAFE:
-            found = tl.where(total > 0, level + tl.log2(total), float("-inf"))
-    tl.store(lse + at, found, mask=known)
-    if LARGEST:
-        tl.store(largest + at, best, mask=known)
+            tl.store(highest + at, top, mask=known)
+    if FINAL:
+        level = tl.where(top == float("-inf"), 0.0, top)
+        if bound <= SAFE:
+            level = tl.zeros([SIZE], tl.float32) + bound
+        found = tl.where(total == 0.0, float("-inf"), (level + tl.log2(total)) * LN2)
+        tl.store(lse + at, found, mask=known)
+        if LARGEST:
+            tl.store(largest + at, top * LN2, mask=known)
 
 
 @triton.jit
-def slopes(bound, lse, grad, at, inside, slope, BOUNDED: tl.constexpr):
-    """What a side's exponentials are multiplied by, and taken relative to."""
-    level = tl.load(lse + at, mask=inside, other=float("-inf")) * LOG2E
-    some = level > float("-inf")
-    level = tl.where(some, level, 0.0)
-    by = tl.load(grad + at, mask=inside, other=0.0).to(tl.float32) * slope
-    if BOUNDED:
-        by = by * tl.exp2(bound - level)
-    return tl.where(some, by, 0.0), level
+def slopes(top, share, grad, at, inside, slope):
+    """What a side's exponentials are multiplied by, and taken relative to if not to the bound."""
+    level = tl.load(top + at, mask=inside, other=0.0)
+    share = tl.load(share + at, mask=inside, other=0.0)
+    by = tl.load(grad + at, mask=inside, other=0.0).to(tl.float32) * slope * share
+    return tl.where(share != 0.0, by, 0.0), level
 
 
 @triton.jit(do_not_specialize=["first_row", "first_col", "b", "n", "tiles"])
 def weights(
     x, y, limit, scale, row_owner, key_owner, skip, mask,
-    row_lse, col_lse, row_grad, col_grad, out,
+    row_top, col_top, row_share, col_share, row_grad, col_grad, out,
     first_row, first_col, b, n, d, x_stride, y_stride, skip_stride, mask_stride, out_stride, tiles,
     BOUNDED: tl.constexpr, COLUMNS: tl.constexpr, LEARNED: tl.constexpr, EVEN: tl.constexpr,
     GROUPS: tl.constexpr, SKIPS: tl.constexpr, MASK: tl.constexpr,
@@ -224,7 +214,7 @@ def weights(
     inside = rows < b
     held = rows_of(x, rows.to(tl.int64), inside, 0, d, x_stride, DEPTH)
     owner = owners_of(row_owner, rows, inside, GROUPS)
-    by_row, row_level = slopes(bound, row_lse, row_grad, rows, inside, slope, BOUNDED)
+    by_row, row_level = slopes(row_top, row_share, row_grad, rows, inside, slope)
     first = part * tiles * COLS
     last = tl.minimum(first + tiles * COLS, n - first_col)
     line = (rows - first_row).to(tl.int64)[:, None] * out_stride
@@ -244,7 +234,7 @@ def weights(
             )  # fmt: skip
             s = tl.where(ok, s, float("-inf"))
         if COLUMNS:
-            by_col, col_level = slopes(bound, col_lse, col_grad, cols, known, slope, BOUNDED)
+            by_col, col_level = slopes(col_top, col_share, col_grad, cols, known, slope)
         if BOUNDED:
             if COLUMNS:
                 w = tl.exp2(s - bound) * (by_row[:, None] + by_col[None, :])

@@ -18,7 +18,7 @@ import triton
 from torch import Tensor
 from torch.nn import functional
 
-from rhyme.kernels.common import Exclusion
+from rhyme.kernels.common import Exclusion, Found, weighing
 from rhyme.kernels.triton import queue_kernels
 from rhyme.kernels.triton.blocks import (
     Blocks,
@@ -34,7 +34,6 @@ kernels: Any = queue_kernels  # the annotations of a kernel are not those of its
 WIDEST = {torch.float16: 256, torch.bfloat16: 256, torch.float32: 128}
 """Dimensions of each type up to which a tile and its sums fit into a multiprocessor."""
 
-Forward = tuple[Tensor, Tensor | None, Tensor, Tensor]
 Backward = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
@@ -64,7 +63,7 @@ def forward_pass(
     scale: Tensor | float,
     exclusion: Exclusion,
     want_mean: bool,
-) -> Forward:
+) -> Found:
     """The softmax of each query over its allowed keys.
 
     Args:
@@ -76,8 +75,7 @@ def forward_pass(
         want_mean: whether to average the values.
 
     Returns:
-        Log-sum-exp ``[b]``, mean ``[b, e]`` or None, largest logit ``[b]``, in float32, and the
-        int64 ``[b]`` number of allowed keys; −inf and 0 where there are none.
+        See :class:`rhyme.kernels.common.Found`; in float32.
     """
     width = (keys if values is None else values).shape[1]
     queries, keys, values = _alike(queries, keys, values)
@@ -86,10 +84,11 @@ def forward_pass(
     if b == 0 or n == 0:
         lse = queries.new_full((b,), -torch.inf, dtype=torch.float32)
         mean = lse.new_zeros(b, width) if want_mean else None
-        return lse, mean, lse.clone(), lse.new_zeros(b, dtype=torch.int64)
+        powers = torch.stack([lse, torch.zeros_like(lse)])
+        return Found(powers, mean, lse, lse.clone(), lse.new_zeros(b, dtype=torch.int64))
     lse = queries.new_empty(b, dtype=torch.float32)
     mean = lse.new_empty(b, e) if want_mean else None
-    maximum = torch.empty_like(lse)
+    powers, maximum = lse.new_empty(2, b), torch.empty_like(lse)
     allowed = torch.empty_like(lse, dtype=torch.int64)
     counted = not exclusion.empty
     sizes = blocks("queue_forward", queries.dtype, max(queries.shape[1], e))
@@ -103,14 +102,14 @@ def forward_pass(
         top=top, total=total, sums=sums, count=count, tiles=tiles, MEAN=want_mean,
     )  # fmt: skip
     kernels.merge[(b,)](
-        top, total, sums, count, lse, maximum, allowed, lse if mean is None else mean,
+        top, total, sums, count, powers, lse, maximum, allowed, lse if mean is None else mean,
         b, e, n, parts,
         MEAN=want_mean, COUNTED=counted, PARTS=triton.next_power_of_2(parts), STEP=16,
         WIDTH=_tile(e), num_warps=4,
     )  # fmt: skip
     if mean is not None and width < e:
         mean = mean[:, :width].contiguous()
-    return lse, mean, maximum, allowed
+    return Found(powers, mean, lse, maximum, allowed)
 
 
 def backward_pass(
@@ -119,7 +118,7 @@ def backward_pass(
     values: Tensor | None,
     scale: Tensor | float,
     exclusion: Exclusion,
-    log_sum_exp: Tensor,
+    powers: Tensor,
     mean: Tensor | None,
     grad_mean: Tensor | None,
     grad_lse: Tensor | None,
@@ -135,7 +134,7 @@ def backward_pass(
         values: ``[n, e]`` or None.
         scale: 1/τ.
         exclusion: the pairs that must not meet.
-        log_sum_exp: ``[b]``, as returned there.
+        powers: ``[2, b]``, as returned there.
         mean: ``[b, e]``, as returned there; needed with ``grad_mean``.
         grad_mean: ``[b, e]``, gradient of the mean, or None.
         grad_lse: ``[b]``, gradient of the log-sum-exp, or None.
@@ -167,16 +166,18 @@ def backward_pass(
         dv = None if dv is None else dv.new_zeros(n, e)
     if grad_mean is not None:
         grad_mean = grad_mean.contiguous()
-    stand_in = log_sum_exp
+    stand_in = powers
+    base, share = weighing(powers)
     given: dict[str, Any] = {
         "g": stand_in if grad_mean is None else grad_mean,
-        "lse": log_sum_exp,
+        "base": base,
+        "share": share,
         "MEAN": grad_mean is not None,
     }
     if need_queries:
         sizes = blocks("queue_backward", queries.dtype, max(d, e))
         grid, tiles = _split(sizes, b, n, queries.device)
-        out = log_sum_exp.new_empty(grid[1], b, d)
+        out = powers.new_empty(grid[1], b, d)
         kernels.backward_queries[grid](
             **_inputs(queries, keys, values, scale, exclusion, sizes),
             **given,

@@ -85,11 +85,11 @@ def forward(
 
 @triton.jit(do_not_specialize=["b", "n", "parts"])
 def merge(
-    top, total, sums, count, lse, maximum, allowed, mean, b, e, n, parts,
+    top, total, sums, count, powers, lse, maximum, allowed, mean, b, e, n, parts,
     MEAN: tl.constexpr, COUNTED: tl.constexpr, PARTS: tl.constexpr, STEP: tl.constexpr,
     WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """The parts of one query put together; natural logarithms from here on."""
+    """The parts of one query put together; natural logarithms but for ``powers``."""
     row = tl.program_id(0)
     index = tl.arange(0, PARTS)
     inside = index < parts
@@ -98,8 +98,10 @@ def merge(
     best = tl.max(m, 0)
     base = tl.where(best == float("-inf"), 0.0, best)
     whole = tl.sum(t * tl.exp2(m - base), 0)
+    tl.store(powers + row, best)
+    tl.store(powers + b + row, whole)
     tl.store(maximum + row, best * LN2)
-    tl.store(lse + row, tl.where(whole > 0, (base + tl.log2(whole)) * LN2, float("-inf")))
+    tl.store(lse + row, tl.where(whole == 0.0, float("-inf"), (base + tl.log2(whole)) * LN2))
     if COUNTED:
         c = tl.load(count + index * b + row, mask=inside, other=0)
         tl.store(allowed + row, tl.sum(c.to(tl.int64), 0))
@@ -122,7 +124,7 @@ def merge(
 
 @triton.jit(do_not_specialize=["b", "n", "tiles"])
 def backward_queries(
-    q, k, v, g, z, lse, on_lse, row_owner, key_owner, skip, mask, out,
+    q, k, v, g, z, base, share, on_lse, row_owner, key_owner, skip, mask, out,
     b, n, d, e, q_stride, k_stride, v_stride, skip_stride, mask_stride, scale, tiles,
     VALUES: tl.constexpr, MEAN: tl.constexpr, ON_LSE: tl.constexpr, LEARNED: tl.constexpr,
     GROUPS: tl.constexpr, SKIPS: tl.constexpr, MASK: tl.constexpr, ROWS: tl.constexpr,
@@ -145,9 +147,9 @@ def backward_queries(
         mask=inside[:, None] & wide, other=0.0,
     )  # fmt: skip
     owner = owners_of(row_owner, rows, inside, GROUPS)
-    # a row without an allowed key has weights of zero: exp2(s - inf)
-    base = tl.load(lse + rows, mask=inside, other=float("-inf")) * LOG2E
-    base = tl.where(base == float("-inf"), float("inf"), base)
+    base_of = tl.load(base + rows, mask=inside, other=0.0)
+    # a row without an allowed key has a share of zero
+    share_of = tl.load(share + rows, mask=inside, other=0.0)
     level = tl.zeros([ROWS], tl.float32)
     if ON_LSE:
         level += tl.load(on_lse + rows, mask=inside, other=0.0).to(tl.float32)
@@ -171,7 +173,7 @@ def backward_queries(
             owner, rows, here, inside, n, key_owner, skip, skip_stride, mask, mask_stride,
             GROUPS, SKIPS, MASK,
         )  # fmt: skip
-        p = weight(tl.where(ok, s, float("-inf")) - base[:, None])
+        p = weight(tl.where(ok, s, float("-inf")) - base_of[:, None]) * share_of[:, None]
         if MEAN:
             value = key
             if VALUES:
@@ -193,7 +195,7 @@ def backward_queries(
 
 @triton.jit(do_not_specialize=["b", "n"])
 def backward_keys(
-    q, k, v, g, lse, level, row_owner, key_owner, skip, mask, dk, dv,
+    q, k, v, g, base, share, level, row_owner, key_owner, skip, mask, dk, dv,
     b, n, d, e, q_stride, k_stride, v_stride, skip_stride, mask_stride, scale,
     VALUES: tl.constexpr, MEAN: tl.constexpr, LEARNED: tl.constexpr, GROUPS: tl.constexpr,
     SKIPS: tl.constexpr, MASK: tl.constexpr, NEED_KEYS: tl.constexpr, NEED_VALUES: tl.constexpr,
@@ -225,15 +227,15 @@ def backward_keys(
             mask=inside[:, None] & wide, other=0.0,
         )  # fmt: skip
         owner = owners_of(row_owner, rows, inside, GROUPS)
-        base = tl.load(lse + rows, mask=inside, other=float("-inf")) * LOG2E
-        base = tl.where(base == float("-inf"), float("inf"), base)
+        base_of = tl.load(base + rows, mask=inside, other=0.0)
+        share_of = tl.load(share + rows, mask=inside, other=0.0)
         ds = tl.load(level + rows, mask=inside, other=0.0)[:, None]
         s = tl.dot(query, tl.trans(key), input_precision=PRECISION) * factor
         ok = meets(
             owner, rows, here, inside, n, key_owner, skip, skip_stride, mask, mask_stride,
             GROUPS, SKIPS, MASK,
         )  # fmt: skip
-        p = weight(tl.where(ok, s, float("-inf")) - base[:, None])
+        p = weight(tl.where(ok, s, float("-inf")) - base_of[:, None]) * share_of[:, None]
         if MEAN:
             grad = tl.load(
                 g + rows.to(tl.int64)[:, None] * e + width[None, :],
