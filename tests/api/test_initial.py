@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from rhyme import api
-from rhyme.api.initial import INITIAL, start_from
+from rhyme.api.initial import INITIAL, read_initial, start_from
 from rhyme.encoders import build_backbone, load_package
-from rhyme.errors import RhymeError
+from rhyme.errors import PackageError, RhymeError
 from rhyme.recipes import load_recipe
 from rhyme.report import collect
 from rhyme.report.story import facts_table
@@ -141,3 +143,48 @@ def test_what_does_not_fit_is_refused_before_a_run_is_made(tmp_path: Path) -> No
         assert not (tmp_path / "run").exists()
     done = rhyme("train", "--resume", trained("moco"), "--init", tmp_path / "more.pth")
     refused(done, 2, "keeps its recipe")
+
+
+def forged(path: Path) -> dict[str, bytes]:
+    """A file of safetensors whose header lies, by what it lies about."""
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
+    one, other = [name for name in header if name != "__metadata__"][:2]
+
+    def change(name: str, **fields: object) -> bytes:
+        text = json.dumps({**header, name: {**header[name], **fields}}).encode()
+        return len(text).to_bytes(8, "little") + text + body
+
+    return {
+        "a header of many exabytes": (1 << 62).to_bytes(8, "little") + data[8:],
+        "a header of four gigabytes": (1 << 32).to_bytes(8, "little") + data[8:],
+        "a header that is shorter": (7).to_bytes(8, "little") + data[8:],
+        "two tensors in one place": change(other, **header[one]),
+        "a shape without end": change(one, shape=[1 << 40, 1 << 20]),
+        "more bytes than there are": change(one, shape=[1 << 34], data_offsets=[0, 1 << 36]),
+        "an end before its beginning": change(one, data_offsets=[8, 0]),
+        "brackets without end": (200_000).to_bytes(8, "little") + b"[" * 200_000,
+    }
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_forged_headers_of_weights_are_refused_and_cost_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    safetensors.torch.save_file(shared_backbone().state_dict(), path)
+    system = system_class("moco")(load_recipe(trained("moco") / "config.yaml").model)
+    assert read_initial(path, system).told
+    lies = forged(path)
+
+    def peak() -> int:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+    before = peak()
+    for lie, data in lies.items():
+        path.write_bytes(data)
+        with pytest.raises(PackageError, match="safetensors") as caught:
+            read_initial(path, system)
+        assert caught.value.file == str(path), lie
+        assert caught.value.remedy, lie
+    assert peak() - before < 100 << 20

@@ -108,6 +108,7 @@ def test_lines_without_a_file(films: Films) -> None:
         ('file,label\na.mp4,"two\nlines"\nb.mp4\n', "line 4: 1 values"),
         ('file,label\na.mp4,"open\n', "line 2: "),
         ("file,label\n,x\n", "line 2: the path is empty"),
+        (f"file,label\na.mp4,x\nb.mp4,{'x' * 1_000_000}\n", "line 3: field larger than"),
         ("file,label,label\na.mp4,x,y\n", "line 1: a column is named twice"),
         ("name,label\na.mp4,x\n", "no column names the files"),
         ("", "no line"),
@@ -120,6 +121,17 @@ def test_damaged_tables_name_the_line(films: Films, text: str, message: str) -> 
     table.write_bytes(text.encode())
     with pytest.raises(CatalogError, match=message):
         scan(root, labels=table)
+
+
+def test_cells_with_commas_quotes_and_lines_and_without_anything(films: Films) -> None:
+    names = [f"{k}.mp4" for k in "abcde"]
+    root = films(*names)
+    cells = ['"jump, high"', '"say ""go"""', '"two\nlines"', "", "nan"]
+    rows = [f"{name},{cell}\n" for name, cell in zip(names, cells, strict=True)]
+    (root / "labels.csv").write_text("file,caption\n" + "".join(rows))
+    catalog = scan(root)
+    found = [catalog.item(k).labels["caption"] for k in range(5)]
+    assert found == ["jump, high", 'say "go"', "two\nlines", None, "nan"]
 
 
 def test_tables_that_are_no_text(films: Films) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -230,6 +231,43 @@ def test_workers_give_the_same_catalog(films: Films) -> None:
     alone, shared = scan(root), scan(root, workers=2)
     assert alone.fingerprint == shared.fingerprint
     assert alone.quarantine.equals(shared.quarantine)
+
+
+DEADLY = """
+import os
+import time
+from rhyme.catalog.examine import examine as look
+
+def examine(task):
+    # Stands for a decoder that has a flaw.
+    if task.candidate.path == "crash.mp4":
+        os.abort()
+    if task.candidate.path == "hang.mp4":
+        time.sleep(600)
+    return look(task)
+"""
+
+
+@pytest.mark.slow
+def test_a_file_that_crashes_or_hangs_the_decoder_costs_itself(
+    films: Films, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = films("a.mp4", "crash.mp4", "hang.mp4", "z.mp4")
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "deadly.py").write_text(DEADLY)
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    import deadly  # pyright: ignore
+
+    scanning = importlib.import_module("rhyme.catalog.scan")
+    monkeypatch.setattr(scanning, "examine", deadly.examine)
+    monkeypatch.setattr(scanning, "_DEADLINE", 8.0)
+    catalog = scan(root, workers=1)
+    assert paths(catalog) == ["a.mp4", "z.mp4"]
+    rows = {row["path"]: row for row in catalog.quarantine.to_pylist()}
+    assert set(rows) == {"crash.mp4", "hang.mp4"}
+    assert rows["crash.mp4"]["reason"].startswith("WorkerError")
+    assert rows["hang.mp4"]["reason"].startswith("WorkerHung")
+    assert all(row["remedy"] for row in rows.values())
 
 
 def test_limits_put_a_file_into_quarantine(films: Films) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import rhyme as toolkit
+from media.test_archives import make, png
 from rhyme.catalog import Catalog
 from rhyme.run import read_jsonl
 from support.tiny_runs import (
@@ -178,6 +179,30 @@ def test_damaged_files_are_left_out_and_named(tmp_path: Path) -> None:
     told = rhyme("embed", tmp_path / "run", "--data", folder, "--store", tmp_path / "other")
     assert "3 left out as damaged" in told.out + told.err
     assert contents(folder) == before
+
+
+def test_shards_that_are_all_for_training_cannot_be_judged(tmp_path: Path) -> None:
+    """Published shards often come without a part to test on; their names say it."""
+    folder, run = tmp_path / "shards", tmp_path / "run"
+    folder.mkdir()
+    for shard in range(2):
+        held = {
+            f"{k:04}.{end}": png(10 * k, size=32) if end == "png" else b"%d" % (k % 2)
+            for k in range(12 * shard, 12 * shard + 12)
+            for end in ("png", "cls")
+        }
+        make(folder / f"train-{shard:06}.tar", held)
+    assert train("moco", run, data=folder).code == 0
+    for asked in ([], ["--data", folder], ["--protocol", "cycle"]):
+        judged = rhyme("evaluate", run, *asked)
+        refused(judged, 1, "nothing is held out", folder, "--data DIR", "60/20/20")
+    assert not (run / "results.jsonl").exists()
+    for shard in range(2):
+        (folder / f"train-{shard:06}.tar").rename(folder / f"{shard:06}.tar")
+    again = tmp_path / "again"
+    assert train("moco", again, data=folder).code == 0
+    judged = rhyme("evaluate", again, "--protocol", "knn", "--frames", 1)
+    assert judged.code == 0, judged.err
 
 
 def test_a_cut_video_is_used_as_far_as_it_goes(tmp_path: Path) -> None:

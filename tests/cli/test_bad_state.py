@@ -245,6 +245,36 @@ def test_data_that_is_gone_is_named(tmp_path: Path) -> None:
     assert rhyme("train", "--resume", run).code == 0
 
 
+def test_files_that_are_gone_are_all_told_before_a_run_goes_on(tmp_path: Path) -> None:
+    folder, run = tmp_path / "clips", tmp_path / "run"
+    made = videos(folder, 20)
+    uncached = ["--data.cache-frames", "null", "--data.cache-size", "null"]
+    assert train("moco", run, "--split", "all", *uncached, data=folder).code == 0
+    shutil.rmtree(run / "checkpoints" / "step-00000006")
+    listed = (run / "catalog.arrow").read_bytes()
+    gone, kept = made[3:14:5], tmp_path / "kept"
+    kept.mkdir()
+    for path in (*gone, made[0]):
+        shutil.move(path, kept)
+    before = contents(run)
+    refused(
+        rhyme("train", "--resume", run), 1, "4 files are gone since the scan",
+        *(path.name for path in gone), folder, "put them back",
+    )  # fmt: skip
+    assert {n: b for n, b in contents(run).items() if n in before} == before
+
+    shutil.move(kept / made[0].name, folder)
+    done = rhyme("train", "--resume", run)
+    assert done.code == 3, done.err
+    names = ", ".join(path.name for path in gone)
+    assert f"3 files are gone since the scan: {names}; others take their place" in done.err
+    assert done.err.index("are gone") < done.err.index("step 6/6")
+    told = [row for row in read_jsonl(run / "events.jsonl") if row["event"] == "damaged"]
+    assert [row["path"] for row in told] == [path.name for path in gone]
+    assert all("gone" in row["reason"] and row["remedy"] for row in told)
+    assert (run / "catalog.arrow").read_bytes() == listed, "the order of items hangs on it"
+
+
 def test_one_broken_run_hides_no_other(tmp_path: Path) -> None:
     shutil.copytree(trained("moco"), tmp_path / "whole")
     shutil.copytree(trained("moco"), tmp_path / "broken")

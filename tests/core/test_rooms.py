@@ -32,3 +32,9 @@ def test_nothing_unpickles() -> None:
 def test_no_global_generator_below_the_loop() -> None:
     draws = re.compile(r"np\.random\.(seed|rand|randn|randint|permutation|choice)\(")
     assert [f.name for f in FILES if draws.search(f.read_text())] == []
+
+
+def test_no_length_of_time_is_read_from_the_wall_clock() -> None:
+    """It jumps, by a time server or in a machine that was asleep; `perf_counter` does not."""
+    reads = re.compile(r"\btime\.time(_ns)?\b|\bfrom time import\b")
+    assert [f.name for f in FILES if reads.search(f.read_text())] == []

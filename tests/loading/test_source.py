@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -167,6 +169,30 @@ def test_open_sample_close_does_not_grow(catalog, cycles):
     half = sizes[len(sizes) // 3 :]
     slope = np.polyfit(8 * np.arange(len(half)), half, 1)[0]
     assert slope < 2048  # bytes a cycle; a frame of these films has 3840
+
+
+def handles() -> int:
+    """Files that this process has open."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="handles are read from /proc")
+def test_a_collection_larger_than_the_files_that_may_be_open(own_folder, plan):
+    """Every handle beyond those of the last few items is given back."""
+    for item in range(9, 60):
+        shutil.copyfile(own_folder / f"v{item % 9:02}.mp4", own_folder / f"v{item:02}.mp4")
+    source = make(scan(own_folder), plan, batch_size=60)
+    used = handles()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 24, hard))
+    try:
+        (batch,) = take(source, 1)
+        assert handles() < used + 24
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        source.close()
+    assert sorted(batch.index.tolist()) == list(range(60))
+    assert not source.replaced
 
 
 def test_weights_change_the_items_and_repeats_their_draws(catalog, plan):

@@ -6,6 +6,7 @@ import builtins
 import contextlib
 import os
 import struct
+import subprocess
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -247,6 +248,27 @@ def test_flipped_bytes_are_counted_and_the_rest_stays(film: Film) -> None:
         assert video.corrupt == info.corrupt_frames
 
 
+def test_damage_in_the_middle_costs_the_middle(
+    film: Film, plain_decode: Callable[[Path], torch.Tensor]
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (120, 48, 64, 3), dtype=np.uint8)
+    path = film(n=120, faststart=True, picture_of=lambda i, *_: noise[i])
+    truth = plain_decode(path)
+    data = bytearray(path.read_bytes())
+    first, last = len(data) * 5 // 10, len(data) * 6 // 10
+    data[first:last] = bytes(last - first)
+    path.write_bytes(data)
+    with Video(path) as video:
+        frames = video.frames_at(video.times)
+        assert len(frames) == 120
+        assert torch.equal(frames[:50], truth[:50])
+        assert torch.equal(frames[84:], truth[84:])
+        wrong = {k for k in range(120) if not torch.equal(frames[k], truth[k])}
+        assert 6 <= len(wrong) < 30
+        # Of the two groups of pictures at the edges one may hide what it has lost.
+        assert len(wrong & video.damaged) >= len(wrong) // 2
+
+
 def test_sound_only_is_no_video(tmp_path: Path, wave_file: Callable[..., Path]) -> None:
     path = wave_file(tmp_path / "a.wav", np.zeros(4000), 8000)
     with pytest.raises(NoVideoStream), Video(path) as video:
@@ -263,6 +285,26 @@ def test_encrypted_and_unknown_codecs(film: Film, code: bytes, word: str) -> Non
     error = refused(path)
     assert isinstance(error, UnsupportedMedia)
     assert word in error.cause
+
+
+def test_a_protected_film_is_told_from_a_damaged_one(
+    film: Film, tmp_path: Path, ffmpeg: str
+) -> None:
+    """Encrypted as players know it: its container names the codec, and its pictures are noise."""
+    path = tmp_path / "protected.mp4"
+    keys = (
+        "-encryption_key",
+        "76a6c65c5ea762046bd749a2e632ccbb",
+        "-encryption_kid",
+        "0" * 31 + "1",
+    )
+    scheme = ("-c", "copy", "-encryption_scheme", "cenc-aes-ctr", *keys)
+    subprocess.run([ffmpeg, "-v", "error", "-i", film(), *scheme, path], check=True, timeout=60)
+    for depth in ("header", "packets", "frames"):
+        with pytest.raises(UnsupportedMedia, match="encrypted") as caught:
+            probe(path, depth)
+        assert "unprotected" in str(caught.value.remedy)
+    assert isinstance(refused(path), UnsupportedMedia)
 
 
 def test_codec_not_on_the_list_is_named(film: Film) -> None:
@@ -284,6 +326,51 @@ def test_header_that_claims_a_huge_picture(film: Film) -> None:
         assert (info.width, info.height) == (64, 48)
     assert tracemalloc.get_traced_memory()[1] < 50 << 20
     tracemalloc.stop()
+
+
+FORGED = {
+    "sizes": (b"stsz", 12, ">I", (10**9,)),
+    "one size for all": (b"stsz", 8, ">II", (1, 10**9)),
+    "durations": (b"stts", 12, ">I", (10**9,)),
+    "offsets": (b"ctts", 8, ">I", (10**9,)),
+    "chunks": (b"stco", 8, ">I", (10**9,)),
+    "entries": (b"stts", 8, ">I", (10**9,)),
+}
+"""Where an index counts its entries; a thousand million of them would fill the memory."""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+@pytest.mark.parametrize("table", sorted(FORGED))
+def test_an_index_that_claims_a_thousand_million_frames_costs_no_memory(
+    film: Film, table: str
+) -> None:
+    path = film(n=30, faststart=True, options={"bf": "2"})
+    name, offset, form, values = FORGED[table]
+    data = bytearray(path.read_bytes())
+    struct.pack_into(form, data, data.index(name) + offset, *values)
+    path.write_bytes(data)
+    before = peak()
+    for depth in ("header", "frames"):
+        with contextlib.suppress(MediaError):
+            assert probe(path, depth).frames == 30
+    with contextlib.suppress(MediaError), Video(path) as video:
+        assert len(video.frames_at(video.times)) == 30
+    assert peak() - before < 100 << 20
+
+
+def peak() -> int:
+    """The most bytes that this process has had in memory."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def test_a_stated_number_of_frames_that_no_film_has_is_refused(film: Film) -> None:
+    path = film(n=30, faststart=True)
+    data = bytearray(path.read_bytes())
+    struct.pack_into(">I", data, data.index(b"stts") + 12, 10**9)
+    path.write_bytes(data)
+    with pytest.raises(LimitExceeded, match=r"frames 1e\+09 pass the limit"):
+        probe(path)
 
 
 def test_cuts_and_flips_never_raise_anything_untyped(film: Film) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from rhyme.media import Video, probe
+from rhyme.errors import LimitExceeded
+from rhyme.media import Video, backends, probe
+from rhyme.media import video as video_module
+from rhyme.media.choice import Decoder
 
 Film = Callable[..., Path]
 Make = Callable[..., Path]
@@ -88,3 +93,129 @@ def test_stamps_that_go_backwards_are_repaired_by_order(film: Film, make: Make) 
     assert facts.repaired
     assert facts.frames == 50
     assert not probe(plain, depth="packets").repaired
+
+
+def test_stamps_that_are_missing_are_repaired_by_order(film: Film) -> None:
+    """AVI has none."""
+    path = film("a.avi", options={"bf": "2"})
+    facts = probe(path, depth="packets")
+    assert facts.repaired
+    with Video(path) as video:
+        np.testing.assert_allclose(video.times, np.arange(50) / 25, atol=1e-9)
+
+
+CUTS = {
+    "by an edit": ("-ss", "0.5"),
+    "by stamps below zero": ("-bsf:v", "setts=ts=TS-6400", "-avoid_negative_ts", "disabled"),
+}
+
+
+@pytest.mark.parametrize("how", sorted(CUTS))
+def test_what_lies_before_the_beginning_is_not_shown(film: Film, make: Make, how: str) -> None:
+    """Pictures before a cut are there, because later ones need them, and are hidden."""
+    seek = CUTS[how][:2] if how == "by an edit" else ()
+    after = () if seek else CUTS[how]
+    cut = make("cut.mp4", *seek, "-i", film(n=100, gop=50), "-c", "copy", *after)
+    shown = make("shown.rgb", "-i", cut, "-f", "rawvideo", "-pix_fmt", "rgb24", "-vsync", "0")
+    truth = np.fromfile(shown, np.uint8).reshape(-1, 48, 64, 3)
+    assert 80 < len(truth) < 90
+    assert probe(cut, depth="packets").frames == len(truth)
+    with Video(cut) as video:
+        assert len(video.times) == len(truth)
+        assert video.times[0] == 0
+        for k in (0, 1, len(truth) - 1):
+            found = video.frames_at([video.times[k]])[0].permute(1, 2, 0).numpy()
+            assert np.abs(found.astype(int) - truth[k]).mean() < 2
+        assert video.corrupt == 0
+
+
+MATRICES = {"bt709": "bt709", "smpte170m": "bt601", "bt2020nc": "bt2020"}
+
+
+@pytest.mark.parametrize("reach", ["tv", "pc"])
+@pytest.mark.parametrize("space", sorted(MATRICES))
+def test_colours_come_out_as_they_went_in(make: Make, space: str, reach: str) -> None:
+    """Of any matrix, in limited and in full range, with both libraries."""
+    path = make(
+        "colour.mp4", "-f", "lavfi", "-i", "color=0xC83C1E:size=64x48:rate=25:duration=0.2",
+        "-vf", f"scale=out_color_matrix={MATRICES[space]}:out_range={reach},format=yuv444p",
+        "-c:v", "libx264", "-qp", "0", "-colorspace", space, "-color_range", reach,
+    )  # fmt: skip
+    usable = {b.name for b in backends() if b.usable}
+    libraries: tuple[Decoder, ...] = ("pyav", "torchcodec")
+    for library in (name for name in libraries if name in usable):
+        with Video(path, decoder=library) as video:
+            found = video.frames_at([0.0])[0, :, 24, 32].int()
+        assert (found - torch.tensor([0xC8, 0x3C, 0x1E])).abs().max() <= 2, library
+
+
+@pytest.mark.parametrize(
+    ("codec", "pixels"),
+    [
+        *[("ffv1", form) for form in ("yuva420p", "gray10le", "gray16le", "yuv444p16le")],
+        *[("png", form) for form in ("pal8", "rgba", "ya8", "rgb48be")],
+        *[("ffv1", "yuv420p12le"), ("libvpx-vp9", "yuva420p")],
+    ],
+)
+def test_every_form_of_pixels_becomes_rgb(make: Make, codec: str, pixels: str) -> None:
+    colour = ("-f", "lavfi", "-i", "color=red:size=64x48:rate=25:duration=0.2")
+    path = make("form.mkv", *colour, "-pix_fmt", pixels, "-c:v", codec)
+    found = first_frame(path)[:, 24, 32].int()
+    grey = pixels.startswith(("gray", "ya8"))
+    wanted = torch.tensor([76, 76, 76] if grey else [254, 0, 0])
+    assert (found - wanted).abs().max() <= 3
+
+
+def red(width: int, height: int) -> tuple[str, ...]:
+    """Options for a film of one red picture."""
+    source = ("-f", "lavfi", "-i", "color=red:size=64x64:rate=25:duration=0.04")
+    return (*source, "-vf", f"scale={width}:{height}", "-c:v", "mjpeg", "-pix_fmt", "yuvj444p")
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (3, 2), (16384, 16), (7680, 4320)])
+def test_smallest_and_largest_pictures(make: Make, width: int, height: int) -> None:
+    path = make("size.mkv", *red(width, height))
+    facts = probe(path)
+    assert (facts.width, facts.height) == (width, height)
+    frame = first_frame(path)
+    assert frame.shape == (3, height, width)
+    assert (frame[:, -1, -1].int() - torch.tensor([254, 0, 0])).abs().max() <= 3
+
+
+def test_wider_pictures_are_refused(make: Make) -> None:
+    with pytest.raises(LimitExceeded, match="16400x16 pass the limit"):
+        probe(make("wide.mkv", *red(16400, 16)))
+
+
+@pytest.mark.parametrize("name", ["day.mp4", "day.mkv"])
+def test_a_film_of_a_day_is_looked_at_without_reading_it(
+    film: Film, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = film(name, n=2000, stamps=[i * 43 * 25 for i in range(2000)], options={"bf": "0"})
+    probe(film("short.mp4", n=3))  # libraries are loaded
+
+    def never(*given: object) -> None:
+        raise AssertionError("the packets were read")
+
+    monkeypatch.setattr(video_module, "scan_packets", never)
+    begun = time.perf_counter()
+    facts = probe(path)
+    assert time.perf_counter() - begun < 0.1
+    assert facts.duration == pytest.approx(2000 * 43, rel=1e-3)
+
+
+def test_subtitles_of_any_size_and_bytes_are_left_alone(
+    film: Film, make: Make, tmp_path: Path
+) -> None:
+    plain, words = film(), tmp_path / "words.srt"
+    words.write_text(
+        "1\n00:00:00,000 --> 00:00:01,000\ncaf\u00e9\n\n"
+        f"2\n00:00:01,000 --> 00:00:02,000\n{'x' * 1_000_000}\n"
+    )
+    both = make("both.mkv", "-i", plain, "-i", words, "-c", "copy", "-metadata", "title=caf\u00e9")
+    data = both.read_bytes()
+    assert data.count(b"x" * 1000) > 900
+    assert data.count("caf\u00e9".encode()) == 2
+    both.write_bytes(data.replace("caf\u00e9".encode(), b"caf\xff\xfe"))
+    with Video(both) as video, Video(plain) as bare:
+        assert torch.equal(video.frames_at(video.times), bare.frames_at(bare.times))

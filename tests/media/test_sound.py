@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -79,6 +81,67 @@ def test_no_track_is_none(film: Film) -> None:
     with Video(film(n=5)) as video:
         assert video.audio(0, 1, 16000) is None
         assert video.info.audio is None
+
+
+@pytest.fixture
+def with_sound(ffmpeg: str, film: Film, tmp_path: Path) -> Callable[..., Path]:
+    """A film of two seconds with a sound that an expression gives."""
+
+    def make(name: str, wave: str, *before: str, form: str = "s=48000:d=2", codec: str) -> Path:
+        out, source = tmp_path / name, film("plain.mp4")
+        words = [ffmpeg, "-v", "error", "-i", source, *before, "-f", "lavfi"]
+        words += ["-i", f"aevalsrc={wave}:{form}", "-c:v", "copy", "-c:a", codec, out]
+        subprocess.run([str(w) for w in words], check=True, timeout=60)
+        return out
+
+    return make
+
+
+def test_every_channel_is_kept(with_sound: Callable[..., Path]) -> None:
+    waves = "0.5*sin(2*PI*440*t)|0|0|0|0.25*sin(2*PI*660*t)|0"
+    path = with_sound("six.mp4", waves, form="c=5.1:s=48000:d=2", codec="aac")
+    with Video(path) as video:
+        assert video.info.audio is not None
+        assert video.info.audio.channels == 6
+        found = video.audio(0.5, 1.0, 16000)
+    assert found is not None
+    assert found.shape == (6, 8000)
+    loud = found.abs().amax(1).numpy()
+    np.testing.assert_allclose(loud, [0.5, 0, 0, 0, 0.25, 0], atol=0.02)
+
+
+@pytest.mark.parametrize("late", ["sound", "pictures"])
+def test_sound_and_pictures_that_begin_apart(
+    with_sound: Callable[..., Path], ffmpeg: str, tmp_path: Path, late: str
+) -> None:
+    wave = "0.5*sin(2*PI*440*t+1)"
+    path = with_sound("a.mkv", wave, "-itsoffset", "0.5", form="s=48000:d=1", codec="pcm_s16le")
+    first, last = 0.5, 1.5
+    if late == "pictures":
+        plain, path = path, tmp_path / "b.mkv"
+        words = [ffmpeg, "-v", "error", "-itsoffset", "0.8", "-i", plain, "-i", plain]
+        words += ["-map", "0:v", "-map", "1:a", "-c", "copy", path]
+        subprocess.run([str(w) for w in words], check=True, timeout=60)
+        first, last = -0.3, 0.7
+    with Video(path) as video:
+        found = video.audio(-1.0, 2.0, 48000)
+    assert found is not None
+    heard = np.flatnonzero(found[0].abs().numpy() > 0.02) / 48000 - 1.0
+    assert heard[0] == pytest.approx(first, abs=2e-3)  # Matroska rounds to milliseconds
+    assert heard[-1] == pytest.approx(last, abs=2e-3)
+
+
+@pytest.mark.parametrize("wave", ["0/0", "1/0", "0"])
+def test_sound_that_is_no_number_is_silence(with_sound: Callable[..., Path], wave: str) -> None:
+    path = with_sound("nan.mov", wave, form="s=8000:d=2", codec="pcm_f32le")
+    with av.open(str(path)) as source:
+        raw = next(source.decode(audio=0)).to_ndarray()
+    assert np.isfinite(raw).all() == (wave == "0")
+    with Video(path) as video:
+        found = video.audio(0.0, 1.0, 8000)
+    assert found is not None
+    assert found.shape == (1, 8000)
+    assert float(found.abs().max()) == 0
 
 
 def test_wrong_windows_are_refused(film: Film) -> None:

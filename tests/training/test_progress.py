@@ -9,6 +9,7 @@ import torch
 from rhyme.run import append_jsonl, read_jsonl
 from rhyme.training.metrics import Window, forget_rows_after
 from rhyme.training.progress import Progress, duration
+from support.logs import rows
 
 ROW = {"step": 3, "epoch": 1, "loss": 2.5, "items_per_s": 120.0, "wait_share": 0.07, "eta": 300.0}
 
@@ -91,3 +92,19 @@ def test_rates_leave_pauses_out(bench):
     with recorder.paused():
         time.sleep(0.2)
     assert recorder.rates()[0] > 10 / 0.15
+
+
+def test_a_clock_that_jumps_changes_no_rate(bench, monkeypatch):
+    days = iter(range(10**9, 0, -86_400))
+    for name in ("time", "time_ns"):
+        monkeypatch.setattr(time, name, lambda: next(days))
+    assert time.time() > time.time()
+    result = bench.trainer().fit()
+    found = rows(bench.run)
+    assert found
+    assert all(row["items_per_s"] > 0 and 0 <= row["wait_share"] <= 1 for row in found)
+    assert all(0 <= row["eta"] < 60 for row in found)
+    lengths = [row["seconds"] for row in found]
+    assert lengths == sorted(lengths)
+    assert 0 < result.seconds < 60
+    assert result.items_per_second > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import tempfile
@@ -50,14 +51,15 @@ class Global(System):
         return StepOutput(loss=distributed.mean(values))
 
 
-def make(folder: str, **options) -> Trainer:
+def make(folder: str, nan: str = "stop", **options) -> Trainer:
     rows = torch.randn(32, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     path = Path(folder) / "run"
     if distributed.rank() == 0 and not path.exists():
         RunFolder.create(path, CONFIG)
     distributed.barrier()
     source = ArraySource({"x": rows}, CONFIG.batch_size, 0)
-    return Trainer(Global(**options), source, CONFIG, RunFolder.open(path), progress=False)
+    config = dataclasses.replace(CONFIG, nan=nan)
+    return Trainer(Global(**options), source, config, RunFolder.open(path), progress=False)
 
 
 def train(folder: str) -> list[torch.Tensor]:
@@ -72,6 +74,12 @@ def poisoned(folder: str) -> str:
     except TrainingError as error:
         return str(error.cause)
     return "trained on"
+
+
+def skipped(folder: str) -> list[torch.Tensor]:
+    trainer = make(folder, nan="skip", poison=3)
+    assert trainer.fit().steps == 6
+    return [p.detach().clone() for p in trainer.system.parameters()]
 
 
 def stopped_and_resumed(folder: str) -> tuple[int, list[torch.Tensor]]:
@@ -107,6 +115,19 @@ def test_a_nan_on_one_rank_stops_both():
         causes = run_on_ranks(poisoned, 2, folder)
         assert causes == ["the loss or its gradient is not finite at step 3"] * 2
         assert checkpoint.steps_on_disk(Path(folder) / "run" / "checkpoints") == [2]
+
+
+@pytest.mark.slow
+def test_a_nan_on_one_rank_is_skipped_by_both_and_names_the_whole_batch():
+    with tempfile.TemporaryDirectory() as folder:
+        one, other = run_on_ranks(skipped, 2, folder)
+        for a, b in zip(one, other, strict=True):
+            assert torch.equal(a, b)
+            assert bool(a.isfinite().all())
+        events = read_jsonl(Path(folder) / "run" / "events.jsonl")
+        (event,) = [row for row in events if row["event"] == "not_finite"]
+        assert (event["step"], event["policy"]) == (3, "skip")
+        assert len(set(event["ids"])) == CONFIG.batch_size
 
 
 @pytest.mark.slow

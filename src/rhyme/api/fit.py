@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from rhyme import distributed
-from rhyme.api.checks import check_root
+from rhyme.api.checks import check_root, describe_missing, find_missing
 from rhyme.api.data import part, quarantined
 from rhyme.api.initial import start_from
 from rhyme.api.progress import progress_bar
 from rhyme.catalog import Catalog
+from rhyme.catalog.missing import REMEDY
 from rhyme.config import override
 from rhyme.encoders import seeded
 from rhyme.errors import DataError
@@ -209,6 +210,31 @@ def about(recipe: Recipe, catalog: Catalog) -> dict[str, Any]:
 def extra(items: Catalog, system: System) -> dict[str, Any]:
     """What an encoder package keeps: the groups that it must not be judged on, and its head."""
     return {"train_groups": group_hashes(items.distinct_groups), "cycle_head": system.cycle_head}
+
+
+def tell_missing(run: RunFolder, recipe: Recipe, progress: bool | None = None) -> None:
+    """Name the files that a run has lost, before it goes on.
+
+    Its catalog stays as it is, so that the order of items does too: whenever a lost item comes,
+    another one takes its place, as for any item that proves damaged.
+
+    Args:
+        run: the run folder.
+        recipe: its recipe.
+        progress: False for silence on standard error.
+
+    Raises:
+        CatalogError: the whole folder of data is gone.
+        DataError: all files are gone, or more than `bad_limit` and than three.
+        RunError: another process trains in the folder.
+    """
+    with run.held():
+        gone = find_missing(Catalog.open(run.path / CATALOG), recipe.data.bad_limit)
+        tell = damage_log(run)
+        for name in gone:
+            tell(name, "FileMissing: the file is gone since the scan", remedy=REMEDY)
+    if gone and progress is not False:
+        print(f"{describe_missing(gone)}; others take their place", file=sys.stderr)
 
 
 def build_system(recipe: Recipe) -> System:

@@ -16,7 +16,7 @@ from rhyme.api.progress import progress_bar
 from rhyme.api.provenance import command_line, commit
 from rhyme.api.train import CATALOG
 from rhyme.catalog import Catalog
-from rhyme.errors import ConfigError, RunError
+from rhyme.errors import ConfigError, DataError, RunError
 from rhyme.evaluation import (
     PROTOCOLS,
     Evaluation,
@@ -82,6 +82,8 @@ def evaluate(
     package = encoder_of(run, device)
     shelf = isinstance(run, OffTheShelf)
     folder = package.directory if shelf else Path(run)
+    # Where nothing is fitted, a collection without a split is judged whole.
+    fitted = [p.reads != "frames" or p.fits for p in map(load_protocol, protocols)]
     if data is None:
         if shelf or not (folder / CATALOG).is_file():
             raise RunError(
@@ -94,9 +96,9 @@ def evaluate(
         if options is not None and options.label_column is not None:
             catalog.labels(options.label_column)
     else:
-        # Where nothing is fitted, a collection without a split is judged whole.
-        fitted = any(p.reads != "frames" or p.fits for p in map(load_protocol, protocols))
-        catalog = read_data(data, options, seed=seed, must_split=fitted)
+        catalog = read_data(data, options, seed=seed, must_split=any(fitted))
+    if all(fitted):
+        check_held_out(catalog)
     gone = find_missing(catalog)
     if gone:
         print(f"{describe_missing(gone)}; judged without", file=sys.stderr)
@@ -134,6 +136,23 @@ def evaluate(
     if results is not None:
         append_results(results, done.results)
     return done
+
+
+def check_held_out(catalog: Catalog) -> None:
+    """Refuse to judge where all was trained on, as where every archive is called ``train-*``.
+
+    Raises:
+        DataError: with the ways out.
+    """
+    if set(catalog.split_names) == {"train"}:
+        raise DataError(
+            "every item is of the split 'train': nothing is held out to judge on",
+            file=catalog.root,
+            stage="evaluate",
+            remedy="judge other data (--data DIR), or train on data with a test part: folders or "
+            "archives called test, a --split-column, or names that are no splits, so that "
+            "60/20/20 is drawn by group; --split all holds nothing out",
+        )
 
 
 def refuse_data_options(options: DataOptions | None) -> None:

@@ -11,7 +11,14 @@ from typing import Any
 from rhyme import distributed
 from rhyme.api.checks import describe_missing, find_missing
 from rhyme.api.data import DataOptions, is_catalog, part, quarantined, read_data
-from rhyme.api.fit import CATALOG, Trained, build_system, describe_left_out, fit_run
+from rhyme.api.fit import (
+    CATALOG,
+    Trained,
+    build_system,
+    describe_left_out,
+    fit_run,
+    tell_missing,
+)
 from rhyme.api.initial import Initial, keep_initial, read_initial
 from rhyme.api.launch import LaunchOptions, check_ranks, check_shared, ranks_here, start_ranks
 from rhyme.api.prepare import prepared_note
@@ -241,26 +248,34 @@ def resume(
     Raises:
         RunError: no such run.
         CheckpointError: no checkpoint can be used.
+        DataError: too many of its files are gone.
     """
 
     def make(ranks: int) -> RunFolder:
-        return reopen(path, ranks=ranks)
+        return reopen(path, ranks=ranks, progress=progress)
 
     how = launch or LaunchOptions()
     return _start(how, make, Path(path), device=device, fresh=False, progress=progress)
 
 
-def reopen(path: str | Path, *, ranks: int = 1) -> RunFolder:
-    """The folder of a run that is to go on, on so many ranks.
+def reopen(path: str | Path, *, ranks: int = 1, progress: bool | None = None) -> RunFolder:
+    """The folder of a run that is to go on, on so many ranks; files that are gone are named.
+
+    Args:
+        path: run folder.
+        ranks: on how many ranks it is to go on.
+        progress: False for silence on standard error.
 
     Raises:
         RunError: no such run.
         ConfigError: it does not divide among the ranks.
+        DataError: too many of its files are gone.
     """
     run = RunFolder.open(path)
+    recipe = load_recipe(run.config)
     if ranks > 1:
-        recipe = load_recipe(run.config)
         check_ranks(recipe, build_system(recipe), ranks)
+    tell_missing(run, recipe, progress)
     return run
 
 

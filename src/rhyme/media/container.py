@@ -19,6 +19,7 @@ import av.error
 from av.audio.stream import AudioStream
 from av.codec.context import CodecContext
 from av.container import InputContainer
+from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
@@ -224,7 +225,7 @@ def video_stream(opened: Opened, limits: Limits) -> VideoStream:
     if not streams:
         codes = opened.codes()
         if {"encv", "drmi"} & set(codes):
-            raise _encrypted(path)
+            raise encrypted(path)
         if films:
             raise UnsupportedMedia(
                 f"video codec unknown or not built in: {', '.join(codes) or 'unnamed'}",
@@ -246,7 +247,7 @@ def video_stream(opened: Opened, limits: Limits) -> VideoStream:
             f"video codec not allowed: {codec}", file=path, stage="open", value=codec
         )
     if context.codec_tag in ("encv", "drmi"):
-        raise _encrypted(path)
+        raise encrypted(path)
     limits.check_picture(context.width, context.height, file=path, stage="open")
     context.thread_count = 1
     context.options = {"max_pixels": str(limits.max_pixels)}
@@ -276,7 +277,16 @@ def codec_name(stream: VideoStream | AudioStream) -> str:
     return str(context.codec.canonical_name)
 
 
-def _encrypted(path: str | Path) -> UnsupportedMedia:
+def is_encrypted(packet: Packet) -> bool:
+    """Whether the container says that the bytes of a packet are encrypted.
+
+    FFmpeg names the codec of a protected track and hands its packets out as they are.
+    """
+    return packet.has_sidedata("encryption_info")
+
+
+def encrypted(path: str | Path) -> UnsupportedMedia:
+    """The error of a file whose pictures are encrypted."""
     return UnsupportedMedia(
         "the video is encrypted", file=path, stage="open", remedy="give an unprotected copy"
     )

@@ -11,7 +11,7 @@ import numpy as np
 from av.video.stream import VideoStream
 
 from rhyme.errors import EmptyMedia, LimitExceeded, MediaError, TruncatedMedia
-from rhyme.media.container import Opened, guard
+from rhyme.media.container import Opened, encrypted, guard, is_encrypted
 from rhyme.media.limits import Limits
 
 _REORDERING = frozenset(("h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video"))
@@ -78,6 +78,7 @@ class _Packets:
     last: int = 0
     missing: bool = False
     partial: bool = False
+    encrypted: bool = False
 
 
 def scan_packets(opened: Opened, stream: VideoStream, limits: Limits) -> FrameTable:
@@ -94,6 +95,7 @@ def scan_packets(opened: Opened, stream: VideoStream, limits: Limits) -> FrameTa
     Raises:
         EmptyMedia: the stream holds no packet.
         TruncatedMedia: the file ends before its first whole picture.
+        UnsupportedMedia: the stream is encrypted.
         LimitExceeded: too many frames, or too long.
     """
     path = opened.path
@@ -106,6 +108,8 @@ def scan_packets(opened: Opened, stream: VideoStream, limits: Limits) -> FrameTa
     except MediaError:
         # Damage ends the pass; what came before it stays usable.
         found.partial = True
+    if found.encrypted:
+        raise encrypted(path)
     if not found.stamps:
         if found.partial or stream.frames > 0:
             raise TruncatedMedia("the file ends before its first picture", file=path, stage="scan")
@@ -122,6 +126,9 @@ def _collect(opened: Opened, stream: VideoStream, limits: Limits, found: _Packet
         if packet.is_corrupt and opened.cuts_packets:
             found.partial = True
             continue
+        if not found.stamps and is_encrypted(packet):
+            found.encrypted = True
+            return
         stamp, order = packet.pts, packet.dts
         found.missing |= stamp is None
         found.stamps.append(0 if stamp is None else stamp)

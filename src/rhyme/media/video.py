@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rhyme.errors import TruncatedMedia
 from rhyme.media.choice import Decoder, chosen
-from rhyme.media.container import codec_name, guard
+from rhyme.media.container import codec_name, encrypted, guard, is_encrypted
 from rhyme.media.decoder import FrameDecoder, Session
 from rhyme.media.info import Depth, MediaInfo
 from rhyme.media.limits import DEFAULT_LIMITS, Limits
@@ -313,12 +313,14 @@ class Video:
     def _first_picture(self, session: Session) -> VideoFrame:
         """Decode from the start until the first picture comes out, and learn from it."""
         session.at_start()
-        session.fresh = False
         with guard(self.path, "decode"):
-            for frame in session.opened.container.decode(session.stream):
-                self._decoded += 1
-                self._look(frame)
-                return frame
+            for packet in session.packets():
+                if is_encrypted(packet):
+                    raise encrypted(self.path)
+                for frame in session.stream.decode(packet):
+                    self._decoded += 1
+                    self._look(frame)
+                    return frame
         raise TruncatedMedia("no picture could be decoded", file=self.path, stage="decode")
 
     def _facts(self) -> MediaInfo:

@@ -78,7 +78,7 @@ class Guard:
             "loss": float(output.loss.detach()),
             "grad_norm": float(norm),
             "parts": {name: float(torch.as_tensor(v).detach()) for name, v in numbers.items()},
-            "ids": [int(i) for i in batch.ids.tolist()],
+            "ids": [int(i) for ids in distributed.exchange(batch.ids.tolist()) for i in ids],
         }
         policy = self.config.nan
         if distributed.rank() == 0:

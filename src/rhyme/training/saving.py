@@ -18,7 +18,14 @@ import torch
 from torch import Tensor
 
 from rhyme import distributed
-from rhyme.errors import CheckpointError, PackageError, RhymeError, RunError, from_facts
+from rhyme.errors import (
+    CheckpointError,
+    PackageError,
+    RhymeError,
+    RunError,
+    disk_trouble,
+    from_facts,
+)
 from rhyme.loading.batch import Source
 from rhyme.run import RunFolder
 from rhyme.systems.base import RunContext, System
@@ -113,7 +120,8 @@ class Saver:
         failure = self._save(step, last)
         # The others wait for the leader: a rank that leaves early takes the whole job down.
         if distributed.agree(failure is not None):
-            facts = failure.facts() if isinstance(failure, RhymeError) else None
+            mine = disk_trouble(failure) if isinstance(failure, OSError) else failure
+            facts = mine.facts() if isinstance(mine, RhymeError) else None
             told = [f for f in distributed.exchange(facts) if f is not None]
             # whichever rank is heard first, it names the cause
             raise failure or (from_facts(told[0]) if told else CheckpointError("not saved"))
