@@ -30,6 +30,8 @@ NOTHING = "*not measured yet*"
 UNTRAINED = "untrained"
 # Settings that tell the repetitions of one measurement apart.
 REPETITION = ("fold", "seed", "split_seed")
+FEW = 3
+"""Differences between arms that stand in the table of the arms; more of them are folded away."""
 BLOCK = re.compile(r"(<!-- table ([\w.-]+) -->\n)(.*?)(<!-- end -->)", re.S)
 
 Values = dict[str, float]  # a value by repetition
@@ -121,13 +123,28 @@ def table(rows: Sequence[Result]) -> str:
         body = [[name, *_cells(found, metrics, name)] for name in names]
         chance = [_chance(rows, protocol, metric) for _, metric in metrics]
         body += [["a guess", *chance]] if any(c != "–" for c in chance) else []
-        body += [
+        gains = [
             [f"{b} − {a}", *[_gain(found[m], b, a) for m in metrics]]
             for a, b in combinations(names, 2)
         ]
-        body = [line for line in body if any(cell != "–" for cell in line[1:])]
-        lines += [*grid(["", *[f"`{m.partition('@')[0]}`" for _, m in metrics]], body), ""]
-    return "\n".join([*lines, *facts(rows)])
+        body, gains = (
+            [line for line in part if any(cell != "–" for cell in line[1:])]
+            for part in (body, gains)
+        )
+        head = ["", *[f"`{m.partition('@')[0]}`" for _, m in metrics]]
+        if len(gains) <= FEW:
+            lines += [*grid(head, body + gains), ""]
+            continue
+        told = f"{where.replace('`', '')}"
+        lines += [*grid(head, body), ""]
+        lines += folded(f"{len(gains)} differences in {protocol}{told}", grid(head, gains))
+    note, *rest = facts(rows)
+    return "\n".join([*lines, note, "", *folded("How these rows were made", rest)]).rstrip()
+
+
+def folded(title: str, lines: Sequence[str]) -> list[str]:
+    """Markdown that a reader opens with a click, on GitHub and on the site."""
+    return [f"<details><summary>{title}</summary>", "", *lines, "", "</details>", ""]
 
 
 def _cells(found: Mapping[Any, dict[str, Values]], metrics: Iterable[Any], arm: str) -> list[str]:
@@ -146,7 +163,7 @@ def _chance(rows: Iterable[Result], protocol: str, metric: str) -> str:
 
 
 def facts(rows: Sequence[Result]) -> list[str]:
-    """Sizes, recipes, seeds, command, commits and machines, a line each."""
+    """What cells are, then sizes, recipes, seeds, command, commits and machines, a line each."""
     trained = [row for row in rows if row.encoder != UNTRAINED]
     lost = sum(not math.isfinite(row.value) for row in rows)
     seeds = _listed(str(s) for s in sorted({row.seed for row in trained}))
@@ -154,7 +171,6 @@ def facts(rows: Sequence[Result]) -> list[str]:
         "Cells: mean ± standard deviation over repetitions (how many), a repetition being one "
         "collection, split and seed; differences are paired by repetition. The untrained encoder "
         "is a mean over its fresh weights in each.",
-        "",
     ]
     if lost:
         lines += [f"- **{lost} values are not finite** and no part of the means."]

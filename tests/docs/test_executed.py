@@ -62,7 +62,7 @@ FOUND = {
     "README": ("my_videos",),
     "docs/data": ("clips", "UCF-101", "ucf.shards", "runs/k400"),
     "docs/evaluation": (
-        "my_videos", "other_videos", "DAVIS", "runs/mine", "runs/dual", "resnet50.pth",
+        "my_videos", "other_videos", "DAVIS", "scenes", "runs/mine", "runs/dual", "resnet50.pth",
         "r3d_18.pth", "runs/moco-0", "runs/moco-1", "runs/cycle-0", "runs/cycle-1",
     ),
     "docs/quickstart": ("my_videos",),

@@ -5,6 +5,9 @@ An option that a page gives itself is given the value of the table too; all othe
 
 from __future__ import annotations
 
+from rhyme.evaluation import load_protocol
+from rhyme.evaluation.protocol import parse_settings
+
 TRAINING = {
     "--train.steps": "2",
     "--train.batch_size": "8",
@@ -47,14 +50,23 @@ def reduced(words: list[str]) -> list[str]:
     if verb == "evaluate" and "--protocol" in rest:
         for name in rest[rest.index("--protocol") + 1].split(","):
             values |= {f"--{name}.{key}": value for key, value in PROTOCOLS.get(name, {}).items()}
-            if f"--{name}.preset" not in rest:
-                values.pop(f"--{name}.milestones", None)  # the presets' schedules have steps
+            if not stepped(name, rest):
+                values.pop(f"--{name}.milestones", None)
     if "--encoder" in rest:
         values |= {"--size": "32", "--resize": "32"}
     for option, most in FEWER.items():
         if option in rest:
             values[option] = str(min(int(rest[rest.index(option) + 1]), most))
     return [verb, *_set(rest, values)]
+
+
+def stepped(protocol: str, words: list[str]) -> bool:
+    """Whether the preset of a protocol that a command names has a schedule of steps."""
+    if f"--{protocol}.preset" not in words:
+        return False
+    preset = words[words.index(f"--{protocol}.preset") + 1]
+    settings = parse_settings(load_protocol(protocol), {"preset": preset})
+    return getattr(settings, "schedule", None) == "step"
 
 
 def _set(words: list[str], values: dict[str, str]) -> list[str]:

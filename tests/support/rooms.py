@@ -179,6 +179,11 @@ def long_world(folder: Path) -> None:
     api.world(folder, videos=0, untrimmed=6, size=24)
 
 
+def scenes(folder: Path) -> None:
+    """Videos of three creatures each, whose masks tell them apart."""
+    api.world(folder, counts=(12, 6, 6), size=32, frames=4, creatures=(3, 3), sound=False)
+
+
 MAKERS: dict[str, Callable[[Path], None]] = {
     "my_videos": my_videos,
     "clips": clips,
@@ -188,6 +193,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "cifar10": cifar10,
     "DAVIS": davis,
     "long_world": long_world,
+    "scenes": scenes,
     "runs/mine": train("cycle_contrast"),
     "runs/a": train("moco"),
     "checkpoint.pth.tar": checkpoint,
