@@ -93,11 +93,19 @@ def test_without_labels_only_label_free_protocols_run(world):
     found = evaluate(encoder, bare, untrained_seeds=())
     assert set(found.skipped) == {"knn", "linear"}
     assert "no labels" in found.skipped["knn"]
+    assert "no label column was chosen" in found.skipped["knn"]
     metrics = {row.metric for row in found.results}
     assert "group_recall_at_1" in metrics
     assert "return_rate" in metrics
     assert "same_class_mass" not in metrics
     assert "recall_at_1" not in metrics
+
+
+def test_labels_of_too_few_groups_are_told_where_nothing_else_is_measured(world) -> None:
+    catalog, encoder = world
+    found = evaluate(encoder, catalog, protocols=("knn",), label_column="caption")
+    assert "no labels to measure by" in found.skipped["knn"]
+    assert "fewer than two groups" in found.skipped["knn"]
 
 
 def card_with(package, names):

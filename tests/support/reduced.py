@@ -26,7 +26,7 @@ OPTIONS: dict[str, dict[str, str]] = {
 }
 """By command: no further processes, small frames, short measuring."""
 
-FEWER = {"--videos": 40, "--untrimmed": 6, "--items": 200}
+FEWER = {"--videos": 40, "--untrimmed": 60, "--items": 200}
 """At most so many."""
 
 PROTOCOLS = {

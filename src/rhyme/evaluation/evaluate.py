@@ -164,7 +164,9 @@ def evaluate(
     testing = Testing(clips=clips, short=short)
     sampling = testing.sampling(package.plan)
     splits = without_seen(package, catalog, splits, seen, notes)
+    before = len(notes)
     classes = classes_of(catalog, label_column, splits, notes)
+    unlabelled = "; ".join(notes[before:]) or "give a label column (scan with --labels)"
     # a picture has one moment: to see it four times would only make neighbours of itself
     longest = int(np.max(catalog.facts(splits.rows).frames, initial=1))
     judged = Judged(
@@ -216,7 +218,7 @@ def evaluate(
     results: list[Result] = []
     for protocol in chosen:
         if protocol.needs_labels and classes is None:
-            skipped[protocol.id] = "no labels: give a label column (scan with --labels)"
+            skipped[protocol.id] = f"no labels to measure by: {unlabelled}"
             continue
         try:
             inputs = judged.inputs(protocol.reads)
