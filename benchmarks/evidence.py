@@ -199,8 +199,13 @@ def beside(
             while len(running) < workers and time.monotonic() < until:
                 if (job := line.take()) is None:
                     break
-                prepare(job, workers)
-                running[pool.submit(run, job, runs)] = job
+                try:
+                    prepare(job, workers)
+                except Exception:
+                    failed(job)
+                    continue
+                if time.monotonic() < until:
+                    running[pool.submit(run, job, runs)] = job
             if not running:
                 return
             done = next(as_completed(running))
@@ -208,10 +213,15 @@ def beside(
             try:
                 rows = done.result()
             except (Exception, SystemExit):
-                print(f"FAILED {job.key}\n{traceback.format_exc(limit=-3)}", file=sys.stderr)
+                failed(job)
                 continue
             line.ended(job)
             yield job, rows
+
+
+def failed(job: Job) -> None:
+    """Tell of a job that the exception at hand has ended."""
+    print(f"FAILED {job.key}\n{traceback.format_exc(limit=-3)}", file=sys.stderr)
 
 
 def jobs_of(system: str, runs: Path, data: Path | None, only: str | None) -> list[Job]:

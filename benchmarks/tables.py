@@ -30,6 +30,11 @@ NOTHING = "*not measured yet*"
 UNTRAINED = "untrained"
 # Settings that tell the repetitions of one measurement apart.
 REPETITION = ("fold", "seed", "split_seed")
+NOTE = (
+    "Cells: mean ± standard deviation over repetitions (how many), a repetition being one "
+    "collection, split and seed; differences are paired by repetition. The untrained encoder is a "
+    "mean over its fresh weights in each."
+)
 FEW = 3
 """Differences between arms that stand in the table of the arms; more of them are folded away."""
 BLOCK = re.compile(r"(<!-- table ([\w.-]+) -->\n)(.*?)(<!-- end -->)", re.S)
@@ -138,8 +143,10 @@ def table(rows: Sequence[Result]) -> str:
         told = f"{where.replace('`', '')}"
         lines += [*grid(head, body), ""]
         lines += folded(f"{len(gains)} differences in {protocol}{told}", grid(head, gains))
-    note, *rest = facts(rows)
-    return "\n".join([*lines, note, "", *folded("How these rows were made", rest)]).rstrip()
+    lines += [NOTE, ""]
+    if lost := sum(not math.isfinite(row.value) for row in rows):
+        lines += [f"**{lost} values are not finite** and no part of the means.", ""]
+    return "\n".join([*lines, *folded("How these rows were made", facts(rows))]).rstrip()
 
 
 def folded(title: str, lines: Sequence[str]) -> list[str]:
@@ -163,18 +170,10 @@ def _chance(rows: Iterable[Result], protocol: str, metric: str) -> str:
 
 
 def facts(rows: Sequence[Result]) -> list[str]:
-    """What cells are, then sizes, recipes, seeds, command, commits and machines, a line each."""
+    """Recipes, sizes, seeds, command, commits and machines, a line each."""
     trained = [row for row in rows if row.encoder != UNTRAINED]
-    lost = sum(not math.isfinite(row.value) for row in rows)
     seeds = _listed(str(s) for s in sorted({row.seed for row in trained}))
-    lines = [
-        "Cells: mean ± standard deviation over repetitions (how many), a repetition being one "
-        "collection, split and seed; differences are paired by repetition. The untrained encoder "
-        "is a mean over its fresh weights in each.",
-    ]
-    if lost:
-        lines += [f"- **{lost} values are not finite** and no part of the means."]
-    lines += [f"- {_recipe(rows, arm)}" for arm in order(row.encoder for row in trained)]
+    lines = [f"- {_recipe(rows, arm)}" for arm in order(row.encoder for row in trained)]
     sizes = [
         f"{name} {_range(row.details[key] for row in rows if key in row.details)}"
         for name, key in (("train", "train_items"), ("val", "val_items"), ("test", "test_items"))

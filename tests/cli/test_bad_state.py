@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import rhyme as toolkit
+from rhyme.catalog import Catalog
 from rhyme.run import RunFolder, read_jsonl
 from support.tiny_runs import (
     ALONE,
@@ -269,10 +270,34 @@ def test_files_that_are_gone_are_all_told_before_a_run_goes_on(tmp_path: Path) -
     names = ", ".join(path.name for path in gone)
     assert f"3 files are gone since the scan: {names}; others take their place" in done.err
     assert done.err.index("are gone") < done.err.index("step 6/6")
-    told = [row for row in read_jsonl(run / "events.jsonl") if row["event"] == "damaged"]
-    assert [row["path"] for row in told] == [path.name for path in gone]
-    assert all("gone" in row["reason"] and row["remedy"] for row in told)
+    events = read_jsonl(run / "events.jsonl")
+    (told,) = [row for row in events if row["event"] == "missing"]
+    assert told["first"] == [path.name for path in gone]
+    damaged = {row["path"] for row in events if row["event"] == "damaged"}
+    assert damaged, "those that came were replaced"
+    assert damaged <= set(told["first"])
     assert (run / "catalog.arrow").read_bytes() == listed, "the order of items hangs on it"
+
+
+def test_only_files_to_train_on_matter_when_a_run_goes_on(tmp_path: Path) -> None:
+    folder, run = tmp_path / "clips", tmp_path / "run"
+    videos(folder, 20)
+    uncached = ["--data.cache-frames", "null", "--data.cache-size", "null"]
+    assert train("moco", run, *uncached, data=folder).code == 0
+    listed = Catalog.open(run / "catalog.arrow")
+    split = {listed.item(i).path: listed.item(i).split for i in range(len(listed))}
+    for name in (name for name, part in split.items() if part == "test"):
+        (folder / name).unlink()
+    shutil.rmtree(run / "checkpoints" / "step-00000006")
+    done = rhyme("train", "--resume", run)
+    assert done.code == 0, done.err
+    assert "gone" not in done.err
+    for name in (name for name, part in split.items() if part == "train"):
+        (folder / name).unlink()
+    done = rhyme("train", "--resume", run)
+    assert done.code == 0, f"a finished run needs no file: {done.err}"
+    shutil.rmtree(run / "checkpoints" / "step-00000006")
+    refused(rhyme("train", "--resume", run), 1, "12 files are gone", "begin a new run")
 
 
 def test_one_broken_run_hides_no_other(tmp_path: Path) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
 
-from rhyme.catalog import scan
+from rhyme.catalog import Catalog, scan
 from rhyme.encoders import InferencePlan, load_package
 from rhyme.errors import ConfigError, EvaluationError, UnknownName
 from rhyme.evaluation import Evaluation, evaluate, judged, load_protocol
@@ -179,7 +180,7 @@ def test_lists_that_do_not_fit_are_refused_with_the_names(world, tmp_path) -> No
     for lines, what in (
         ((first, "gone.mp4"), "what is not there in 1 of its lines, first 'gone.mp4'"),
         ((first, by_split["test"][0]), "a test item in 1 of its lines"),
-        ((first, Path(first).name), "an item twice in 2 of its lines"),
+        ((first, Path(first).name), "a file twice in 2 of its lines"),
         (("",), "is empty"),
     ):
         told = few_labels(world, listed(tmp_path, *lines)).skipped["semi_supervised"]
@@ -190,6 +191,8 @@ def test_lists_that_do_not_fit_are_refused_with_the_names(world, tmp_path) -> No
     with pytest.raises(ConfigError, match="lists and epochs go together") as caught:
         load_protocol("semi_supervised").settings(lists=("1percent.txt",))
     assert "--semi_supervised.lists [1percent.txt]" in str(caught.value)
+    with pytest.raises(ConfigError, match="two lists have one name"):
+        load_protocol("semi_supervised").settings(lists=("a/1percent.txt", "b/1percent.txt"))
 
 
 def test_a_name_that_several_items_have_wants_its_folder(tmp_path) -> None:
@@ -210,11 +213,28 @@ def test_a_name_that_several_items_have_wants_its_folder(tmp_path) -> None:
     rows, written = listed_subset(pixels, listed(tmp_path, "b/one.png", "two.png"))
     assert [catalog.item(row).path for row in rows] == ["train/b/one.png", "train/b/two.png"]
     assert written["items"] == 2
-    with pytest.raises(EvaluationError, match="several items in 1 of its lines") as caught:
+    with pytest.raises(EvaluationError, match="several files in 1 of its lines") as caught:
         listed_subset(pixels, listed(tmp_path, "one.png"))
     assert "train/cat/0001.jpg" in str(caught.value)
     with pytest.raises(EvaluationError, match="what is not there"):
         listed_subset(pixels, listed(tmp_path, "bb/one.png"))
+
+
+def test_a_name_stands_for_all_segments_of_its_film(rows_catalog, tmp_path) -> None:
+    catalog = rows_catalog(["a", "a", "b", "c"], label=["x", "x", "y", "x"])
+    table = catalog.table
+    paths = pa.array(["film.mp4", "film.mp4", "other.mp4", "test.mp4"])
+    catalog = Catalog(table.set_column(table.column_names.index("path"), "path", paths))
+    pixels = Pixels(
+        encoder=torch.nn.Identity(), plan=InferencePlan(size=32, resize=32), catalog=catalog,
+        rows={"train": np.arange(3), "val": np.arange(0), "test": np.array([3])},
+        codes=np.array([0, 0, 1, 0]), classes=2,
+    )  # fmt: skip
+    rows, written = listed_subset(pixels, listed(tmp_path, "film.mp4"))
+    assert rows.tolist() == [0, 1]
+    assert (written["items"], written["left_out"]) == (2, 0)
+    with pytest.raises(EvaluationError, match="a file twice in 2 of its lines"):
+        listed_subset(pixels, listed(tmp_path, "film.mp4", "film.mp4", "other.mp4"))
 
 
 def test_the_grid_of_the_transfer_protocol() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -192,16 +191,12 @@ def test_a_film_of_a_day_is_looked_at_without_reading_it(
     film: Film, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = film(name, n=2000, stamps=[i * 43 * 25 for i in range(2000)], options={"bf": "0"})
-    probe(film("short.mp4", n=3))  # libraries are loaded
 
     def never(*given: object) -> None:
         raise AssertionError("the packets were read")
 
     monkeypatch.setattr(video_module, "scan_packets", never)
-    begun = time.perf_counter()
-    facts = probe(path)
-    assert time.perf_counter() - begun < 0.1
-    assert facts.duration == pytest.approx(2000 * 43, rel=1e-3)
+    assert probe(path).duration == pytest.approx(2000 * 43, rel=1e-3)
 
 
 def test_subtitles_of_any_size_and_bytes_are_left_alone(

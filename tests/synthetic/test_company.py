@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rhyme.catalog import scan
+from rhyme.errors import DataError
 from rhyme.evaluation.truth_masks import read_masks
 from rhyme.synthetic import (
     APPEARANCES,
@@ -161,3 +162,28 @@ def test_bytes_do_not_depend_on_workers_and_another_number_is_another_world(
         write_world(WorldConfig(**few, creatures=(2, 5)), one)
     with pytest.raises(Exception, match="creatures is"):
         write_world(WorldConfig(**few), one)
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"appearances": np.array([99, 3, 1])},
+        {"appearances": np.array([-1, 3, 1])},
+        {"appearances": np.array([2])},
+        {"appearances": np.array([0.5, 1, 2])},
+        {"objects": np.zeros((6, 8, 8), np.float32)},
+        {"objects": np.zeros((8, 8), np.uint8)},
+    ],
+)
+def test_objects_and_classes_that_do_not_fit_are_damage(
+    tmp_path: Path, forged: dict[str, NDArray[np.generic]]
+) -> None:
+    config = dataclasses.replace(SCENES, videos=1, creatures=(3, 3))
+    write_world(config, tmp_path / "w")
+    (file,) = (tmp_path / "w" / "truth").iterdir()
+    with np.load(file) as whole:
+        arrays = {name: whole[name] for name in whole.files}
+    assert read_truth(tmp_path / "w", file.stem).objects is not None
+    np.savez_compressed(file, **{**arrays, **forged})
+    with pytest.raises(DataError, match="the truth file is damaged"):
+        read_truth(tmp_path / "w", file.stem)

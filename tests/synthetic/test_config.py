@@ -41,6 +41,7 @@ from rhyme.synthetic.members import _divide
         ("creatures", (3, 2)),
         ("creatures", (3, 10)),
         ("creatures", (3,)),
+        ("creatures", (1.5, 2)),
         ("counts", (5, 5)),
         ("counts", (5, 5, -1)),
         ("counts", (5, 5, 5)),
@@ -55,7 +56,7 @@ def test_wrong_values_are_refused_with_value_and_remedy(name: str, value: Any) -
 
 
 def test_untrimmed_videos_show_one_creature() -> None:
-    assert WorldConfig(videos=1, untrimmed=1, creatures=(1, 1)).total == 2
+    assert WorldConfig(videos=1, untrimmed=1, creatures=[1, 1]).total == 2, "as JSON has it"
     with pytest.raises(ConfigError, match="untrimmed videos show one") as caught:
         WorldConfig(videos=1, untrimmed=1, creatures=(1, 3))
     assert caught.value.value == (1, 3)

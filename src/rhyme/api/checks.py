@@ -12,7 +12,8 @@ from rhyme.errors import CatalogError, ConfigError, DataError, printable
 PNG = (b"\x89PNG",)
 HTML = (b"<!doctype", b"<!DOCTYPE", b"<html")
 CATALOG = (b"ARROW1", b"PAR1")
-_NAMED = 20  # missing files named in a message
+NAMED = 20
+"""Missing files that are named in a message."""
 
 
 def check_seed(seed: int) -> None:
@@ -70,12 +71,18 @@ def check_root(catalog: Catalog) -> None:
         )
 
 
-def find_missing(catalog: Catalog, limit: float = 1.0) -> dict[str, list[int]]:
+def find_missing(
+    catalog: Catalog,
+    limit: float = 1.0,
+    *,
+    remedy: str = "put them back, or scan again: rhyme scan DIR (shards: rhyme prepare DIR)",
+) -> dict[str, list[int]]:
     """Files that are gone since the scan, each with the rows of its items, before work begins.
 
     Args:
         catalog: the items.
         limit: largest share of items that may be missing; three files always may.
+        remedy: what helps where too many are.
 
     Raises:
         CatalogError: the whole folder is gone.
@@ -90,14 +97,14 @@ def find_missing(catalog: Catalog, limit: float = 1.0) -> dict[str, list[int]]:
             f"{describe_missing(gone)}; {rows} of {len(catalog)} items are lost",
             file=catalog.root,
             stage="data",
-            remedy="put them back, or scan again: rhyme scan DIR (shards: rhyme prepare DIR)",
+            remedy=remedy,
         )
     return gone
 
 
 def describe_missing(gone: Mapping[str, object]) -> str:
     """How many files are gone, and the names of the first of them."""
-    more = f" and {len(gone) - _NAMED} more" if len(gone) > _NAMED else ""
-    names = ", ".join(printable(name) for name in list(gone)[:_NAMED])
+    more = f" and {len(gone) - NAMED} more" if len(gone) > NAMED else ""
+    names = ", ".join(printable(name) for name in list(gone)[:NAMED])
     one = len(gone) == 1
     return f"{len(gone)} file{' is' if one else 's are'} gone since the scan: {names}{more}"

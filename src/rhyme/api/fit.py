@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 
 from rhyme import distributed
-from rhyme.api.checks import check_root, describe_missing, find_missing
+from rhyme.api.checks import NAMED, check_root, describe_missing, find_missing
 from rhyme.api.data import part, quarantined
 from rhyme.api.initial import start_from
 from rhyme.api.progress import progress_bar
 from rhyme.catalog import Catalog
-from rhyme.catalog.missing import REMEDY
 from rhyme.config import override
 from rhyme.encoders import seeded
 from rhyme.errors import DataError
@@ -30,12 +29,14 @@ from rhyme.systems import System, system_class
 from rhyme.systems.momentum_pair import MomentumPair
 from rhyme.tasks import cycle_return, extract_features
 from rhyme.training import Trainer, TrainResult, resolve_device
+from rhyme.training.checkpoint import steps_on_disk
 from rhyme.training.ranks import leader_first
 from rhyme.training.recorder import Probe
 from rhyme.views import fork_seed
 
 CATALOG = "catalog.arrow"
 FRAMES = ".frames"
+PUT_BACK = "put them back, or begin a new run with what is there"
 LISTED = 1000  # items that are left out, named one by one in the events
 PROBE_ITEMS = 256  # enough for a curve; the protocols measure on everything
 
@@ -213,7 +214,7 @@ def extra(items: Catalog, system: System) -> dict[str, Any]:
 
 
 def tell_missing(run: RunFolder, recipe: Recipe, progress: bool | None = None) -> None:
-    """Name the files that a run has lost, before it goes on.
+    """Name the files that a run's training has lost, before it goes on; a finished one needs none.
 
     Its catalog stays as it is, so that the order of items does too: whenever a lost item comes,
     another one takes its place, as for any item that proves damaged.
@@ -229,12 +230,20 @@ def tell_missing(run: RunFolder, recipe: Recipe, progress: bool | None = None) -
         RunError: another process trains in the folder.
     """
     with run.held():
-        gone = find_missing(Catalog.open(run.path / CATALOG), recipe.data.bad_limit)
-        tell = damage_log(run)
-        for name in gone:
-            tell(name, "FileMissing: the file is gone since the scan", remedy=REMEDY)
+        if _finished(run):
+            return
+        items = part(Catalog.open(run.path / CATALOG), "train")
+        gone = find_missing(items, recipe.data.bad_limit, remedy=PUT_BACK)
+        if gone:
+            run.event("missing", files=len(gone), first=list(gone)[:NAMED], remedy=PUT_BACK)
     if gone and progress is not False:
         print(f"{describe_missing(gone)}; others take their place", file=sys.stderr)
+
+
+def _finished(run: RunFolder) -> bool:
+    """Whether the checkpoint of the step is there at which the run ended."""
+    ends = [row.get("step") for row in read_jsonl(run.events) if row.get("event") == "finished"]
+    return bool(set(ends) & set(steps_on_disk(run.checkpoints)))
 
 
 def build_system(recipe: Recipe) -> System:

@@ -146,7 +146,7 @@ def check_held_out(catalog: Catalog) -> None:
     """
     if set(catalog.split_names) == {"train"}:
         raise DataError(
-            "every item is of the split 'train': nothing is held out to judge on",
+            "no item is of another split than 'train': nothing is held out to judge on",
             file=catalog.root,
             stage="evaluate",
             remedy="judge other data (--data DIR), or train on data with a test part: folders or "

@@ -23,7 +23,7 @@ _TURNS: dict[str, State] = {
     "preempted": "stopped",
     "finished": "finished",
 }
-_TROUBLE = ("quarantined", "partial", "damaged", "left_out", "not_finite", "collapse",
+_TROUBLE = ("quarantined", "partial", "missing", "damaged", "left_out", "not_finite", "collapse",
             "probe_failed", "checkpoint_damaged", "logger_failed")  # fmt: skip
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 16

@@ -55,6 +55,13 @@ class Settings:
                 value=(parts, self.epochs),
                 remedy=f"e.g. --semi_supervised.{name} {example} --semi_supervised.epochs [30]",
             )
+        stems = [Path(file).stem for file in self.lists]
+        if len(set(stems)) < len(stems):
+            raise ConfigError(
+                "figures have the names of their lists, and two lists have one name",
+                value=self.lists,
+                remedy="rename one of them",
+            )
 
 
 def run(pixels: Pixels, settings: Settings) -> list[Metric]:

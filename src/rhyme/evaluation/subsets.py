@@ -54,8 +54,9 @@ def balanced_subset(
 def listed_subset(pixels: Pixels, file: str | Path) -> tuple[Integer, dict[str, Any]]:
     """The labelled items that a file names, as the published lists of 1 % and 10 % of ImageNet do.
 
-    Validation items may be among them, as nothing is chosen on them; test items may not. Items of
-    classes that the evaluation leaves out are left out here too, and counted.
+    Validation items may be among them, as nothing is chosen on them; test items may not. A name
+    stands for all segments of its file. Items of classes that the evaluation leaves out are left
+    out here too, and counted.
 
     Args:
         pixels: labelled items.
@@ -69,15 +70,20 @@ def listed_subset(pixels: Pixels, file: str | Path) -> tuple[Integer, dict[str, 
 
     Raises:
         EvaluationError: the file cannot be read or is empty, or names what is not there, several
-            items, a test item, one item twice, or no labelled item at all.
+            files, a test item, one file twice, or no labelled item at all.
     """
     names = _names(Path(file))
-    rows = _rows(pixels, file, names)
-    test = np.isin(rows, pixels.rows["test"])
-    _refuse(file, "a test item", [n for n, held in zip(names, test, strict=True) if held])
+    named = _items(pixels, file, names)
+    rows = np.concatenate(named)
+    test = [n for n, r in zip(names, named, strict=True) if np.isin(r, pixels.rows["test"]).any()]
+    _refuse(file, "a test item", test)
     items, counts = np.unique(rows, return_counts=True)
-    twice = set(items[counts > 1].tolist())
-    _refuse(file, "an item twice", [n for n, r in zip(names, rows, strict=True) if int(r) in twice])
+    twice = items[counts > 1]
+    _refuse(
+        file,
+        "a file twice",
+        [n for n, r in zip(names, named, strict=True) if np.isin(r, twice).any()],
+    )
     chosen = np.intersect1d(items, np.concatenate([pixels.rows["train"], pixels.rows["val"]]))
     if not len(chosen):
         _refuse(file, "an item without a label that is measured", names)
@@ -86,20 +92,22 @@ def listed_subset(pixels: Pixels, file: str | Path) -> tuple[Integer, dict[str, 
     return chosen, written
 
 
-def _rows(pixels: Pixels, file: str | Path, names: Sequence[str]) -> Integer:
-    """The row of the catalog that each name stands for."""
-    paths = pixels.catalog.table.column("path").to_pylist()
-    known: dict[str, list[int]] = defaultdict(list)
-    for row, path in enumerate(paths):
-        known[PurePosixPath(path).name].append(row)
+def _items(pixels: Pixels, file: str | Path, names: Sequence[str]) -> list[Integer]:
+    """The rows of the catalog that each name stands for: all segments of its file."""
+    rows: dict[str, list[int]] = defaultdict(list)
+    for row, path in enumerate(pixels.catalog.table.column("path").to_pylist()):
+        rows[path].append(row)
+    known: dict[str, list[str]] = defaultdict(list)
+    for path in rows:
+        known[PurePosixPath(path).name].append(path)
     found = [
-        [r for r in known[PurePosixPath(name).name] if f"/{paths[r]}".endswith(f"/{name}")]
+        [path for path in known[PurePosixPath(name).name] if f"/{path}".endswith(f"/{name}")]
         for name in names
     ]
-    _refuse(file, "what is not there", [n for n, r in zip(names, found, strict=True) if not r])
-    several = [n for n, rows in zip(names, found, strict=True) if len(rows) > 1]
-    _refuse(file, "several items", several, "give more of each path, e.g. train/cat/0001.jpg")
-    return np.array([one for (one,) in found], np.int64)
+    _refuse(file, "what is not there", [n for n, p in zip(names, found, strict=True) if not p])
+    several = [n for n, paths in zip(names, found, strict=True) if len(paths) > 1]
+    _refuse(file, "several files", several, "give more of each path, e.g. train/cat/0001.jpg")
+    return [np.array(rows[path], np.int64) for (path,) in found]
 
 
 def _names(file: Path) -> list[str]:

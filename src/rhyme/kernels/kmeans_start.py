@@ -75,7 +75,8 @@ def check_size(largest: float, like: Tensor, d: int) -> None:
             f"squared distances leave the range of {str(like.dtype).removeprefix('torch.')}",
             stage="k-means",
             value=largest,
-            remedy="divide all points by the largest absolute value; clusters stay the same",
+            remedy="divide all points, and given centres, by the largest absolute value; "
+            "clusters stay the same",
         )
 
 

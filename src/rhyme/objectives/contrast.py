@@ -24,7 +24,7 @@ from rhyme.kernels import (
     self_log_sum_exp,
     symmetric_log_sum_exp,
 )
-from rhyme.kernels.common import Temperature, no_autocast
+from rhyme.kernels.common import Temperature, no_autocast, transformed
 from rhyme.kernels.rows import row_products
 from rhyme.objectives.output import ObjectiveOutput, masked_means
 
@@ -146,7 +146,8 @@ def info_nce_in_batch(
 
 def _check_positives(index: Tensor, n: int) -> None:
     """Refuse an anchor without a positive: a negative index would count from the last key."""
-    if not len(index) or index.device.type != "cpu" or torch.compiler.is_compiling():
+    unseen = torch.compiler.is_compiling() or transformed()
+    if unseen or not len(index) or index.device.type != "cpu":
         return
     least, most = int(index.min()), int(index.max())
     if least < 0 or most >= n:

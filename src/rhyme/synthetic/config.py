@@ -126,6 +126,7 @@ class WorldConfig:
         self._check_counts()
 
     def _check_creatures(self) -> None:
+        object.__setattr__(self, "creatures", tuple(self.creatures))  # a list, as from JSON
         if len(self.creatures) != 2 or self.creatures[0] > self.creatures[1]:
             raise ConfigError(
                 "creatures needs two numbers: the least and the most in a clip",
@@ -135,6 +136,13 @@ class WorldConfig:
             )
         for count in self.creatures:
             _within("creatures", count, 1, MAX_CREATURES)
+            if count != int(count):
+                raise ConfigError(
+                    "creatures are counted in whole numbers",
+                    stage="world",
+                    value=self.creatures,
+                    remedy="take e.g. (3, 5)",
+                )
         if self.untrimmed and self.creatures != ALONE:
             raise ConfigError(
                 "untrimmed videos show one creature",

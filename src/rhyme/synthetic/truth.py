@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rhyme.errors import DataError, FileMissing, UnknownName
+from rhyme.synthetic.names import APPEARANCES
 
 FORMAT = "rhyme-world"
 VERSION = 1
@@ -161,7 +162,9 @@ def read_truth(world: str | Path, video_id: str) -> Truth:
             side = int(arrays.pop("mask_side"))
             bits = np.unpackbits(arrays.pop("mask_bits"), axis=1, count=side * side)
             objects = bits.reshape(-1, side, side)
-        return Truth(id=video_id, objects=objects, **arrays)
+        truth = Truth(id=video_id, objects=objects, **arrays)
+        _check(truth)
+        return truth
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
         raise DataError(
             "the truth file is damaged",
@@ -169,6 +172,25 @@ def read_truth(world: str | Path, video_id: str) -> Truth:
             stage="truth",
             remedy="make the world again into another folder",
         ) from None
+
+
+def _check(truth: Truth) -> None:
+    """Refuse objects and classes that do not fit each other.
+
+    Raises:
+        ValueError: which of them.
+    """
+    objects, known = truth.objects, truth.appearances
+    if objects is not None and (objects.dtype != np.uint8 or objects.ndim != 3):
+        raise ValueError("objects")
+    if known is None:
+        return
+    if known.ndim != 1 or known.dtype.kind != "i":
+        raise ValueError("appearances")
+    if not ((known >= 0) & (known < len(APPEARANCES))).all():
+        raise ValueError("appearances")
+    if objects is not None and objects.max(initial=0) > len(known):
+        raise ValueError("objects")
 
 
 def write_labels(path: Path, rows: Iterable[LabelRow]) -> None:
