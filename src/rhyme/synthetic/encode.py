@@ -35,7 +35,8 @@ def encode(
     Below 64 pixels colour is kept in full (yuv444p, crf 12), because half resolution would cost
     6 dB there; from 64 on yuv420p and crf 20. There is a key frame exactly every ``gop`` frames
     and no frame refers to a later one. The encoders run on one thread and write no dates and no
-    version of the container library, so that the same input gives the same bytes.
+    version of the container library, so that the same input should give the same bytes; now and
+    then x264 writes others, for a cause that is not known yet.
 
     Args:
         path: the file to write.
