@@ -18,6 +18,9 @@ from rhyme.errors import MissingExtra
 from rhyme.synthetic.config import CHROMA_SIZE
 
 AUDIO_BIT_RATE = 64_000
+# x264's macroblock tree is off: its AVX-512 code gives other bits in about one run of thirty, and
+# its reciprocals are approximations that differ between makers of processors.
+X264 = "scenecut=0:bframes=0:mbtree=0:threads=1:lookahead-threads=1"
 
 
 def encode(
@@ -35,8 +38,7 @@ def encode(
     Below 64 pixels colour is kept in full (yuv444p, crf 12), because half resolution would cost
     6 dB there; from 64 on yuv420p and crf 20. There is a key frame exactly every ``gop`` frames
     and no frame refers to a later one. The encoders run on one thread and write no dates and no
-    version of the container library, so that the same input should give the same bytes; now and
-    then x264 writes others, for a cause that is not known yet.
+    version of the container library, so that the same input gives the same bytes.
 
     Args:
         path: the file to write.
@@ -71,8 +73,7 @@ def encode(
             "crf": "20" if half else "12",
             "preset": "medium",
             "flags": "+bitexact",
-            "x264-params": f"keyint={gop}:min-keyint={gop}:scenecut=0:bframes=0:"
-            "threads=1:lookahead-threads=1",
+            "x264-params": f"keyint={gop}:min-keyint={gop}:{X264}",
         }
         audio = None if sound is None else _audio_stream(container, sound_rate)
         number = 0

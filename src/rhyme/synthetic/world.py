@@ -107,8 +107,8 @@ def write_world(
     """Write a world into a new folder.
 
     The folder appears under its name only when everything is written. The same configuration
-    gives the same pictures for any number of workers, with the same version of numpy, and nearly
-    always the same bytes, with that of PyAV.
+    gives the same bytes for any number of workers, on one machine with one version of PyAV and
+    numpy.
 
     Args:
         config: what to make.
