@@ -52,10 +52,16 @@ def test_every_job_has_a_key_a_protocol_and_data(tmp_path: Path) -> None:
             load_protocol(name)
         if job.world is not None:
             WorldConfig(**job.world)
-    kept = {job.world["palette_keep"] for job in jobs if job.study == "kept" and job.world}
-    assert kept == {1.0}
+    kept = {job.data: job.world for job in jobs if job.study == "kept"}
+    assert {world["palette_keep"] for world in kept.values() if world} == {1.0}
+    long_kept = [job for job in jobs if job.study == "long-kept"]
+    assert kept == {job.data: job.world for job in long_kept}, "two recipes on the same worlds"
+    assert all(job.budget == LONG_BUDGET for job in long_kept)
+    fresh = [job.seed for job in jobs if job.study == "long-again" and job.untrained]
+    assert fresh == [5, 6, 7, 8, 9]
     worlds = {(job.study, job.seed): job.world for job in jobs if job.world}
-    seeds = [world["seed"] for (study, _), world in worlds.items() if study in ("world", "long")]
+    changing = ("world", "long", "long-again")
+    seeds = [world["seed"] for (study, _), world in worlds.items() if study in changing]
     assert len(set(seeds)) == len(seeds), "no world serves two studies of changing palettes"
     untrained = [job.untrained for job in jobs if job.study == "long" and job.untrained]
     assert sorted(untrained)[:5] == [(0,), (0,), (1,), (1,), (2,)], "once a seed, and the ceilings'"

@@ -163,7 +163,8 @@ def test_what_time_leaves_out_is_neither_a_seed_nor_a_control_of_the_question(
 ) -> None:
     jobs = cycle_jobs(tmp_path, tmp_path, None)
     order = list(dict.fromkeys("sweep" if job.arm in SWEEP else job.study for job in jobs))
-    assert order == ["long", "surveillance", "kept", "world", "sweep", "mixed", "davis"]
+    asked = ["long", "surveillance", "long-kept", "long-again"]
+    assert order == [*asked, "kept", "world", "sweep", "mixed", "davis"]
     trained = [job for job in jobs if job.trained_as is None]
     for study, folds in (("long", 1), ("surveillance", 4)):
         runs = [(j.arm.name, j.seed) for j in trained if j.study == study and j.arm not in SWEEP]
