@@ -10,6 +10,9 @@ A *repetition* is one collection, split and seed. What an arm has several values
 untrained encoder has three sets of fresh weights) is averaged there first, so that all arms of a
 column rest on the same repetitions. Means and deviations are taken over repetitions, differences
 over those that both arms have.
+
+``<!-- beside NAME NAME of PROTOCOL/METRIC ... -->`` ... ``<!-- end -->`` sets studies side by side:
+a line an arm or a difference that all of them have, a column a metric and study.
 """
 
 import argparse
@@ -37,7 +40,11 @@ NOTE = (
 )
 FEW = 3
 """Differences between arms that stand in the table of the arms; more of them are folded away."""
-BLOCK = re.compile(r"(<!-- table ([\w.-]+) -->\n)(.*?)(<!-- end -->)", re.S)
+BLOCK = re.compile(
+    r"(?P<begin><!-- (?:table (?P<table>[\w.-]+)|beside (?P<beside>.+?) of (?P<of>.+)) -->\n)"
+    r"(?P<body>.*?)(?P<end><!-- end -->)",
+    re.S,
+)
 
 Values = dict[str, float]  # a value by repetition
 
@@ -149,6 +156,29 @@ def table(rows: Sequence[Result]) -> str:
     return "\n".join([*lines, *folded("How these rows were made", facts(rows))]).rstrip()
 
 
+def beside(studies: Mapping[str, Sequence[Result]], metrics: Sequence[str]) -> str:
+    """A few figures of several studies side by side, as Markdown.
+
+    Args:
+        studies: rows by name of the study.
+        metrics: ``protocol/metric`` each.
+    """
+    if not all(studies.values()):
+        return NOTHING
+    found = {name.rpartition("_")[2]: collect(rows) for name, rows in studies.items()}
+    asked = [(*metric.split("/", 1), name) for metric in metrics for name in found]
+    columns = [found[name].get((protocol, metric), {}) for protocol, metric, name in asked]
+    shared = [n for n in order(columns[0]) if all(n in column for column in columns)]
+    lines = [[n, *[spread([*column[n].values()]) for column in columns]] for n in shared]
+    lines += [
+        [f"{b} − {a}", *[_gain(column, b, a) for column in columns]]
+        for a, b in combinations(shared, 2)
+        if a != UNTRAINED
+    ]
+    heads = [f"{protocol} `{metric}`, {name}" for protocol, metric, name in asked]
+    return "\n".join(grid(["", *heads], lines))
+
+
 def folded(title: str, lines: Sequence[str]) -> list[str]:
     """Markdown that a reader opens with a click, on GitHub and on the site."""
     return [f"<details><summary>{title}</summary>", "", *lines, "", "</details>", ""]
@@ -222,13 +252,19 @@ def fill(page: str, results: Path) -> str:
     Raises:
         ValueError: a table's begin has no end.
     """
-    begun = re.findall(r"<!-- table ([\w.-]+) -->", page)
-    if begun != [match[1] for match in BLOCK.findall(page)]:
+    begun = re.findall(r"<!-- (?:table|beside) .+ -->", page)
+    if begun != [match["begin"].rstrip() for match in BLOCK.finditer(page)]:
         raise ValueError(f"a table is not closed by '<!-- end -->', one of {begun}")
 
+    def rows(name: str) -> list[Result]:
+        return read_results(results / f"{name}.jsonl")
+
     def made(match: re.Match[str]) -> str:
-        rows = read_results(results / f"{match[2]}.jsonl")
-        return f"{match[1]}\n{table(rows)}\n\n{match[4]}"
+        if match["table"]:
+            text = table(rows(match["table"]))
+        else:
+            text = beside({n: rows(n) for n in match["beside"].split()}, match["of"].split())
+        return f"{match['begin']}\n{text}\n\n{match['end']}"
 
     return BLOCK.sub(made, page)
 

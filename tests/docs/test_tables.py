@@ -161,3 +161,30 @@ def test_where_an_encoder_was_trained_is_told_apart_from_where_it_was_judged() -
     assert "trained in 9 s on a GPU beside another one at f00" in there
     assert "- judged on: cpu a chip" in there
     assert "- machine" not in there
+
+
+def test_studies_side_by_side_hold_what_all_of_them_measured(folders: tuple[Path, Path]) -> None:
+    docs, results = folders
+    append_results(results / "study_long.jsonl", list(study()))
+    other = [
+        row(arm, world, value, pair=f"k{world}/split/{world}/seed{world}")
+        for world, values in enumerate([(0.5, 0.4), (0.6, 0.6)])
+        for arm, value in zip(("image MoCo", "intra"), values, strict=True)
+    ]
+    append_results(results / "study_kept.jsonl", [*other, row("no mask", 0, 0.9)])
+    begin = "<!-- beside study_long study_kept of knn/top1 -->"
+    page = docs / "beside.md"
+    page.write_text(f"{begin}\n<!-- end -->\n")
+    assert tables.main(["--docs", str(docs), "--results", str(results)]) == 0
+    text = page.read_text()
+    assert text.startswith(begin)
+    assert text.endswith("<!-- end -->\n")
+    assert cells(text) == {
+        "": ["knn `top1`, long", "knn `top1`, kept"],
+        "---": ["---", "---"],
+        "image MoCo": ["0.320 ± 0.020 (3)", "0.550 ± 0.071 (2)"],
+        "intra": ["0.420 ± 0.026 (3)", "0.500 ± 0.141 (2)"],
+        "intra − image MoCo": ["+0.100 ± 0.017 (3 of 3 higher)", "-0.050 ± 0.071 (0 of 2 higher)"],
+    }
+    page.write_text(f"{begin.replace('kept', 'nothing')}\n<!-- end -->\n")
+    assert tables.NOTHING in tables.fill(page.read_text(), results)
