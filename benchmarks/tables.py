@@ -41,7 +41,8 @@ NOTE = (
 FEW = 3
 """Differences between arms that stand in the table of the arms; more of them are folded away."""
 BLOCK = re.compile(
-    r"(?P<begin><!-- (?:table (?P<table>[\w.-]+)|beside (?P<beside>.+?) of (?P<of>.+)) -->\n)"
+    r"(?P<begin><!-- (?:table (?P<table>[\w.-]+)|"
+    r"beside (?P<beside>[^\n]+?) of (?P<of>[^\n]+)) -->\n)"
     r"(?P<body>.*?)(?P<end><!-- end -->)",
     re.S,
 )
