@@ -12,6 +12,7 @@ alone.
 
 import argparse
 import os
+import re
 import statistics
 import sys
 import time
@@ -32,8 +33,9 @@ from benchmarks.machine import machine, revision
 from benchmarks.overlap_evidence import cstp_jobs, overlap_rows
 from benchmarks.place_evidence import place_jobs
 from benchmarks.studies import Job, gpu_picture_jobs, picture_jobs
+from benchmarks.tables import table
 from rhyme import api
-from rhyme.evaluation import Result, append_results, compare, read_results
+from rhyme.evaluation import Result, append_results, read_results
 from rhyme.run import read_jsonl
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -283,8 +285,8 @@ def main() -> None:
     if left := len(missing) - number:
         print(f"{left} runs are left: the same command goes on with them", file=sys.stderr)
     for path in sorted(RESULTS.glob(f"{options.system}_*.jsonl")):
-        print(f"\n{path.stem}\n")
-        print(compare(read_results(path)).text())
+        text = re.sub("</?(?:details|summary)>", "", table(read_results(path)))  # a page folds
+        print(f"\n# {path.stem}\n\n{text}")
 
 
 if __name__ == "__main__":

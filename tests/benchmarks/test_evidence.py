@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import cycle_evidence, place_evidence, studies
+from benchmarks import cycle_evidence, evidence, place_evidence, studies
 from benchmarks.cycle_evidence import SWEEP, cycle_jobs
 from benchmarks.evidence import Line, beside, command_of, main, one_by_one, watched
 from benchmarks.pictures import cut_pictures
+from benchmarks.tables import table
 from rhyme.api import DataOptions, resolve_recipe
-from rhyme.evaluation import load_protocol
+from rhyme.evaluation import load_protocol, read_results
 from rhyme.evaluation.protocol import parse_settings
 from rhyme.recipes import recipe
 from rhyme.synthetic import WorldConfig
@@ -138,6 +139,18 @@ def test_without_a_gpu_its_runs_are_not_begun(tmp_path: Path, monkeypatch, capsy
     main()
     assert "not measured on a GPU" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_what_is_there_is_printed_as_the_pages_show_it(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.delenv("RHYME_DATA", raising=False)
+    monkeypatch.setattr("sys.argv", ["evidence", "--system", "moco", "--runs", str(tmp_path)])
+    main()
+    printed = capsys.readouterr().out
+    rows = read_results(evidence.RESULTS / "moco_pictures.jsonl")
+    lines = [line for line in table(rows).splitlines() if line.startswith("| ")]
+    assert any("momentum 0 − momentum .99" in line for line in lines)
+    assert set(lines) <= set(printed.splitlines())
+    assert "<" not in printed
 
 
 def test_a_job_begins_once_its_encoder_is_trained(tmp_path: Path) -> None:
