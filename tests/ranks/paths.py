@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rhyme import distributed
 from rhyme.loading.batch import Batch
 from rhyme.systems.base import StepContext, System
+from rhyme.training.monitors import key_distances
 from rhyme.training.parallel import Parallel, Replicated, Sharded, whole
 
 ENGINES: dict[str, type[Parallel]] = {"plain": Parallel, "ddp": Replicated, "fsdp": Sharded}
@@ -24,7 +25,9 @@ def my_rows(batch: Batch) -> Batch:
 def trace(
     system: System, engine: str, steps: Iterable[tuple[Callable[[], Batch], StepContext]]
 ) -> dict[str, Tensor]:
-    """Plain SGD steps; losses, whole gradients by name, and the whole state afterwards.
+    """Plain SGD steps; what they say, and the whole state afterwards.
+
+    Losses, whole gradients by name, and how far the keys' encoder is behind.
 
     Args:
         system: fresh, the same on all ranks.
@@ -59,6 +62,8 @@ def trace(
                     found[f"{number}/gradient/{name}"] = whole(parameter.grad).clone()
                     parameter -= 0.1 * parameter.grad
             system.after_step(True)
+            for name, value in key_distances(system).items():
+                found[f"{number}/{name}"] = torch.tensor(value, dtype=torch.float64)
     with parallel.whole():
         return found | {f"state/{name}": t.clone() for name, t in system.state_dict().items()}
 

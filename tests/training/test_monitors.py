@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
+from rhyme.memory import MomentumEncoder
 from rhyme.training import CollapseAlarm, effective_rank, embedding_std
-from rhyme.training.monitors import median_sine, watch
+from rhyme.training.monitors import key_distances, median_sine, watch
 
 
 def test_std_of_an_even_spread_is_one_over_root_d():
@@ -113,3 +115,19 @@ def test_alarm_counts_on_from_its_state():
     alarm.see(hidden)
     later.load_state_dict(alarm.state_dict())
     assert later.see(hidden) == ["q"]
+
+
+def test_the_log_tells_how_far_the_keys_encoder_is_behind():
+    system = nn.Module()
+    assert key_distances(system) == {}
+    system.pair = MomentumEncoder(nn.Linear(3, 2), 0.9)
+    assert key_distances(system) == {"key_distance": 0.0}
+    with torch.no_grad():
+        for p in system.pair.module.parameters():
+            p.mul_(0.75)
+    assert key_distances(system)["key_distance"] == pytest.approx(0.25)
+    system.other = MomentumEncoder(nn.Linear(3, 2), 0.9)
+    assert key_distances(system) == {
+        "key_distance/pair": pytest.approx(0.25),
+        "key_distance/other": 0.0,
+    }

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from rhyme.errors import ConfigError
@@ -88,8 +89,8 @@ class MomentumEncoder(nn.Module):
         mine, theirs = self._parameters_of_both()
         if not mine:
             return torch.zeros(())
-        apart = nn.utils.get_total_norm([q - k for q, k in zip(theirs, mine, strict=True)])
-        return apart / nn.utils.get_total_norm(theirs).clamp(min=1e-12)
+        apart = _norm([q - k for q, k in zip(theirs, mine, strict=True)])
+        return apart / _norm(theirs).clamp(min=1e-12)
 
     def _parameters_of_both(self) -> tuple[list[Tensor], list[Tensor]]:
         # To walk two module trees in every step would take longer than to move the copy.
@@ -103,6 +104,16 @@ class MomentumEncoder(nn.Module):
     def extra_repr(self) -> str:
         """Settings, for ``print(model)``."""
         return f"momentum={self.momentum}, buffers={self.buffers_from!r}"
+
+
+def _norm(tensors: list[Tensor]) -> Tensor:
+    """Norm over all tensors; of those that FSDP shares, over all ranks' slices."""
+    slices = [tensor for tensor in tensors if isinstance(tensor, DTensor)]
+    whole = nn.utils.get_total_norm([t for t in tensors if not isinstance(t, DTensor)])
+    if not slices:
+        return whole
+    shared = cast(DTensor, nn.utils.get_total_norm(slices)).full_tensor()
+    return torch.hypot(whole, shared)
 
 
 def _places(module: nn.Module) -> list[tuple[nn.Module, str]]:

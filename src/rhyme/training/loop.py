@@ -221,7 +221,7 @@ class Trainer:
             self.step += 1
             recorder.tick(self.step)
             last = self.step == self.steps
-            collapsed = recorder.record(self.step, self._epoch(), rates, output)
+            collapsed = recorder.record(self.step, self._epoch(), rates, output, self.system)
             with recorder.paused():
                 if self.probes and (last or self._due(config.probe_every)):
                     with self.stepper.parallel.whole():

@@ -8,10 +8,11 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rhyme import distributed
 from rhyme.errors import DataError, TrainingError
+from rhyme.memory import MomentumEncoder
 
 _PAIRED = 512  # rows that are compared with each other: 130,816 pairs
 _MADE_BY_FEW = 0.4  # .05 to .36 in VFS's collapse, seldom under .5 on real clips in batches of 16
@@ -96,6 +97,24 @@ def watch(embeddings: Mapping[str, Tensor]) -> dict[str, float]:
         row[f"rank/{name}"] = float(effective_rank(rows))
         row[f"sine/{name}"] = float(median_sine(rows))
     return row
+
+
+def key_distances(system: nn.Module) -> dict[str, float]:
+    """How far each momentum encoder is behind its online encoder, as a row's entries.
+
+    Called on all ranks together: FSDP shares parameters among them.
+
+    Returns:
+        ``key_distance``, ``‖θ_q − θ_k‖ / ‖θ_q‖`` over all parameters; with the module's path behind
+        it where there are several. Nothing without a momentum encoder.
+    """
+    copies = {n: m for n, m in system.named_modules() if isinstance(m, MomentumEncoder)}
+    return {
+        "key_distance" if len(copies) == 1 else f"key_distance/{name}": float(
+            copy.parameter_distance()
+        )
+        for name, copy in copies.items()
+    }
 
 
 class CollapseAlarm:

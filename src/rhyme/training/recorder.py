@@ -17,7 +17,7 @@ from rhyme.systems.base import StepOutput, System
 from rhyme.training.config import TrainConfig
 from rhyme.training.loggers import Loggers
 from rhyme.training.metrics import Window
-from rhyme.training.monitors import CollapseAlarm, watch
+from rhyme.training.monitors import CollapseAlarm, key_distances, watch
 from rhyme.training.progress import Progress, duration
 
 Probe = Callable[[System], Mapping[str, float]]
@@ -126,7 +126,7 @@ class Recorder:
         return items / spent, min(wait / spent, 1.0)
 
     def record(
-        self, step: int, epoch: int, rates: Mapping[str, float], output: StepOutput
+        self, step: int, epoch: int, rates: Mapping[str, float], output: StepOutput, system: System
     ) -> list[str]:
         """Write a row where one is due; else look for a collapse, where a look is.
 
@@ -134,12 +134,12 @@ class Recorder:
             Names of the embeddings whose alarm rings.
         """
         if step == self.steps or step % self.config.log_every == 0:
-            return self.log(step, epoch, rates, output)
+            return self.log(step, epoch, rates, output, system)
         due = step % self.config.look_every == 0
         return self._alarm(step, watch(output.embeddings)) if due else []
 
     def log(
-        self, step: int, epoch: int, rates: Mapping[str, float], output: StepOutput
+        self, step: int, epoch: int, rates: Mapping[str, float], output: StepOutput, system: System
     ) -> list[str]:
         """Write a row of means over the window, and begin the next window.
 
@@ -160,7 +160,7 @@ class Recorder:
             "epoch": epoch,
             "loss": self.final_loss,
             **tables,
-            "monitors": monitors,
+            "monitors": {**monitors, **key_distances(system)},
             "lr": max(rates.values()),
             "lrs": dict(rates),
             "grad_norm": means.get("grad_norm", float("nan")),
