@@ -10,7 +10,7 @@ import pytest
 from rhyme.errors import DataError, EvaluationError, UnknownName
 from rhyme.evaluation import PROTOCOLS, load_protocol
 from rhyme.evaluation.protocol import parse_settings
-from rhyme.tasks import cycle_return, knn_classify, linear_probe, retrieval
+from rhyme.tasks import FeatureTable, cycle_return, knn_classify, linear_probe, retrieval
 
 
 def run(name, split, **settings):
@@ -151,6 +151,25 @@ def test_linear_on_stored_features(split):
 def test_without_labels_only_the_group_is_retrieved(split):
     found = run("retrieval", replace(split, labels=None), group=False)
     assert set(found) == {f"group_recall_at_{k}" for k in (1, 5, 10)}
+
+
+@pytest.mark.parametrize("protocol", ["retrieval", "cycle"])
+def test_copies_of_a_frame_are_not_its_neighbours(split, protocol):
+    """Frames that say nothing of their item; every second item shows one frame four times."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(60, 4, 32)).astype(np.float32)
+    features[::2] = features[::2, :1]
+    times = np.tile(np.arange(4.0), (60, 1))
+    times[::2] = 0
+    number = np.arange(60)
+    test = FeatureTable(
+        features=features, times=times, index=number, ids=number.astype(np.uint64), group=number
+    )
+    found = run(protocol, replace(split, train=test, test=test, labels=None))
+    metric = found["group_recall_at_1" if protocol == "retrieval" else "return_rate_query"]
+    assert metric.value == pytest.approx(metric.chance, abs=0.05)
+    assert metric.chance == pytest.approx(3 / metric.details.get("candidates", 149))
+    assert metric.details["left_out"] > 10, "items of one frame ask nothing"
 
 
 def test_cycle_reports_beside_q_and_uniform_weights(split):

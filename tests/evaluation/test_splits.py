@@ -44,6 +44,15 @@ def test_validation_is_set_aside_from_training_groups(rows_catalog):
     assert "set aside" in found.notes[0]
 
 
+def test_of_few_training_groups_one_is_set_aside_and_of_one_none(rows_catalog):
+    found = make_splits(rows_catalog(["a", "b", "c", "t"], splits=["train"] * 3 + ["test"]))
+    assert (len(found.train), len(found.val)) == (2, 1)
+    assert "at least one, was set aside" in found.notes[0]
+    found = make_splits(rows_catalog(["a", "a", "t"], splits=["train"] * 2 + ["test"]))
+    assert (len(found.train), len(found.val)) == (2, 0)
+    assert "all training items are of one group" in found.notes[0]
+
+
 def test_a_group_in_two_splits_is_refused(rows_catalog):
     names = ["train", "train", "val", "test"]
     with pytest.raises(EvaluationError, match="two splits, train and test") as caught:

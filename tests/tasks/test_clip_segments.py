@@ -1,13 +1,16 @@
-"""Variance within items, coherence of clips, and orders that move something: against loops."""
+"""Variance within items, coherence of clips, and orders that move all: against loops."""
 
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
+import torch
 
 from rhyme.errors import DataError
+from rhyme.objectives import calibrate_segments, segment_accuracy
 from rhyme.tasks.clip_segments import clip_coherence, intra_variance, other_orders
 
 
@@ -47,16 +50,25 @@ def test_variance_within_items() -> None:
     flat = mixed.reshape(-1, 4)
     total = np.mean([(x - flat.mean(0)) @ (x - flat.mean(0)) for x in flat])
     assert intra_variance(5 * mixed) == pytest.approx(within / total, abs=1e-12)
+    for f in (2, 4):  # clips that have nothing to do with their items
+        alike = intra_variance(unit(4000, f, 4))
+        assert alike == pytest.approx((f - 1) / f, abs=0.01)
     with pytest.raises(DataError, match="the same"):
         intra_variance(np.ones((3, 2, 4)))
 
 
 @pytest.mark.parametrize("s", [2, 3, 5])
-def test_every_order_moves_something(s: int) -> None:
+def test_every_order_moves_every_segment(s: int) -> None:
     ids = np.arange(300, dtype=np.uint64)
     found = other_orders(ids, s, seed=1)
     assert (np.sort(found, axis=1) == np.arange(s)).all()
-    assert (found != np.arange(s)).any(axis=1).all()
+    assert (found != np.arange(s)).all()
+    count = len(np.unique(found, axis=0))
+    assert count == math.factorial(s - 1), "all cyclic permutations occur"
+    fixed = np.random.default_rng(0).normal(size=(1, s, 8)).repeat(len(ids), axis=0)
+    blind = torch.nn.functional.normalize(torch.from_numpy(fixed), dim=-1)
+    back = calibrate_segments(blind, torch.from_numpy(found))
+    assert segment_accuracy(blind, back).max() == 0, "a head that ignores its input is never right"
     assert (other_orders(ids[100:], s, seed=1) == found[100:]).all()
     if s > 2:
         assert (other_orders(ids, s, seed=2) != found).any()

@@ -159,3 +159,21 @@ def test_steps_instead_of_epochs(stripes, encoder) -> None:
     assert done == [8, 16, 24, 32, 40, 48], "six batches of 8 run over the four of an epoch"
     with pytest.raises(ConfigError, match="steps"):
         Tuning(steps=-1)
+
+
+@pytest.mark.parametrize(("batch", "steps"), [(20, 2), (31, 1), (30, 2)])
+def test_an_epoch_sees_every_item_but_a_single_last_one(
+    stripes, encoder, monkeypatch, batch: int, steps: int
+) -> None:
+    sizes: list[int] = []
+    real = Classifier.logits
+
+    def counted(self: Classifier, pixels: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(pixels))
+        return real(self, pixels)
+
+    monkeypatch.setattr(Classifier, "logits", counted)
+    tuning = replace(QUICK, batch_size=batch, epochs=1)
+    fine_tune(encoder, PLAN, stripes, codes(stripes), 2, tuning)
+    assert len(sizes) == steps
+    assert sum(sizes) == (31 if batch == 31 else 32), "batch norm cannot read a single row"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -65,3 +67,12 @@ def test_select_and_checks():
         FeatureTable(
             features=t.features, times=t.times, index=t.index[:2], ids=t.ids, group=t.group
         )
+
+
+def test_moments_leave_out_frames_that_an_item_repeats():
+    t = table(n=3, f=4)
+    assert t.moments.tolist() == list(range(12))
+    times = np.array([[0, 1, 2, 3], [5, 5, 5, 5], [0, 0, 1, 1]], dtype=np.float64)
+    short = dataclasses.replace(t, times=times)
+    assert short.moments.tolist() == [0, 1, 2, 3, 4, 8, 10]
+    assert short.frames()[short.moments].shape == (7, 3)

@@ -293,8 +293,8 @@ def probes(recipe: Recipe, catalog: Catalog) -> dict[str, Probe]:
         table = extract_features(module, export.plan, held_out, device=device)
         try:
             found = cycle_return(
-                table.frames(),
-                np.repeat(table.group, table.frames_per_item),
+                table.frames()[table.moments],
+                np.repeat(table.group, table.frames_per_item)[table.moments],
                 seed=recipe.train.seed,
             )
         except DataError:

@@ -88,7 +88,11 @@ def draw_pictures(
     )
     table = tables["trained"]
     album = _Album(catalog, table)
-    frames, groups = table.frames(), np.repeat(table.group, table.frames_per_item)
+    moments = table.moments
+    frames = table.frames()[moments]
+    groups, places = (
+        np.repeat(v, table.frames_per_item)[moments] for v in (table.group, table.index)
+    )
     drawn: list[Rhyme] = []
     measured: tuple[int, int] | None = None
     try:
@@ -110,7 +114,7 @@ def draw_pictures(
         absent["retrieval"] = ("There is one video only, and none to find others in.", _more())
     worst: list[Strip] = []
     classes: list[ClassShare] = []
-    codes = np.repeat(album.codes(table.index), table.frames_per_item)
+    codes = album.codes(places)
     if (codes < 0).all():
         absent["worst"] = (
             "Which classes and searches fail is not known: the held-out items have no labels.",
@@ -118,7 +122,7 @@ def draw_pictures(
             "labels measure only, no system trains on them.",
         )
     elif strips:
-        both = {name: t.frames() for name, t in tables.items()}
+        both = {name: t.frames()[moments] for name, t in tables.items()}
         failed = failures(both, groups, codes, album.names)
         classes = failed.classes
         worst = _strips_of(album, frames, groups, failed.queries[:WORST])
@@ -187,10 +191,13 @@ def _strips_of(
 
 
 class _Album:
-    """Frames by their row in a feature table, decoded when they are drawn."""
+    """Frames by their row among a table's moments, decoded when they are drawn."""
 
     def __init__(self, catalog: Catalog, table: FeatureTable) -> None:
-        self._catalog, self._table = catalog, table
+        self._catalog = catalog
+        moments = table.moments
+        self._places = np.repeat(table.index, table.frames_per_item)[moments]
+        self._times = table.times.reshape(-1)[moments]
         self._codes, self.names = (
             catalog.labels() if catalog.label_column is not None else (None, [])
         )
@@ -220,14 +227,12 @@ class _Album:
         )
 
     def frame(self, row: int, query: int | None = None, score: float | None = None) -> Frame:
-        per_item = self._table.frames_per_item
-        place = int(self._table.index[row // per_item])
+        place, time = int(self._places[row]), float(self._times[row])
         item = self._catalog.item(place)
-        time = float(self._table.times[row // per_item, row % per_item])
         label = self.label(place)
         same = None
         if query is not None and label is not None:
-            same = label == self.label(int(self._table.index[query // per_item]))
+            same = label == self.label(int(self._places[query]))
         if row not in self._pixels:
             self._pixels[row] = self._decode(place, time)
         return Frame(

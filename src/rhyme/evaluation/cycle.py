@@ -39,15 +39,16 @@ def run(split: SplitData, settings: Settings) -> list[Metric]:
 
     Returns:
         ``return_rate``, ``return_rate_query``, ``return_rate_uniform``, ``same_class_mass`` and
-        ``nearest_same_class``, with the sizes of both sides among the details.
+        ``nearest_same_class``, with the sizes of both sides among the details. A frame
+        that a short item shows several times counts once.
     """
     test = split.test
     statistics = split.train.statistics() if settings.standardise else None
-    repeat = test.frames_per_item
-    labels = None if split.labels is None else np.repeat(split.labels["test"], repeat)
+    repeat, moments = test.frames_per_item, test.moments
+    labels = None if split.labels is None else np.repeat(split.labels["test"], repeat)[moments]
     found = cycle_return(
-        test.frames(statistics),
-        np.repeat(test.group, repeat),
+        test.frames(statistics)[moments],
+        np.repeat(test.group, repeat)[moments],
         labels,
         temperature=settings.temperature,
         seed=split.seed if settings.split_seed is None else settings.split_seed,

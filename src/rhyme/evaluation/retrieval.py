@@ -60,7 +60,8 @@ def run(split: SplitData, settings: Settings) -> list[Metric]:
     Returns:
         With labels ``recall_at_<k>`` and ``map`` (``frame_`` before them for frames): a hit
         shares the class, and items of the query's group are no answer. ``group_recall_at_<k>``:
-        each test frame asks among all other test frames, a hit is of its group. Chance is exact.
+        each test frame asks among all other test frames, a hit is of its group; a frame that a
+        short item shows several times counts once. Chance is exact.
     """
     metrics: list[Metric] = []
     if split.labels is not None:
@@ -138,8 +139,9 @@ def _sides(
 
 def _of_group(split: SplitData, settings: Settings) -> list[Metric]:
     statistics = split.train.statistics() if settings.standardise else None
-    groups = np.repeat(split.test.group, split.test.frames_per_item)
-    found = group_retrieval(split.test.frames(statistics), groups, ks=settings.ks)
+    test, moments = split.test, split.test.moments
+    groups = np.repeat(test.group, test.frames_per_item)[moments]
+    found = group_retrieval(test.frames(statistics)[moments], groups, ks=settings.ks)
     return [
         Metric(
             name=f"group_recall_at_{k}",

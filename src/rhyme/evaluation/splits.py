@@ -114,8 +114,10 @@ def make_splits(catalog: Catalog, *, seed: int = 0) -> Splits:
     if not (found == "val").any() and (found == "train").any():
         found = _set_aside(found, groups, seed)
         notes.append(
-            "the split has no validation items: a fifth of the training groups was set aside, "
-            f"seed {seed}"
+            "the split has no validation items: a fifth of the training groups, at least one, was "
+            f"set aside, seed {seed}"
+            if (found == "val").any()
+            else "the split has no validation items, and all training items are of one group"
         )
     _check(catalog, found, groups)
     rows = {name: np.flatnonzero(found == name).astype(np.int64) for name in SPLIT_NAMES}
@@ -145,7 +147,8 @@ def _column(catalog: Catalog, name: str) -> list[str | None]:
 
 def _set_aside(found: NDArray[np.object_], groups: Integer, seed: int) -> NDArray[np.object_]:
     codes = np.unique(groups[found == "train"])
-    drawn = np.random.default_rng([seed, 2]).permutation(codes)[: len(codes) // 5]
+    held = max(1, len(codes) // 5) if len(codes) > 1 else 0
+    drawn = np.random.default_rng([seed, 2]).permutation(codes)[:held]
     out = found.copy()
     out[(found == "train") & np.isin(groups, drawn)] = "val"
     return out

@@ -129,8 +129,8 @@ def segment_accuracy(first: Tensor, second: Tensor) -> Tensor:
     """Share of a clip's segments that are nearer to themselves than to any other of the other set.
 
     Chance is ``1 / s``. A tie is no hit. Where the second set comes from a shuffled clip, a head
-    that ignores its input is right on clips whose order did not change, and wrong on all others:
-    measure it on the latter.
+    that ignores its input is right on the segments that kept their place and wrong on the others:
+    measure it on clips whose segments have moved.
 
     Args:
         first: ``[b, s, d]`` unit rows.

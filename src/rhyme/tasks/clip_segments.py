@@ -66,7 +66,8 @@ def clip_coherence(segments: Float, groups: Integer) -> Coherence:
 def intra_variance(features: Float) -> float:
     """Variance within items as a share of all variance, of features brought to length 1.
 
-    0 where all clips of an item look the same, 1 where an item is no more alike than all are.
+    0 where all clips of an item look the same, ``(f − 1) / f`` where they are no more alike than
+    clips of any items are, and 1 where items differ in nothing but their clips.
 
     Args:
         features: ``[n, f, d]``: ``f`` clips of ``n`` items.
@@ -86,7 +87,9 @@ def intra_variance(features: Float) -> float:
 
 
 def other_orders(ids: NDArray[np.uint64], segments: int, seed: int) -> Integer:
-    """A permutation of each item's segments that moves some of them, ``int64 [n, s]``.
+    """A cyclic permutation of each item's segments, which moves every one, ``int64 [n, s]``.
+
+    A head that ignores its input is right on segments that stay where they are, so none does.
 
     Args:
         ids: ``[n]`` item ids; an item's permutation depends on its id and the seed alone.
@@ -99,5 +102,6 @@ def other_orders(ids: NDArray[np.uint64], segments: int, seed: int) -> Integer:
     if segments < 2:
         raise DataError("a single segment has no other order", value=segments)
     drawn = Keys.of(seed, 0, ids).permutation("segments", segments)
-    still = (drawn == np.arange(segments)).all(axis=1)
-    return np.where(still[:, None], np.roll(drawn, 1, axis=1), drawn)
+    orders = np.empty_like(drawn)
+    np.put_along_axis(orders, drawn, np.roll(drawn, -1, axis=1), axis=1)
+    return orders

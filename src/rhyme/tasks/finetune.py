@@ -178,7 +178,7 @@ def fine_tune(
         workers: decoding processes.
         device: where to train.
         cache: decoded frames to use instead of the files; for clips it must hold every frame.
-        progress: called with (done, total) items.
+        progress: called with (done, total) items, smaller batches counted as whole ones.
 
     Returns:
         The classifier in evaluation mode, on the device.
@@ -189,10 +189,12 @@ def fine_tune(
     """
     check_classes(labels, len(catalog), stage="fine-tune")
     device = torch.device(device)
+    batch_size = min(tuning.batch_size, len(catalog))
     source = CatalogSource(
         catalog,
         tuning.views(plan),
-        batch_size=min(tuning.batch_size, len(catalog)),
+        batch_size=batch_size,
+        drop_last=len(catalog) % batch_size == 1,  # batch norm cannot read a single row
         seed=seed,
         workers=workers,
         cache=cache,
@@ -205,7 +207,7 @@ def fine_tune(
     )
     model = _prepared(model.to(device), tuning.frozen)
     trained = [p for p in model.parameters() if p.requires_grad]
-    peak = tuning.lr * source.batch_size / tuning.lr_batch
+    peak = tuning.lr * batch_size / tuning.lr_batch
     optimizer = torch.optim.SGD(
         trained, lr=peak, momentum=0.9, nesterov=tuning.nesterov, weight_decay=tuning.weight_decay
     )
@@ -239,7 +241,7 @@ def fine_tune(
                     plateau.step(mean)
                 losses.clear()
             if progress is not None:
-                progress((step + 1) * source.batch_size, steps * source.batch_size)
+                progress((step + 1) * batch_size, steps * batch_size)
     finally:
         source.close()
     if not all(bool(v.isfinite().all()) for v in model.state_dict().values()):

@@ -158,6 +158,16 @@ class FeatureTable:
         """
         return self._frames(statistics).reshape(-1, self.dim)
 
+    @property
+    def moments(self) -> Integer:
+        """Rows of :meth:`frames` without repetitions, ``int64 [m]``, ``m ≤ n * f``.
+
+        An item with fewer frames than asked for shows some of them several times. Where a frame
+        looks for others of its own video, its copies would be found first.
+        """
+        earliest = (self.times[:, :, None] == self.times[:, None, :]).argmax(axis=2)
+        return np.flatnonzero(earliest == np.arange(self.frames_per_item))
+
     def mean(self) -> Float:
         """Plain mean of each item's frames, for linear probes: ``float32 [n, d]``."""
         return self.features.mean(axis=1)
