@@ -199,7 +199,7 @@ class RunFolder:
         """
         folder = cls(path)
         if not folder.path.is_dir():
-            raise RunError("no such run folder", file=path, remedy="list runs with: ls runs/")
+            raise RunError("no such run folder", file=path, remedy="list runs: rhyme runs")
         if not folder.config.is_file():
             raise RunError(
                 "the folder is no run: config.yaml is missing",

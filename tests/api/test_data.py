@@ -28,6 +28,8 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("group_column", "place"),
         ("split_column", "fold"),
         ("kinds", "video"),
+        ("path_column", "clip"),
+        ("spacing", 2.0),
     ],
 )
 def test_an_option_of_the_scan_is_refused_for_a_catalog(

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from rhyme import api
-from rhyme.api.estimate import _pace
+from rhyme.api.estimate import _length, _pace
 from rhyme.errors import ConfigError
-from support.tiny_runs import OVERRIDES, catalog, flags, rhyme, trained
+from support.tiny_runs import OVERRIDES, catalog, flags, refused, rhyme, trained
 
 SHORT = {"seconds": 0.2}
 
@@ -80,6 +80,22 @@ def test_too_few_items_are_refused_before_anything_is_measured() -> None:
     assert done.code == 2
     assert "do not fill a batch" in done.err
     assert "measuring" not in done.err
+
+
+@pytest.mark.parametrize("items", [0, -1])
+def test_no_items_are_refused_as_such(items: int) -> None:
+    done = rhyme("estimate", "moco", "--items", items, "--seconds", 0.1)
+    refused(done, 2, "at least 1 item", f"value:  {items}", "--items 1000")
+    assert "batch_size" not in done.err
+
+
+def test_no_batch_of_nothing_is_advised() -> None:
+    chosen = api.resolve_recipe("moco")
+    with pytest.raises(ConfigError) as told:
+        _length(chosen, 0)
+    assert told.value.remedy == "give more items"
+    with pytest.raises(ConfigError, match=r"lower the batch: --train.batch_size 3"):
+        _length(chosen, 3)
 
 
 def test_a_pace_is_set_by_the_slower_side() -> None:

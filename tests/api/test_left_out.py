@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from rhyme import api
-from rhyme.api.train import check_size, resolve_recipe
+from rhyme.api.recipe import resolve_recipe
+from rhyme.api.train import check_size
 from rhyme.catalog import scan
 from rhyme.errors import DataError
 from rhyme.loading import unusable

@@ -145,6 +145,18 @@ def test_a_folder_that_does_not_exist(arguments: list[str], tmp_path: Path) -> N
     assert not missing.exists()
 
 
+def test_a_run_that_does_not_exist_cannot_go_on(tmp_path: Path) -> None:
+    refused(rhyme("train", "--resume", tmp_path / "missing"), 1, "no such run", "rhyme runs")
+
+
+def test_an_export_is_not_written_over(tmp_path: Path) -> None:
+    words = ["export", trained("moco"), "--format", "hub", "--out", tmp_path / "hub"]
+    assert rhyme(*words).code == 0
+    again = rhyme(*words)
+    refused(again, 1, tmp_path / "hub", "choose another folder, or delete this one")
+    assert "overwrite" not in again.err
+
+
 def test_runs_that_were_not_evaluated_cannot_be_compared() -> None:
     refused(rhyme("compare", trained("moco")), 1, "no results", "rhyme evaluate")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rhyme.api import DataOptions, LaunchOptions
-from rhyme.api.train import resolve_recipe
+from rhyme.api.recipe import resolve_recipe
 from rhyme.cli import COMMANDS, run
 from rhyme.cli.answer import Answer
 

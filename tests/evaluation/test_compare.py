@@ -110,6 +110,17 @@ def test_settings_tell_lines_apart_folds_do_not():
     assert len(compare(folds).lines) == 1
 
 
+def test_data_of_one_name_are_told_apart_by_their_fingerprints():
+    one, two = rows("a", A, data_fingerprint="0123456789"), rows("a", B, data_fingerprint="abcdef")
+    found = compare([*one, *two, *rows("a", A, data="other")])
+    assert [line.data for line in found.lines] == ["clips (01234567)", "clips (abcdef)", "other"]
+    assert [line.n for line in found.lines] == [3, 3, 3]
+    assert "several sets of data are called clips" in found.notes[0]
+    plain = compare([*one, *rows("b", B, data_fingerprint="0123456789")])
+    assert {line.data for line in plain.lines} == {"clips"}
+    assert not plain.notes
+
+
 def test_lost_values_are_counted_and_left_out():
     found = compare([*rows("a", [0.5, math.nan, 0.7]), *rows("b", B)], baseline="b")
     a = line(found, "a")

@@ -9,7 +9,7 @@ import pytest
 
 from rhyme.catalog import scan
 from rhyme.encoders import load_package, untrained
-from rhyme.errors import EvaluationError, UnknownName
+from rhyme.errors import ConfigError, EvaluationError, UnknownName
 from rhyme.evaluation import Result, compare, evaluate, group_hashes, load_protocol, make_splits
 from rhyme.evaluation.inputs import split_features
 from rhyme.evaluation.splits import usable_classes
@@ -151,6 +151,9 @@ def test_typing_errors_are_found_before_any_work(world):
         evaluate(encoder, catalog, settings={"cycl": {}})
     with pytest.raises(UnknownName, match="unknown option"):
         evaluate(encoder, catalog, settings={"knn": {"kk": 1}})
+    with pytest.raises(ConfigError, match="settings of 'knn', which is not measured") as caught:
+        evaluate(encoder, catalog, protocols=["cycle"], settings={"cycle": {}, "knn": {"kk": 1}})
+    assert "cycle,knn" in (caught.value.remedy or "")
     with pytest.raises(UnknownName, match="no such label column"):
         evaluate(encoder, catalog, label_column="appearence")
 

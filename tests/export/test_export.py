@@ -91,8 +91,9 @@ def test_a_hub_folder_is_the_package_with_metadata(tmp_path: Path) -> None:
     assert metadata["license"] == "apache-2.0"
     assert {"demo", "small", "self-supervised-learning"} <= set(metadata["tags"])
     assert body.strip().startswith("# An encoder")
-    with pytest.raises(PackageError, match="not empty"):
+    with pytest.raises(PackageError, match="not empty") as told:
         to_hub_folder(package, folder)
+    assert told.value.remedy == "choose another folder, or delete this one"
     to_hub_folder(package, folder, overwrite=True)
     assert "license" not in (folder / "README.md").read_text()
 

@@ -81,6 +81,24 @@ def info_nce(
     return Contrast(values, valid, ga, gp, gn)
 
 
+def means(
+    anchors: Array,
+    positives: Array,
+    negatives: Array,
+    excluded: NDArray[np.bool_],
+    rows: list[int],
+) -> dict[str, float]:
+    """What InfoNCE tells of these rows and no others."""
+    cosines = [float(anchors[i] @ positives[i]) for i in rows]
+    hardest = [max(float(anchors[i] @ negatives[j]) for j in allowed(excluded, i)) for i in rows]
+    hits = [c - h > 1e-12 for c, h in zip(cosines, hardest, strict=True)]
+    return {
+        "positive_cosine": math.fsum(cosines) / len(rows),
+        "hardest_negative_cosine": math.fsum(hardest) / len(rows),
+        "accuracy": sum(hits) / len(rows),
+    }
+
+
 class Neighbour(NamedTuple):
     mean: Array
     neighbour: Array

@@ -188,6 +188,19 @@ def test_a_row_without_negatives_is_masked_and_never_nan(temperature: float, lea
         assert torch.isfinite(t.grad)
 
 
+def test_rows_that_are_left_out_change_nothing() -> None:
+    q, p, n = unit(5, 4).requires_grad_(), unit(5, 4, 1), unit(6, 4, 2)
+    valid = torch.tensor([True, False, True, True, False])
+    out = info_nce(q, p, n, temperature=0.2, valid=valid)
+    only = info_nce(q.detach()[valid], p[valid], n, temperature=0.2)
+    assert torch.equal(out.values[valid], only.values)
+    for name in ("positive_cosine", "hardest_negative_cosine", "accuracy"):
+        assert torch.allclose(out.diagnostics[name], only.diagnostics[name], atol=1e-12)
+    finite_and_zero(out, [1, 4], q)
+    with pytest.raises(DataError, match="valid must be"):
+        info_nce(q, p, n, temperature=0.2, valid=valid[:4])
+
+
 def test_no_negatives_at_all() -> None:
     q = unit(2, 4).requires_grad_()
     finite_and_zero(info_nce(q, unit(2, 4, 1), unit(0, 4), temperature=0.1), [0, 1], q)

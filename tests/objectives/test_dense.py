@@ -8,6 +8,7 @@ import torch
 
 from objectives import oracle
 from rhyme.errors import DataError
+from rhyme.kernels import Kernel
 from rhyme.objectives import dense_info_nce, nearest_cells
 
 F64 = torch.float64
@@ -80,8 +81,47 @@ def test_cells_without_counterpart_change_nothing() -> None:
     only = dense_info_nce(queries[:, ::2], keys, match[:, ::2], negatives, temperature=0.2)
     assert torch.equal(part.values[::2], only.values)
     assert part.values[1::2].tolist() == [0, 0]
-    for name in ("positive_cosine",):
+    for name in ("positive_cosine", "hardest_negative_cosine", "accuracy"):
         assert torch.allclose(part.diagnostics[name], only.diagnostics[name])
+
+
+@pytest.mark.parametrize("kernel", ["eager", "streaming"])
+@pytest.mark.parametrize("seed", range(4))
+def test_diagnostics_are_means_over_cells_that_count(kernel: Kernel, seed: int) -> None:
+    b, n, k, d = 3, 5, 7, 4
+    queries, noise = unit(b, n, d, seed=seed), unit(b, n, d, seed=seed + 10)
+    keys = torch.nn.functional.normalize(queries + noise, dim=-1)
+    negatives = unit(k, d, seed=seed + 20)
+    match = torch.arange(n).expand(b, n)
+    valid = torch.rand(b, n, generator=torch.Generator().manual_seed(seed)) < 0.5
+    groups, owners = torch.tensor([0, 1, 2]), torch.tensor([2] * k)  # no negatives for the last
+    out = dense_info_nce(
+        queries, keys, match, negatives, temperature=0.2, valid=valid,
+        anchor_groups=groups, negative_groups=owners, kernel=kernel,
+    )  # fmt: skip
+    excluded = oracle.same_group(np.repeat(groups.numpy(), n), owners.numpy())
+    rows = [i * n + j for i in range(2) for j in range(n) if valid[i, j]]
+    assert out.valid.nonzero()[:, 0].tolist() == rows
+    want = oracle.means(
+        queries.flatten(0, 1).numpy(), keys.flatten(0, 1).numpy(), negatives.numpy(), excluded, rows
+    )
+    for name, value in want.items():
+        assert float(out.diagnostics[name]) == pytest.approx(value, abs=1e-9), name
+    assert out.diagnostics["masked_rows"] == b * n - len(rows)
+
+
+@pytest.mark.parametrize(("b", "n"), [(0, 4), (2, 0)])
+def test_an_empty_batch_has_no_values(b: int, n: int) -> None:
+    queries = torch.zeros(b, n, 3, dtype=F64, requires_grad=True)
+    out = dense_info_nce(
+        queries, torch.zeros(b, 4, 3, dtype=F64), torch.zeros(b, n, dtype=torch.int64), unit(5, 3),
+        temperature=0.2, valid=torch.ones(b, n, dtype=torch.bool),
+        anchor_groups=torch.arange(b), negative_groups=torch.arange(5),
+    )  # fmt: skip
+    out.values.sum().backward()
+    assert out.values.shape == out.valid.shape == (0,)
+    assert out.diagnostics["masked_rows"] == 0
+    assert queries.grad is not None
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:

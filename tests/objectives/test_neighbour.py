@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from objectives import oracle
 from ranks.pool import run_on_ranks
 from rhyme import distributed
 from rhyme.errors import ConfigError, DataError
+from rhyme.kernels import Kernel
 from rhyme.memory import FeatureQueue
 from rhyme.objectives import cycle, info_nce, neighbour_weights, soft_nearest_neighbour
 
@@ -280,6 +283,39 @@ def test_a_queue_full_of_the_own_video_is_masked_and_never_nan(
     assert q.grad is not None
     assert torch.isfinite(q.grad).all()
     assert not q.grad[[0, 2]].any()
+
+
+@pytest.mark.parametrize("kernel", ["eager", "streaming"])
+@pytest.mark.parametrize("seed", range(4))
+def test_diagnostics_are_means_over_valid_rows(kernel: Kernel, seed: int) -> None:
+    q, p, u, n = (unit(k, 5, 4 * seed + i) for i, k in enumerate((8, 8, 6, 7)))
+    p = nn.functional.normalize(p + 2 * soft_nearest_neighbour(q, u, temperature=0.2).mean, dim=1)
+    groups = torch.tensor([1, 2, 1, 3, -1, 1, 2, 4])  # 1 has no support and 2 no negatives
+    gu, gn = torch.full((6,), 1), torch.full((7,), 2)
+    out = cycle(
+        q, p, u, n, temperature=0.2, anchor_groups=groups, support_groups=gu, negative_groups=gn,
+        kernel=kernel,
+    )  # fmt: skip
+    su, sn = (oracle.same_group(groups.numpy(), x.numpy()) for x in (gu, gn))
+    way = oracle.soft_neighbour(q.numpy(), u.numpy(), 0.2, su, np.zeros_like(q.numpy()))
+    rows = [3, 4, 7]
+    assert out.valid.nonzero()[:, 0].tolist() == rows
+    assert out.diagnostics["masked_rows"] == 5
+    want = oracle.means(way.neighbour, p.numpy(), n.numpy(), sn, rows)
+    for name, value in want.items():
+        assert float(out.diagnostics[name]) == pytest.approx(value, abs=1e-9), name
+
+
+def test_cycles_without_support_do_not_count_as_lost() -> None:
+    q, u, n = unit(4, 6), unit(3, 6, 1), unit(5, 6, 2)
+    p = soft_nearest_neighbour(q, u, temperature=0.1).neighbour
+    out = cycle(
+        q, p, u, n, temperature=0.1,
+        anchor_groups=torch.tensor([0, 0, 0, 1]), support_groups=torch.zeros(3, dtype=torch.int64),
+        negative_groups=torch.full((5,), -1),
+    )  # fmt: skip
+    assert out.diagnostics["accuracy"] == 1
+    assert float(out.diagnostics["positive_cosine"]) == pytest.approx(1)
 
 
 def test_groups_keep_the_own_video_out_of_both_ways() -> None:

@@ -18,6 +18,22 @@ from rhyme.report.text import clean, duration, figure, moment, short_path
 Rows = Callable[..., Any]
 
 
+def test_figures_of_different_data_of_one_name_are_different_lines(make_result: Rows) -> None:
+    a, b = (
+        {"data": "wz", "data_fingerprint": "a" * 64},
+        {"data": "wz", "data_fingerprint": "b" * 64},
+    )
+    lines = compare([make_result(0.2, **a), make_result(0.8, seed=1, **b)])
+    assert [(c.variant, c.trained.mean) for c in lines if c.trained] == [
+        ("data aaaaaaaa", 0.2), ("data bbbbbbbb", 0.8),
+    ]  # fmt: skip
+    other = make_result(0.5, data="other", data_fingerprint="c" * 64)
+    assert [c.variant for c in compare([make_result(0.2, **a), other])] == ["data wz", "data other"]
+    assert [c.variant for c in compare([make_result(0.2, **a), make_result(0.8, **a, seed=1)])] == [
+        ""
+    ]
+
+
 def test_unpaired_difference_adds_both_spreads(make_result: Rows) -> None:
     rows = [make_result(v, seed=s) for s, v in ((0, 0.6), (1, 0.7))]
     rows += [make_result(v, "untrained", s) for s, v in ((5, 0.3), (6, 0.4), (7, 0.5))]

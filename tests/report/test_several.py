@@ -54,6 +54,53 @@ def test_runs_of_one_configuration_but_for_the_seed_are_one_arm() -> None:
     assert "train.steps" not in told
 
 
+def judged(data: Sequence[str], **changes: Any) -> ReportData:
+    """A run whose figures are of data of one name with these fingerprints."""
+    made = run(**changes)
+    rows = [{**row, "data": "wz", "data_fingerprint": d} for d in data for row in made.results]
+    return dataclasses.replace(made, results=rows)
+
+
+def test_runs_of_one_configuration_on_different_data_are_different_arms(
+    page: Callable[[str], Any],
+) -> None:
+    a, b = "aaaaaaaa11", "bbbbbbbb22"
+    runs = [judged([a], values=[0.25]), judged([b], seed=1, values=[0.75])]
+    found = arms(runs)
+    assert [arm.name for arm in found] == ["moco, data aaaaaaaa", "moco, data bbbbbbbb"]
+    lines = beside(found)
+    assert [line.variant for line in lines] == ["data aaaaaaaa", "data bbbbbbbb"]
+    assert all(gap is None for line in lines for gap in line.gaps)
+    text = page(render_runs(runs)).text
+    assert "0.500" not in text, "a mean over two sets of data"
+    assert "No figure was measured of all of them." in text
+    assert "Not all were judged on the same data" in text
+    both = render_runs([judged([a, b]), judged([b, a], seed=1)])
+    assert "Not all were judged on the same data" not in page(both).text
+    more = [
+        *runs, judged([a], seed=2), judged([], seed=3), judged([b], options={"queue": 8}),
+        judged([b, a], seed=4), judged([b], seed=5),
+    ]  # fmt: skip
+    assert [(arm.name, len(arm.runs)) for arm in arms(more)] == [
+        ("moco, queue –, data aaaaaaaa", 4), ("moco, queue –, data bbbbbbbb", 2),
+        ("moco, queue 8", 1),
+    ]  # fmt: skip
+
+
+def test_folds_of_one_collection_are_one_arm(page: Callable[[str], Any]) -> None:
+    for name in ("fold", "split_number"):
+        folds: list[ReportData] = []
+        for k in range(3):
+            fold = judged(["aaaaaaaa11"], seed=k, values=[0.4 + 0.1 * k])
+            rows = [{**r, "settings": {"k": 20, name: k}, "seed": 0} for r in fold.results]
+            folds.append(dataclasses.replace(fold, results=rows))
+        (arm,) = arms(folds)
+        (line,) = beside([arm])
+        assert line.trained[0] is not None
+        assert (line.trained[0].mean, line.trained[0].n) == (pytest.approx(0.5), 3)
+        assert "Not all were judged on the same data" not in page(render_runs(folds)).text
+
+
 def test_differences_are_paired_by_data_split_and_seed() -> None:
     base = [run(seed=k, values=[v]) for k, v in enumerate((0.5, 0.6, 0.9))]
     mine = [run("dual", seed=k, values=[v]) for k, v in enumerate((0.6, 0.8, 0.95))]

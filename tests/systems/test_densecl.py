@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch.nn import functional
 
+from ranks.pool import run_on_ranks
+from rhyme import distributed
 from rhyme.encoders import BackboneConfig
 from rhyme.errors import ConfigError, DataError
 from rhyme.systems.densecl import DenseCL, DenseCLConfig
 from rhyme.systems.moco import Moco
 from rhyme.views import View, cell_centres, flip_map, identity, true_matches
-from support.tiny_systems import HEAD, TINY, at, make_batch, setup
+from support.tiny_systems import HEAD, TINY, at, build_tiny, make_batch, setup
 
 # 12 x 12 cells, of enough channels that none is silent and no two are alike
 FINE = BackboneConfig(name="small", widths=(16, 32, 48, 64), strides=(1, 1, 1, 1))
@@ -251,6 +253,32 @@ def test_random_matches_belong_to_the_item(build) -> None:
     assert torch.equal(match(batch[2:4], 0), whole[2:4]), "in any company"
     assert not torch.equal(match(batch, 1), whole)
     assert whole.unique().numel() > 100
+
+
+def true_match_on_rank(items: int) -> tuple[float, float, int]:
+    """What is told of the matches, what a loop over the own cells counts, and how many cells."""
+    system = build_tiny("densecl", backbone=FINE).eval()
+    batch = make_batch(items)[distributed.rank_slice(items)]
+    output = system.training_step(batch, at(0))
+    keys = system.encoders.keys(batch.views["key"].data, at(0).generator("x"), 1, system.read)
+    made = system.embed(batch, at(0))
+    match, _, _ = system._match(made, {k: v[:, 0] for k, v in keys.items()}, batch, at(0))
+    true, valid = system._geometry(batch)
+    hits = 0
+    for b, i in valid.nonzero().tolist():
+        found, meant = divmod(int(match[b, i]), 12), divmod(int(true[b, i]), 12)
+        hits += max(abs(x - y) for x, y in zip(found, meant, strict=True)) <= 1
+    return float(output.diagnostics["dense/true_match"]), hits, int(valid.sum())
+
+
+def test_the_share_of_true_matches_is_that_of_the_global_batch() -> None:
+    told, hits, cells = true_match_on_rank(6)
+    assert told == pytest.approx(hits / cells, abs=1e-12)
+    ranks = run_on_ranks(true_match_on_rank, 2, 6)
+    assert sum(r[1] for r in ranks) == hits > 0
+    assert ranks[0][2] != ranks[1][2], "ranks differ in how many cells have a counterpart"
+    for rank in ranks:
+        assert rank[0] == pytest.approx(told, abs=1e-12)
 
 
 @pytest.mark.parametrize("matching", MATCHINGS)

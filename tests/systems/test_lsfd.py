@@ -305,6 +305,23 @@ def test_an_own_negative_joins_the_denominator() -> None:
     assert found.valid.all()
 
 
+@pytest.mark.parametrize(("base", "masked"), [("simclr", 4), ("moco", 0)])
+def test_rows_without_any_negative_are_counted_beside_wrong_orders(build, base, masked) -> None:
+    """Of one group only: the long views have their own wrong order, the short ones nothing."""
+    system = build("lsfd", frames=4, base=base, order_negatives=True, mask_same_group=True, w_i=0.0)
+    batch = dataclasses.replace(batch_for(system, items=4), group=torch.zeros(4, dtype=torch.int64))
+    if base == "moco":
+        system.queue.owners.zero_()
+    made = system.embed(batch, at(0))
+    output = system.loss(made, batch, at(0))
+    long = system._keys(batch, at(0))["phi"] if base == "moco" else made["long/phi"]
+    rows = (x.detach().numpy() for x in (long, made["short/g"], made["short/wrong"]))
+    long, joined, wrong = (unit(x) for x in rows)
+    want = np.mean(slow_info_nce(long, joined, [[]] * 4, wrong))
+    assert output.parts["n"].item() == pytest.approx(float(want), abs=1e-12)
+    assert output.diagnostics["n/masked_rows"] == masked
+
+
 def test_uniform_embeddings_cost_the_log_of_the_batch(build) -> None:
     system = build("lsfd", frames=4).eval()
     batch = batch_for(system, items=6)

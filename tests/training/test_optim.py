@@ -92,6 +92,30 @@ def test_decay_of_norm_and_bias(name, everywhere):
         }
 
 
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_lars_gives_decay_and_trust_to_the_same_parameters(everywhere):
+    config = OptimizerConfig(
+        name="lars", lr=0.7, weight_decay=0.05, eta=0.01, decay_norm_and_bias=everywhere
+    )
+    module = nn.Linear(3, 4).double()
+    starts = {name: p.detach().flatten().numpy().copy() for name, p in module.named_parameters()}
+    trained = ParameterGroup(name="all", parameters=tuple(module.named_parameters()))
+    optimizer = build_optimizers([trained], config)["all"]
+    gradients = {name: [] for name in starts}
+    for _ in range(3):
+        for name, parameter in module.named_parameters():
+            parameter.grad = torch.randn_like(parameter)
+            gradients[name].append(parameter.grad.flatten().numpy().copy())
+        optimizer.step()
+    for name, parameter in module.named_parameters():
+        both = everywhere or name == "weight"
+        expected = lars_by_hand(
+            starts[name], gradients[name], lr=0.7, momentum=0.9, eta=0.01,
+            decay=0.05 if both else 0.0, trust=both,
+        )  # fmt: skip
+        np.testing.assert_allclose(parameter.detach().flatten().numpy(), expected, rtol=1e-12)
+
+
 def test_a_group_has_its_own_decay_and_can_be_plain():
     config = OptimizerConfig(name="lars", weight_decay=0.1, plain_groups=("classifier",))
     built = build_optimizers([group("slow", weight_decay=0.5), group("classifier")], config)

@@ -1,7 +1,7 @@
 """The verbs of rhyme: the same in Python as on the command line."""
 
 from rhyme.api.compare import compare
-from rhyme.api.data import DataOptions, Scanned, read_data, scan, world
+from rhyme.api.data import DataOptions, ReadOptions, Scanned, read_data, scan, world
 from rhyme.api.demo import Demo, demo
 from rhyme.api.doctor import Finding, doctor
 from rhyme.api.encoder import OffTheShelf, encoder_of, run_or_shelf
@@ -13,9 +13,10 @@ from rhyme.api.overlaps import OverlapAnswers, overlap_answers
 from rhyme.api.overview import as_yaml, recipe, recipe_names, recipe_values, systems
 from rhyme.api.package import Packaged, export_package
 from rhyme.api.prepare import prepare, verify
+from rhyme.api.recipe import resolve_recipe
 from rhyme.api.report import report, report_runs
 from rhyme.api.runs import RunLine, run_events, runs
-from rhyme.api.train import new_run, reopen, resolve_recipe, resume, train
+from rhyme.api.train import new_run, reopen, resume, train
 from rhyme.api.use import Embedded, Encoder, Found, Moments, embed, export, load, search
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "OffTheShelf",
     "OverlapAnswers",
     "Packaged",
+    "ReadOptions",
     "RunLine",
     "Scanned",
     "SlurmOptions",

@@ -31,8 +31,8 @@ KINDS: tuple[str, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions:
-    """How a collection is read; the defaults suit a plain folder.
+class ReadOptions:
+    """How a folder is read; the defaults suit a plain one.
 
     Attributes:
         labels: ``auto``, ``none``, ``folder``, a CSV file, or official lists as
@@ -42,13 +42,14 @@ class DataOptions:
         group_column: column whose equal values mean: same source.
         split_column: column with train, val and test, or with folds.
         split_number: number of the split of official lists, from 1.
-        fold: value of the split column to test on; the next one validates, the rest trains.
-        segment: seconds of an item of a long file; where None, the recipe's, or 10, or whole
-            files with official lists, whose figures are of whole videos.
+        path_column: column that names the file; found by itself where it has a usual name, such
+            as file or path.
+        segment: seconds of an item of a long file; where None, in training the recipe's, else 10,
+            or whole files with official lists, whose figures are of whole videos.
+        spacing: seconds from one picture of a frame folder to the next.
         kinds: what is taken of a folder, separated by commas: ``video``, ``frames`` (a folder of
             numbered pictures is a film), ``image`` (every picture for itself), ``audio``. By
             default films, else pictures, else sound.
-        split: ``auto``: the given split, or 60/20/20 by group; ``all``: everything trains.
     """
 
     labels: str = "auto"
@@ -56,9 +57,22 @@ class DataOptions:
     group_column: str | None = None
     split_column: str | None = None
     split_number: int | None = None
-    fold: str | None = None
+    path_column: str | None = None
     segment: float | None = None
+    spacing: float | None = None
     kinds: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(ReadOptions):
+    """How a collection is read and split; the defaults suit a plain folder.
+
+    Attributes:
+        fold: value of the split column to test on; the next one validates, the rest trains.
+        split: ``auto``: the given split, or 60/20/20 by group; ``all``: everything trains.
+    """
+
+    fold: str | None = None
     split: Literal["auto", "all"] = "auto"
 
 
@@ -193,7 +207,7 @@ def read_data(
     return catalog if names or not must_split else assign_splits(catalog, seed=seed)
 
 
-def read_source(data: str | Path | Catalog, options: DataOptions | None = None) -> Catalog:
+def read_source(data: str | Path | Catalog, options: ReadOptions | None = None) -> Catalog:
     """A collection as it is, with the split that it brings or none.
 
     Args:
@@ -203,7 +217,7 @@ def read_source(data: str | Path | Catalog, options: DataOptions | None = None) 
     Raises:
         DataError: nothing usable.
     """
-    o = options or DataOptions()
+    o = options or ReadOptions()
     if isinstance(data, Catalog):
         return data
     if is_catalog(data):
@@ -223,7 +237,12 @@ def read_source(data: str | Path | Catalog, options: DataOptions | None = None) 
             stage="data",
             remedy="run the same rhyme prepare command again: it goes on where it was",
         )
-    taken: dict[str, Any] = {} if o.kinds is None else {"kinds": parse_kinds(o.kinds)}
+    # Only what is given: a scan is kept under the options that it had.
+    given: dict[str, Any] = {
+        "kinds": None if o.kinds is None else parse_kinds(o.kinds),
+        "path_column": o.path_column,
+        "spacing": o.spacing,
+    }
     with progress_bar("scan", "files") as progress:
         return open_data(
             Path(data),
@@ -234,21 +253,43 @@ def read_source(data: str | Path | Catalog, options: DataOptions | None = None) 
             split_number=o.split_number,
             segment=whole_or(o.segment, o.labels),
             progress=progress,
-            **taken,
+            **{name: value for name, value in given.items() if value is not None},
         )
 
 
-def refuse_scan_options(options: DataOptions, catalog: str | Path) -> None:
+def not_taken(data: str | Path | Catalog, catalog: Catalog) -> str | None:
+    """What a command says of pictures that lie beside videos; None where nobody has to be told.
+
+    Args:
+        data: what the user gave.
+        catalog: what was read of it.
+    """
+    meta = catalog.meta
+    count = int(cast("dict[str, int]", meta.get("ignored", {})).get("image", 0))
+    chosen = cast("dict[str, Any]", meta.get("settings", {})).get("kinds")
+    if not count or chosen is not None or meta.get("prepared") is not None:
+        return None
+    kinds = sorted({"image", *catalog.table.column("kind").unique().to_pylist()})
+    folder = not isinstance(data, Catalog) and not is_catalog(data)
+    told = "1 picture is" if count == 1 else f"{count:,} pictures are"
+    way = f"{'' if folder else 'rhyme scan DIR '}--kinds {','.join(kinds)}"
+    return f"{told} not taken ({way} takes {'both' if len(kinds) == 2 else 'all'})"
+
+
+def refuse_scan_options(options: ReadOptions, catalog: str | Path) -> None:
     """Refuse options that say how a folder is scanned, where it was scanned before.
 
     Raises:
         ConfigError: naming the option.
     """
     listed = official_lists(options.labels, options.split_number) is not None
+    folded = isinstance(options, DataOptions) and options.fold is not None
     given: dict[str, Any] = {
         "labels": None if listed or options.labels == "auto" else options.labels,
         "group-column": options.group_column,
-        "split-column": options.split_column if options.fold is None else None,
+        "split-column": None if folded else options.split_column,
+        "path-column": options.path_column,
+        "spacing": options.spacing,
         "kinds": options.kinds,
     }
     for name, value in given.items():

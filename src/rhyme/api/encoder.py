@@ -12,6 +12,7 @@ from rhyme.encoders.weights import told
 from rhyme.errors import ConfigError, PackageError, RunError
 from rhyme.run import RunFolder
 from rhyme.training import resolve_device
+from rhyme.training.checkpoint import newest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,11 +95,10 @@ def encoder_of(source: str | Path | OffTheShelf, device: str = "cpu") -> Encoder
     if (folder / "config.yaml").is_file():
         run = RunFolder.open(folder)
         if not run.encoder.is_dir():
-            raise RunError(
-                "the run has no encoder yet",
-                file=folder,
-                remedy=f"finish it: rhyme train --resume {folder}",
-            )
+            ways = f"finish it: rhyme train --resume {folder}"
+            if newest(run.checkpoints) is not None:
+                ways += f"; or take its newest checkpoint: rhyme export {folder} --format package"
+            raise RunError("the run has no encoder yet", file=folder, remedy=ways)
         folder = run.encoder
     try:
         return load_package(folder, resolve_device(device))

@@ -23,9 +23,8 @@ from rhyme.api.estimate_reading import (
     take_sample,
 )
 from rhyme.api.fit import PROBE_ITEMS, build_system, describe_left_out
-from rhyme.api.train import resolve_recipe
+from rhyme.api.recipe import settle_recipe
 from rhyme.catalog import Catalog
-from rhyme.config import override
 from rhyme.errors import ConfigError
 from rhyme.loading import Batch, count_reasons, unusable
 from rhyme.loading.maker import BatchMaker
@@ -87,9 +86,9 @@ def estimate(
     items: int | None = None,
     data: str | Path | Catalog | None = None,
     gpus: int = 1,
-    device: str = "auto",
+    device: str | None = None,
     seconds: float = 20.0,
-    seed: int = 0,
+    seed: int | None = None,
     overrides: Mapping[str, Any] | None = None,
     options: DataOptions | None = None,
 ) -> Estimate:
@@ -104,14 +103,15 @@ def estimate(
         items: items to train on; those of the data by default.
         data: a folder or catalog to measure the reading on.
         gpus: devices like this one that share each batch.
-        device: what to measure on.
+        device: what to measure on; None takes the recipe's.
         seconds: time to spend on the steps, and half as much on the reading.
-        seed: of weights, draws, and the choice of items.
+        seed: of weights, draws, and the choice of items; None takes the recipe's.
         overrides: dotted options, as for training.
         options: how a folder is read.
 
     Raises:
-        ConfigError: neither items nor data, or a batch that cannot be shared by so many devices.
+        ConfigError: neither items nor data, fewer than 1 item, or a batch that cannot be shared
+            by so many devices.
     """
     if data is None and items is None:
         raise ConfigError(
@@ -119,13 +119,19 @@ def estimate(
             stage="estimate",
             remedy="give --items N, or --data to measure the reading on your files",
         )
-    changes = {"train.seed": seed, "train.device": device}
-    chosen = override(resolve_recipe(recipe, overrides), changes)
+    if items is not None and items < 1:
+        raise ConfigError(
+            "a run needs at least 1 item to train on",
+            stage="estimate",
+            value=items,
+            remedy="e.g. --items 1000, or --data to count those of your files",
+        )
+    chosen = settle_recipe(recipe, overrides, seed=seed, device=device)
     local = _local_batch(chosen, gpus)
     target = resolve_device(chosen.train.device)
     with tempfile.TemporaryDirectory(prefix="rhyme-estimate-") as folder:
         room = Path(folder)
-        found, sample = take_sample(chosen, data, options, seed, room)
+        found, sample = take_sample(chosen, data, options, chosen.train.seed, room)
         count = items or len(part(found, "train"))
         _length(chosen, count)  # refuses too few before anything is measured
         say(f"measuring {chosen.name} on {target}: {local} items a step, about {seconds:.0f} s")
@@ -137,7 +143,9 @@ def estimate(
             count -= sum(short.values())
             _length(chosen, count)
         cache, decode_s = fill_cache(chosen, sample)
-        maker = BatchMaker(catalog=sample, plan=system.plans()["train"], seed=seed, cache=cache)
+        maker = BatchMaker(
+            catalog=sample, plan=system.plans()["train"], seed=chosen.train.seed, cache=cache
+        )
         reading = reading_cost(maker, min(local, 16), seconds / 2)
         cost, state, encoder = _steps(
             chosen, system, maker, RunFolder(room / "run"), count, gpus, local, baseline, seconds
@@ -292,11 +300,12 @@ def _length(recipe: Recipe, count: int) -> int:
     t = recipe.train
     whole = count // t.batch_size
     if whole < 1:
+        lower = f", or lower the batch: --train.batch_size {count}" if count >= 1 else ""
         raise ConfigError(
             f"{count} items do not fill a batch of {t.batch_size}",
             stage="estimate",
             value=count,
-            remedy=f"give more items, or lower the batch: --train.batch_size {count}",
+            remedy=f"give more items{lower}",
         )
     ends = [t.steps] if t.steps is not None else []
     if t.epochs is not None:

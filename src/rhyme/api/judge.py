@@ -25,6 +25,7 @@ from rhyme.evaluation import (
 )
 from rhyme.evaluation import evaluate as run_protocols
 from rhyme.evaluation.evaluate import STANDARD
+from rhyme.evaluation.inputs import Seen
 from rhyme.run import RunFolder
 from rhyme.training import resolve_device
 from rhyme.views import ShortVideo
@@ -41,6 +42,7 @@ def evaluate(
     clips: str | None = None,
     short: ShortVideo | None = None,
     untrained_seeds: Sequence[int] = (0, 1, 2),
+    seen: Seen = "error",
     seed: int = 0,
     device: str = "auto",
     workers: int = 0,
@@ -54,7 +56,8 @@ def evaluate(
         run: run folder, an encoder package, or an encoder off the shelf.
         data: folder or catalog; by default the data of the run with its split.
         protocols: ids of protocols, or one text with commas.
-        settings: changed settings by protocol, e.g. ``{"finetune": {"epochs": 10}}``.
+        settings: changed settings by protocol, e.g. ``{"finetune": {"epochs": 10}}``, of those
+            that are asked for.
         heads: heads of the encoder behind which to measure too, e.g. ``("z",)`` of SimCLR.
         frames_per_item: equally spaced frames, or clips, of each item.
         clips: a rule of a published protocol for the clips of a video instead, e.g.
@@ -62,6 +65,9 @@ def evaluate(
         short: what becomes of videos shorter than a clip: ``"clamp"``, ``"repeat-first"`` or
             ``"loop"``; None takes the rule's own.
         untrained_seeds: seeds of the fresh weights to stand beside the encoder; none for none.
+        seen: what to do with test groups that the encoder was trained on: ``"error"`` refuses,
+            ``"drop"`` leaves them out, ``"allow"`` measures all the same, which is right where
+            other files only bear the same names; the rows say so.
         seed: of splits and queries.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         workers: decoding processes.
@@ -119,6 +125,7 @@ def evaluate(
             clips=clips,
             short=short,
             untrained_seeds=untrained_seeds,
+            seen=seen,
             workers=workers,
             device=resolve_device(device),
             command=command_line(),

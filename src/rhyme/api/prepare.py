@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from rhyme.api.checks import check_root
-from rhyme.api.data import DataOptions, read_source
+from rhyme.api.data import ReadOptions, not_taken, read_source
 from rhyme.api.progress import progress_bar
 from rhyme.catalog import Catalog
 from rhyme.errors import ConfigError, DataError
@@ -47,7 +47,7 @@ def prepare(
     fps: float | None = None,
     workers: int = 0,
     shard_mib: int = 256,
-    options: DataOptions | None = None,
+    options: ReadOptions | None = None,
     progress: bool | None = None,
 ) -> PreparedSummary:
     """Write a collection's frames at training size as shards that are read like the collection.
@@ -82,6 +82,9 @@ def prepare(
         )
     catalog = read_source(data, options)
     check_root(catalog)
+    beside = not_taken(data, catalog)
+    if beside and progress is not False:
+        print(beside, file=sys.stderr)
     target = Path(out)
     if not (target / PREPARED).is_file():
         expected = expect(catalog, kept, target)

@@ -10,7 +10,7 @@ from typing import Any
 
 from rhyme import distributed
 from rhyme.api.checks import describe_missing, find_missing
-from rhyme.api.data import DataOptions, is_catalog, part, quarantined, read_data
+from rhyme.api.data import DataOptions, is_catalog, not_taken, part, quarantined, read_data
 from rhyme.api.fit import (
     CATALOG,
     Trained,
@@ -23,47 +23,18 @@ from rhyme.api.initial import Initial, keep_initial, read_initial
 from rhyme.api.launch import LaunchOptions, check_ranks, check_shared, ranks_here, start_ranks
 from rhyme.api.prepare import prepared_note
 from rhyme.api.provenance import command_line, commit
+from rhyme.api.recipe import change_recipe, settle_recipe
 from rhyme.catalog import Catalog, official_lists, without_files
-from rhyme.config import override
 from rhyme.errors import ConfigError, DataError
 from rhyme.group import in_a_group, launch_id, restarted
 from rhyme.loading import count_reasons, unusable
-from rhyme.recipes import Recipe, load_recipe, recipe_from_dict, recipe_to_dict
-from rhyme.recipes import recipe as named_recipe
+from rhyme.recipes import Recipe, load_recipe, recipe_to_dict
 from rhyme.run import RunFolder, read_jsonl
 from rhyme.systems import System
+from rhyme.systems.base import RunContext
 from rhyme.training import check_loggers, resolve_device
 from rhyme.training.ranks import joined, leader_first, one_fate
 from rhyme.views import ViewPlan
-
-
-def resolve_recipe(
-    recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None = None
-) -> Recipe:
-    """A recipe by object, name, system id or file, with dotted changes applied.
-
-    Raises:
-        UnknownName: no such recipe, system or option; the nearest is named.
-        ConfigError: a value that does not fit.
-    """
-    if isinstance(recipe, Recipe):
-        found = recipe
-    elif str(recipe).endswith((".yaml", ".yml")):
-        found = load_recipe(Path(recipe))
-    else:
-        found = named_recipe(str(recipe))
-    changes = dict(overrides or {})
-    # One of the two lengths replaces the other, which is what a user who gives it means.
-    if "train.steps" in changes and "train.epochs" not in changes:
-        changes["train.epochs"] = None
-    elif "train.epochs" in changes and "train.steps" not in changes:
-        changes["train.steps"] = None
-    if changes:
-        values = recipe_to_dict(found)
-        for key, value in changes.items():
-            values = override(values, {key: value})
-        found = recipe_from_dict(values)
-    return found
 
 
 def train(
@@ -71,8 +42,8 @@ def train(
     data: str | Path | Catalog,
     *,
     out: str | Path,
-    seed: int = 0,
-    device: str = "auto",
+    seed: int | None = None,
+    device: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     options: DataOptions | None = None,
     init: str | Path | None = None,
@@ -85,8 +56,9 @@ def train(
         recipe: a system id (its small recipe), a recipe's name, a YAML file, or a recipe.
         data: a folder of files, a catalog, or its path.
         out: new run folder.
-        seed: seed of weights, order, draws and split.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        seed: seed of weights, order, draws and split; None takes the recipe's, as a rule 0.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; None takes the recipe's, as a rule
+            ``auto``.
         overrides: dotted options, e.g. ``{"train.steps": 100}``.
         options: how the folder is read.
         init: weights that the backbone starts from: a file of torchvision's or MoCo's kind, an
@@ -100,13 +72,13 @@ def train(
     Raises:
         RhymeError: with cause and remedy; nothing that was there before is lost.
     """
-    device = str((overrides or {}).get("train.device", device))
+    chosen = settle_recipe(recipe, overrides, seed=seed, device=device)
+    device = chosen.train.device
 
     def make(ranks: int) -> RunFolder:
         return new_run(
-            recipe, data, out=out, seed=seed, device=device, overrides=overrides,
-            options=options, init=init, progress=progress, ranks=ranks,
-        )  # fmt: skip
+            chosen, data, out=out, options=options, init=init, progress=progress, ranks=ranks
+        )
 
     how = launch or LaunchOptions()
     if restarted() and _begun_here(RunFolder(out)):
@@ -125,8 +97,8 @@ def new_run(
     data: str | Path | Catalog,
     *,
     out: str | Path,
-    seed: int = 0,
-    device: str = "auto",
+    seed: int | None = None,
+    device: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     options: DataOptions | None = None,
     init: str | Path | None = None,
@@ -140,8 +112,8 @@ def new_run(
         recipe: as for :func:`train`, like the other arguments.
         data: a folder of files, a catalog, or its path.
         out: new run folder.
-        seed: seed of weights, order, draws and split.
-        device: where it is to compute.
+        seed: seed of weights, order, draws and split; None takes the recipe's.
+        device: where it is to compute; None takes the recipe's.
         overrides: dotted options.
         options: how the folder is read.
         init: weights that the backbone starts from.
@@ -152,9 +124,7 @@ def new_run(
     Raises:
         RhymeError: with cause and remedy; no folder is made then.
     """
-    chosen = resolve_recipe(recipe, overrides)
-    changes = {"train.seed": seed, "train.device": device}
-    chosen = override(chosen, {k: v for k, v in changes.items() if k not in (overrides or {})})
+    chosen = settle_recipe(recipe, overrides, seed=seed, device=device)
     if init is not None:
         chosen = replace(chosen, init=str(init))
     if not elsewhere:
@@ -167,7 +137,7 @@ def new_run(
     scanned = isinstance(data, Catalog) or is_catalog(data)
     if not scanned and wanted.segment is None and official_lists(wanted.labels, None) is None:
         wanted = replace(wanted, segment=chosen.data.segment)
-    catalog = read_data(data, wanted, seed=seed)
+    catalog = read_data(data, wanted, seed=chosen.train.seed)
     gone = find_missing(catalog, chosen.data.bad_limit) if scanned else {}
     catalog = without_files(catalog, gone) if gone else catalog
     check_size(chosen, catalog, system)
@@ -175,6 +145,8 @@ def new_run(
     if progress is not False:
         where = "" if elsewhere else f" on {resolve_device(chosen.train.device)}"
         print(describe(saved, chosen) + where + several(ranks), file=sys.stderr)
+        if beside := not_taken(data, catalog):
+            print(beside, file=sys.stderr)
         if gone:
             print(f"{describe_missing(gone)}; left out", file=sys.stderr)
         if initial is not None:
@@ -234,6 +206,7 @@ def resume(
     path: str | Path,
     *,
     device: str = "auto",
+    overrides: Mapping[str, Any] | None = None,
     progress: bool | None = None,
     launch: LaunchOptions | None = None,
 ) -> Trained:
@@ -242,37 +215,47 @@ def resume(
     Args:
         path: run folder.
         device: where to go on; a run may move.
+        overrides: dotted options that touch no number of the run, e.g. ``{"train.workers": 1}``;
+            they are kept in its ``config.yaml``.
         progress: False for silence on standard error.
         launch: on how many ranks, and who starts them; it may be another number than before.
 
     Raises:
         RunError: no such run.
+        ConfigError: an option that would change what the run computes.
         CheckpointError: no checkpoint can be used.
         DataError: too many of its files are gone.
     """
 
     def make(ranks: int) -> RunFolder:
-        return reopen(path, ranks=ranks, progress=progress)
+        return reopen(path, ranks=ranks, overrides=overrides, progress=progress)
 
     how = launch or LaunchOptions()
     return _start(how, make, Path(path), device=device, fresh=False, progress=progress)
 
 
-def reopen(path: str | Path, *, ranks: int = 1, progress: bool | None = None) -> RunFolder:
+def reopen(
+    path: str | Path,
+    *,
+    ranks: int = 1,
+    overrides: Mapping[str, Any] | None = None,
+    progress: bool | None = None,
+) -> RunFolder:
     """The folder of a run that is to go on, on so many ranks; files that are gone are named.
 
     Args:
         path: run folder.
         ranks: on how many ranks it is to go on.
+        overrides: as for :func:`resume`.
         progress: False for silence on standard error.
 
     Raises:
         RunError: no such run.
-        ConfigError: it does not divide among the ranks.
+        ConfigError: it does not divide among the ranks, or an option may not change.
         DataError: too many of its files are gone.
     """
     run = RunFolder.open(path)
-    recipe = load_recipe(run.config)
+    recipe = change_recipe(run, overrides) if overrides else load_recipe(run.config)
     if ranks > 1:
         check_ranks(recipe, build_system(recipe), ranks)
     tell_missing(run, recipe, progress)
@@ -336,10 +319,11 @@ def check_device(recipe: Recipe) -> None:
 
 
 def check_size(recipe: Recipe, catalog: Catalog, system: System) -> None:
-    """Refuse data that do not fill one batch, before a run folder is made.
+    """Refuse data that a system cannot train on, before a run folder is made.
 
     Raises:
-        DataError: with the numbers and the ways out.
+        DataError: they do not fill one batch, or leave nothing to contrast with.
+        ConfigError: the batch does.
     """
     items, batch = part(catalog, "train"), recipe.train.batch_size
     left_out: dict[str, int] = {}
@@ -366,6 +350,8 @@ def check_size(recipe: Recipe, catalog: Catalog, system: System) -> None:
             remedy=f"{ways}give more videos, cut long ones into shorter items (--segment), "
             f"train on all of them (--split all){lower}",
         )
+    groups = len(items.distinct_groups)
+    system.setup(RunContext(items=count, groups=groups, batch_size=batch, steps=1))
 
 
 def describe(catalog: Catalog, recipe: Recipe) -> str:
@@ -373,7 +359,8 @@ def describe(catalog: Catalog, recipe: Recipe) -> str:
     splits = catalog.summary()["splits"]
     counts = ", ".join(f"{n} {name}" for name, n in dict(splits).items())  # pyright: ignore
     t = recipe.train
-    length = f"{t.steps} steps" if t.steps is not None else f"{t.epochs} epochs"
+    lengths = [f"{n:g} {unit}" for n, unit in ((t.steps, "steps"), (t.epochs, "epochs")) if n]
+    length = " or ".join(lengths) + (", whichever ends first," if len(lengths) > 1 else "")
     left_out = len(quarantined(catalog))
     note = f"; {left_out} files left out" if left_out else ""
     cut = len(catalog.partial)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rhyme.api.checks import PNG, output_file
-from rhyme.api.data import DataOptions, quarantined, read_data
+from rhyme.api.data import ReadOptions, not_taken, quarantined, read_source
 from rhyme.api.encoder import OffTheShelf, encoder_of, say_weights
 from rhyme.api.package import export_package
 from rhyme.api.prepare import prepared_note
@@ -54,18 +54,25 @@ class Encoder:
         self.package = package
         self.device = device
 
-    def embed(self, data: str | Path | Catalog, *, every: float = 1.0) -> Moments:
+    def embed(
+        self,
+        data: str | Path | Catalog,
+        *,
+        every: float = 1.0,
+        options: ReadOptions | None = None,
+    ) -> Moments:
         """Vectors of moments of a file or a collection.
 
         Args:
             data: a file, a folder, or a catalog.
             every: seconds from one moment to the next.
+            options: how a folder is read.
         """
         import torch
 
         from rhyme.loading import inference_batches
 
-        catalog = read_items(data)
+        catalog = read_items(data, options)
         vectors: list[NDArray[np.float32]] = []
         times: list[NDArray[np.float64]] = []
         rows: list[int] = []
@@ -96,9 +103,10 @@ def load(run: str | Path | OffTheShelf, *, device: str = "auto") -> Encoder:
     return Encoder(encoder_of(run, device), str(resolve_device(device)))
 
 
-def read_items(data: str | Path | Catalog, options: DataOptions | None = None) -> Catalog:
+def read_items(data: str | Path | Catalog, options: ReadOptions | None = None) -> Catalog:
     """A collection without asking for a split."""
-    return read_data(data, replace(options or DataOptions(), split="all"))
+    catalog = read_source(data, options)
+    return catalog.with_splits(["train"] * len(catalog))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +136,7 @@ def embed(
     every: float = 1.0,
     device: str = "auto",
     workers: int = 0,
+    options: ReadOptions | None = None,
 ) -> Embedded:
     """Embed a collection into a store, one row a moment.
 
@@ -138,16 +147,17 @@ def embed(
         every: seconds from one moment to the next.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         workers: decoding processes.
+        options: how a folder is read.
 
     Raises:
         StoreError: the store belongs to another encoder.
     """
     package = encoder_of(run, device)
     say_weights(package)
-    catalog = read_items(data)
-    shards = prepared_note(catalog)
-    if shards:
-        print(shards, file=sys.stderr)
+    catalog = read_items(data, options)
+    for note in (prepared_note(catalog), not_taken(data, catalog)):
+        if note:
+            print(note, file=sys.stderr)
     with progress_bar("embed", "items") as progress, in_a_folder(package) as place:
         written = write_store(
             Path(store),

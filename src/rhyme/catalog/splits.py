@@ -72,7 +72,8 @@ def assign_splits(
             file=catalog.root,
             stage="splits",
             value={"groups": len(distinct), "splits": needed},
-            remedy="give more sources, or fractions with zeros, e.g. 1 0 0",
+            remedy=f"give videos of at least {needed} sources, or train on all and hold nothing "
+            "out (--split all)",
         )
     strata = _strata(catalog, groups, distinct, label)
     chosen: dict[str, str] = {}

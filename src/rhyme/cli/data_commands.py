@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from rhyme import api
 from rhyme.cli.answer import Answer, table
@@ -211,28 +211,10 @@ class Prepare(Common):
     shard_mib: int = 256
     """MiB of a shard."""
 
-    labels: str = "auto"
-    """Where labels come from: auto (labels.csv, .cls in archives, or class sub-folders), none,
-    folder (class sub-folders), a CSV file, or official lists as ucf101:LISTS, hmdb51:LISTS,
-    kinetics:LISTS or something:LISTS."""
-
-    label_column: str | None = None
-    """Column of the CSV that holds the label to judge by."""
-
-    group_column: str | None = None
-    """Column whose equal values mean: same source."""
-
-    split_column: str | None = None
-    """Column with train, val and test, or with folds."""
-
-    split_number: int | None = None
-    """Number of the split of official lists, from 1."""
-
-    segment: float | None = None
-    """Seconds of an item of a long file; 10, or whole files with official lists."""
-
     verify: bool = False
     """Compare every byte of a folder of shards with its checksums, and write nothing."""
+
+    reading: Annotated[api.ReadOptions, OmitArgPrefixes] = field(default_factory=api.ReadOptions)
 
     def __call__(self) -> Answer:
         if self.verify:
@@ -260,14 +242,7 @@ class Prepare(Common):
             fps=_rate(self.fps),
             workers=self.workers,
             shard_mib=self.shard_mib,
-            options=api.DataOptions(
-                labels=self.labels,
-                label_column=self.label_column,
-                group_column=self.group_column,
-                split_column=self.split_column,
-                split_number=self.split_number,
-                segment=self.segment,
-            ),
+            options=self.reading,
         )
         shown: list[Any] = [table(["fact", "value"], done.rows())]
         if done.quarantine:

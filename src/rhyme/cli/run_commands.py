@@ -67,18 +67,19 @@ class Train(Common):
     out: Path | None = None
     """New run folder."""
 
-    seed: int = 0
-    """Seed of weights, order, draws and split."""
+    seed: int | None = None
+    """Seed of weights, order, draws and split; that of the recipe, as a rule 0, by default."""
 
     init: Path | None = None
     """Weights that the backbone starts from: a .pth or .safetensors file, whose names may stand
     under module., backbone., encoder_q. and the like, an encoder package, or a run folder."""
 
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
+    device: str | None = None
+    """auto, cpu, cuda or cuda:N; that of the recipe, as a rule auto, by default."""
 
     resume: Path | None = None
-    """Run folder to go on with."""
+    """Run folder to go on with; of the recipe's options those that touch no number may change, such
+    as --train.workers."""
 
     launching: Launching = field(default_factory=api.LaunchOptions)
 
@@ -95,9 +96,14 @@ class Train(Common):
         queued = self.launching.resolved() == "slurm"
         if self.resume is not None:
             if queued:
-                run = api.reopen(self.resume, ranks=self.slurm.world)
-                return _answer(api.submit(run.path, self.slurm, device=self.device))
-            done = api.resume(self.resume, device=self.device, launch=self.launching)
+                run = api.reopen(self.resume, ranks=self.slurm.world, overrides=overrides)
+                return _answer(api.submit(run.path, self.slurm, device=self.device or "auto"))
+            done = api.resume(
+                self.resume,
+                device=self.device or "auto",
+                overrides=overrides,
+                launch=self.launching,
+            )
             return _answer(done)
         assert self.recipe is not None
         assert self.data is not None
@@ -114,7 +120,7 @@ class Train(Common):
             run = api.new_run(
                 self.recipe, self.data, ranks=self.slurm.world, elsewhere=True, **told
             )
-            return _answer(api.submit(run.path, self.slurm, device=self.device))
+            return _answer(api.submit(run.path, self.slurm, device=self.device or "auto"))
         return _answer(api.train(self.recipe, self.data, launch=self.launching, **told))
 
     def _check(self, overrides: Mapping[str, Any]) -> None:
@@ -130,7 +136,7 @@ class Train(Common):
                     remedy="e.g. rhyme train cycle_contrast --data my_videos --out runs/mine",
                 )
             return
-        given = [self.recipe, self.data, self.out, self.init, *overrides]
+        given = [self.recipe, self.data, self.out, self.init, self.seed]
         given += ["options of the data"] if self.reading != api.DataOptions() else []
         given = [value for value in given if value is not None]
         if given:
@@ -219,6 +225,10 @@ class Evaluate(Common):
     short: Literal["clamp", "repeat-first", "loop"] | None = None
     """What becomes of videos shorter than a clip; by default what the rule's own code does."""
 
+    seen: Literal["error", "drop", "allow"] = "error"
+    """Test groups that the encoder was trained on: refuse to judge, leave them out, or judge all
+    the same, where other files only bear the same names."""
+
     seed: int = 0
     """Seed of splits and untrained encoders."""
 
@@ -244,6 +254,7 @@ class Evaluate(Common):
             frames_per_item=self.frames,
             clips=self.clips,
             short=self.short,
+            seen=self.seen,
             seed=self.seed,
             device=self.device,
             workers=self.workers,

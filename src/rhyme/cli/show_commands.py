@@ -149,13 +149,13 @@ class Estimate(Common):
     gpus: int = 1
     """Devices like this one that share each batch."""
 
-    device: str = "auto"
+    device: str | None = None
     """auto, cpu, cuda or cuda:N: what to measure on."""
 
     seconds: float = 20.0
     """Time to spend on measuring steps."""
 
-    seed: int = 0
+    seed: int | None = None
     """Seed of weights and draws."""
 
     reading: HowToRead = field(default_factory=api.DataOptions)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from rhyme import api
 from rhyme.cli.answer import Answer, table
@@ -19,6 +19,8 @@ class Embed(Common):
     """Embed a collection: one row a moment, with item, time, vector and the encoder's hash.
 
     Example: rhyme embed runs/mine --data my_videos --store my_videos.store
+
+    Example: rhyme embed runs/mine --data my_files --store my_files.store --kinds image,video
 
     Example: rhyme embed --encoder torchvision:r3d_18 --weights r3d.pth --data my_videos --store s
     """
@@ -43,6 +45,8 @@ class Embed(Common):
     workers: int = 0
     """Processes that decode."""
 
+    reading: Annotated[api.ReadOptions, OmitArgPrefixes] = field(default_factory=api.ReadOptions)
+
     def __call__(self) -> Answer:
         done = api.embed(
             api.run_or_shelf(self.run, self.shelf),
@@ -51,6 +55,7 @@ class Embed(Common):
             every=self.every,
             device=self.device,
             workers=self.workers,
+            options=self.reading,
         )
         lines = [
             f"{done.path}: {done.moments} moments of {done.items} items, {done.dim} numbers each",
@@ -109,8 +114,9 @@ class Search(Common):
 class Report(Common):
     """Write a run's page of evidence, or one that sets several runs side by side: one HTML file.
 
-    Several runs: those that differ in their seed alone belong together, and all others are held
-    against the first one named. Such a page is made from what the runs have logged and measured.
+    Several runs: those that differ in their seed alone and were judged on the same data belong
+    together, and all others are held against the first one named. Such a page is made from what
+    the runs have logged and measured.
 
     Example: rhyme report runs/mine
 

@@ -33,7 +33,7 @@ def check_target(target: Path, overwrite: bool) -> None:
         raise PackageError(
             "the folder exists and is not empty",
             file=target,
-            remedy="choose another folder, or pass overwrite=True to replace the package",
+            remedy="choose another folder, or delete this one",
         )
     if not (target / CONFIG).is_file() or not (target / WEIGHTS).is_file():
         raise PackageError(

@@ -6,7 +6,7 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,7 +43,8 @@ class ComparisonLine:
     """One arm's figures in one metric.
 
     Attributes:
-        data: name of the collection.
+        data: name of the collection; with the first digits of its fingerprint where several
+            collections have that name.
         protocol: protocol id.
         metric: metric id.
         variant: the settings in which lines of this protocol and metric differ, else empty.
@@ -165,6 +166,9 @@ def compare(results: Iterable[Result], *, baseline: str | None = None) -> Compar
             f"no results of '{baseline}'", stage="compare", remedy=nearest(baseline, arms)
         )
     lines: list[ComparisonLine] = []
+    names = _data_names(
+        row for group in groups.values() for rows in group.values() for row in rows.values()
+    )
     lost = 0
     for key, group in groups.items():
         siblings = [json.loads(k[3]) for k in groups if k[:3] == key[:3]]
@@ -173,18 +177,34 @@ def compare(results: Iterable[Result], *, baseline: str | None = None) -> Compar
             first = next(iter(rows.values()))
             other = baseline if baseline is not None else f"{first.system} untrained"
             against = group.get(other) if other != arm else None
-            line = _line(arm, [*rows.values()], variant)
+            line = _line(arm, [*rows.values()], variant, names)
             if against is not None:
                 line = _with_difference(line, rows, other, against)
             lost += line.lost
             lines.append(line)
     notes: list[str] = []
+    alike = sorted({name for (name, _), shown in names.items() if shown != name})
+    if alike:
+        notes.append(
+            f"several sets of data are called {', '.join(alike)}: each is named with its "
+            "fingerprint, and lines of different data are not compared"
+        )
     if lost:
         notes.append(f"{lost} values are not finite; they are no part of the means")
     single = sum(line.n == 1 for line in lines)
     if single:
         notes.append(f"{single} lines rest on a single repetition: they have no spread")
     return Comparison(lines=tuple(lines), notes=tuple(notes))
+
+
+def _data_names(rows: Iterable[Result]) -> dict[tuple[str, str], str]:
+    """What a collection is called in the table, by its name and fingerprint."""
+    known = dict.fromkeys((row.data, row.data_fingerprint) for row in rows)
+    names = [name for name, _ in known]
+    return {
+        (name, mark): f"{name} ({mark[:8]})" if names.count(name) > 1 else name
+        for name, mark in known
+    }
 
 
 def _settings(row: Result) -> str:
@@ -203,11 +223,13 @@ def _finite(rows: Iterable[Result]) -> list[float]:
     return [row.value for row in rows if math.isfinite(row.value)]
 
 
-def _line(arm: str, rows: Sequence[Result], variant: str) -> ComparisonLine:
+def _line(
+    arm: str, rows: Sequence[Result], variant: str, names: Mapping[tuple[str, str], str]
+) -> ComparisonLine:
     values = _finite(rows)
     chances = [row.chance for row in rows if row.chance is not None]
     return ComparisonLine(
-        data=rows[0].data,
+        data=names[rows[0].data, rows[0].data_fingerprint],
         protocol=rows[0].protocol,
         metric=rows[0].metric,
         variant=variant,

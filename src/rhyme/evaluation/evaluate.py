@@ -14,12 +14,18 @@ from torch import nn
 
 from rhyme.catalog import Catalog
 from rhyme.encoders import EncoderPackage, load_package, untrained
-from rhyme.errors import DataError, EvaluationError
+from rhyme.errors import ConfigError, DataError, EvaluationError
 from rhyme.evaluation.heads import behind_head, cycle_head
 from rhyme.evaluation.inputs import Seen, classes_of, known_groups, without_seen
 from rhyme.evaluation.judged import Judged
 from rhyme.evaluation.pixels import Testing
-from rhyme.evaluation.protocol import Metric, SplitData, load_protocol, parse_settings
+from rhyme.evaluation.protocol import (
+    Metric,
+    Protocol,
+    SplitData,
+    load_protocol,
+    parse_settings,
+)
 from rhyme.evaluation.record import Record
 from rhyme.evaluation.result import Result
 from rhyme.evaluation.splits import Splits, held_out, make_splits
@@ -120,7 +126,7 @@ def evaluate(
         package: an encoder package, or its folder.
         catalog: the items.
         protocols: ids of :data:`~rhyme.evaluation.PROTOCOLS`.
-        settings: changed settings by protocol.
+        settings: changed settings by protocol, of those that are asked for.
         label_column: column to judge by; the catalog's main label by default. Without any,
             protocols that need labels are skipped.
         seed: of split, of queries against support, and nothing else.
@@ -149,13 +155,12 @@ def evaluate(
 
     Raises:
         UnknownName: an unknown protocol, setting or label column.
+        ConfigError: settings of a protocol that is not asked for.
         EvaluationError: no usable split, or test groups that the encoder was trained on.
         DataError: no item can be read.
     """
     chosen = [load_protocol(name) for name in dict.fromkeys(protocols)]
-    for name in settings or {}:
-        load_protocol(name)
-    parsed = {p.id: parse_settings(p, (settings or {}).get(p.id, {})) for p in chosen}
+    parsed = _parsed(chosen, settings or {})
     if not isinstance(package, EncoderPackage):
         package = load_package(package, device)
     placed = all(p.reads == "frames" and not p.fits for p in chosen)
@@ -247,6 +252,22 @@ def evaluate(
         splits=splits,
         features=features,
     )
+
+
+def _parsed(
+    chosen: Sequence[Protocol], settings: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The settings of every protocol that is measured; none may be of another."""
+    asked = [protocol.id for protocol in chosen]
+    for name, given in settings.items():
+        if load_protocol(name).id not in asked:
+            raise ConfigError(
+                f"settings of '{name}', which is not measured",
+                stage="evaluate",
+                value=", ".join(f"{name}.{option}" for option in given) or name,
+                remedy=f"add it to --protocol: {','.join([*asked, name])}; or leave them out",
+            )
+    return {p.id: parse_settings(p, settings.get(p.id, {})) for p in chosen}
 
 
 def _encoders(

@@ -69,7 +69,7 @@ def without_seen(
             stage="evaluate",
             value=overlap[:5],
             remedy="give the split it was trained with, or data it never saw; to leave these "
-            "groups out: seen='drop'; for other files of the same names: seen='allow'",
+            "groups out: --seen drop; for other files of the same names: --seen allow",
         )
     notes.append(
         f"{len(overlap)} test groups that the encoder was trained on are left out "

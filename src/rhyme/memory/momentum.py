@@ -7,7 +7,6 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from rhyme.errors import ConfigError
@@ -107,13 +106,13 @@ class MomentumEncoder(nn.Module):
 
 
 def _norm(tensors: list[Tensor]) -> Tensor:
-    """Norm over all tensors; of those that FSDP shares, over all ranks' slices."""
-    slices = [tensor for tensor in tensors if isinstance(tensor, DTensor)]
-    whole = nn.utils.get_total_norm([t for t in tensors if not isinstance(t, DTensor)])
+    """Norm over all tensors; of those that FSDP shares (``DTensor``), over all ranks' slices."""
+    slices = [tensor for tensor in tensors if hasattr(tensor, "full_tensor")]
+    whole = nn.utils.get_total_norm([t for t in tensors if not hasattr(t, "full_tensor")])
     if not slices:
         return whole
-    shared = cast(DTensor, nn.utils.get_total_norm(slices)).full_tensor()
-    return torch.hypot(whole, shared)
+    shared = cast(Any, nn.utils.get_total_norm(slices)).full_tensor()
+    return torch.hypot(whole.to(shared), shared)
 
 
 def _places(module: nn.Module) -> list[tuple[nn.Module, str]]:

@@ -35,6 +35,7 @@ def info_nce(
     negatives: Tensor,
     *,
     temperature: Temperature,
+    valid: Tensor | None = None,
     anchor_groups: Tensor | None = None,
     negative_groups: Tensor | None = None,
     extra_mask: Tensor | None = None,
@@ -49,15 +50,17 @@ def info_nce(
         positives: ``[b, d]`` unit rows, the positive of each anchor.
         negatives: ``[n, d]`` unit rows.
         temperature: τ > 0, a number or a learned scalar.
+        valid: bool ``[b]``; False leaves the row out: its value is 0, and no mean counts it.
         anchor_groups: int64 ``[b]``: negatives of the anchor's own group are left out.
         negative_groups: int64 ``[n]``; negative ids are nobody's and never left out.
         extra_mask: bool ``[b, n]``, True leaves the pair out.
         kernel: implementation, see :mod:`rhyme.kernels`.
 
     Returns:
-        One value for each anchor. A row without any negative is not valid. Diagnostics:
-        ``positive_cosine``, ``hardest_negative_cosine``, ``accuracy`` (share of anchors nearer to
-        the positive than to every negative), ``masked_rows``, ``masked_fraction`` (of pairs).
+        One value for each anchor. A row that is left out, or has no negative, is not valid.
+        Diagnostics: ``positive_cosine``, ``hardest_negative_cosine``, ``accuracy`` (share of
+        anchors nearer to the positive than to every negative), ``masked_rows``,
+        ``masked_fraction`` (of the pairs of all rows).
 
     Raises:
         DataError: shapes do not fit.
@@ -68,6 +71,8 @@ def info_nce(
             "anchors and positives must have the same shape",
             value=(tuple(anchors.shape), tuple(positives.shape)),
         )
+    if valid is not None and valid.shape != (len(anchors),):
+        raise DataError("valid must be [b]", value=(tuple(valid.shape), (len(anchors),)))
     summary = queue_log_sum_exp(
         anchors,
         negatives,
@@ -77,7 +82,7 @@ def info_nce(
         mask=extra_mask,
         kernel=kernel,
     )
-    return _against(anchors, positives, summary, temperature, len(negatives))
+    return _against(anchors, positives, summary, temperature, len(negatives), valid)
 
 
 def info_nce_in_batch(
@@ -333,11 +338,18 @@ def _log_add_exp(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _against(
-    anchors: Tensor, positives: Tensor, summary: QueueSummary, temperature: Temperature, n: int
+    anchors: Tensor,
+    positives: Tensor,
+    summary: QueueSummary,
+    temperature: Temperature,
+    n: int,
+    kept: Tensor | None = None,
 ) -> ObjectiveOutput:
     with no_autocast(anchors.device):
         cosine = row_products(anchors, positives)
         valid = summary.allowed > 0
+        if kept is not None:
+            valid = valid & kept
         lse = torch.where(valid, summary.log_sum_exp, 0)
         gap = lse - cosine / temperature
         values = torch.where(valid, torch.logaddexp(gap, torch.zeros_like(gap)), 0)

@@ -19,7 +19,7 @@ from rhyme.errors import DataError
 from rhyme.kernels import Kernel
 from rhyme.kernels.common import Temperature, full_precision, no_autocast
 from rhyme.objectives.contrast import info_nce
-from rhyme.objectives.output import ObjectiveOutput, masked_mean
+from rhyme.objectives.output import ObjectiveOutput
 
 
 @torch.no_grad()
@@ -88,24 +88,15 @@ def dense_info_nce(
             value=(tuple(queries.shape), tuple(match.shape)),
         )
     positives = keys.gather(1, match[..., None].expand(-1, -1, keys.shape[2]))
-    out = info_nce(
+    return info_nce(
         queries.flatten(0, 1),
         positives.flatten(0, 1),
         negatives,
         temperature=temperature,
+        valid=None if valid is None else valid.flatten(),
         anchor_groups=None
         if anchor_groups is None
-        else anchor_groups.repeat_interleave(match[0].numel()),
+        else anchor_groups.repeat_interleave(match.shape[1]),
         negative_groups=negative_groups,
         kernel=kernel,
     )
-    if valid is None:
-        return out
-    kept = out.valid & valid.flatten()
-    with torch.no_grad():
-        cosine = (queries * positives).sum(2).flatten()
-        told = {
-            "masked_rows": (~kept).sum().to(cosine),
-            "positive_cosine": masked_mean(cosine, kept),
-        }
-    return ObjectiveOutput(torch.where(kept, out.values, 0), kept, {**out.diagnostics, **told})

@@ -133,8 +133,8 @@ def cycle(
 
     Returns:
         One value for each anchor; a row whose support or negatives are all left out is not valid.
-        Diagnostics: those of :func:`info_nce` for the way back (``accuracy`` is the share of cycles
-        that return), ``support_entropy`` (nats), ``effective_neighbours`` (exp of it),
+        Diagnostics: those of :func:`info_nce` for the way back (``accuracy`` is the share of valid
+        cycles that return), ``support_entropy`` (nats), ``effective_neighbours`` (exp of it),
         ``neighbour_norm`` (‖q̃‖: 1 if all weight falls on one direction), ``neighbour_cosine`` (of
         q̂ with its anchor: near 1, the cycle is no more than an intra-video contrast), and
         ``support_masked_fraction`` (of pairs).
@@ -158,11 +158,11 @@ def cycle(
         positives,
         negatives,
         temperature=temperature,
+        valid=out.valid,
         anchor_groups=anchor_groups,
         negative_groups=negative_groups,
         kernel=kernel,
     )
-    valid = out.valid & back.valid
     with torch.no_grad():
         norm = torch.linalg.vector_norm(out.mean, dim=1)
         cosine = (out.neighbour * anchors).sum(1)
@@ -170,13 +170,12 @@ def cycle(
     diagnostics = dict(back.diagnostics)
     diagnostics.update(
         **masked_means(
-            valid,
+            back.valid,
             support_entropy=out.entropy,
             effective_neighbours=out.entropy.exp(),
             neighbour_norm=norm,
             neighbour_cosine=cosine,
         ),
         support_masked_fraction=left_out,
-        masked_rows=(~valid).sum().to(norm),
     )
-    return ObjectiveOutput(torch.where(valid, back.values, 0), valid, diagnostics)
+    return ObjectiveOutput(back.values, back.valid, diagnostics)

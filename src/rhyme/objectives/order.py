@@ -1,6 +1,7 @@
 r"""One more negative for each anchor, of its own item: what the same parts give in another order.
 
-A value of InfoNCE is v = log(1 + Σ_n exp((a·n − a·p)/τ)). With a negative *w* of the anchor's own
+A value of InfoNCE is v = log(1 + Σ_n exp((s_n − a·p)/τ)), where s_n is the similarity of negative
+*n* to *a*, or to *p* where *p* asked and *a* answered. With a negative *w* of the anchor's own
 
     v' = log(exp v + exp((a·w − a·p)/τ)),
 
@@ -30,15 +31,16 @@ def with_own_negative(
     """InfoNCE with one further negative for each anchor.
 
     Args:
-        out: what an InfoNCE objective gave for these anchors and positives.
+        out: what an InfoNCE objective gave for these pairs, whichever of the two it asked with.
         anchors: ``[b, d]`` unit rows.
         positives: ``[b, d]`` unit rows.
-        negatives: ``[b, d]`` unit rows, each the negative of one anchor.
+        negatives: ``[b, d]`` unit rows, each compared with one anchor.
         temperature: τ of ``out``.
 
     Returns:
-        The values with it; every row is valid. Diagnostic ``own_negative_accuracy``: share of
-        anchors that are nearer to the positive than to it.
+        The values with it; every row is valid. Diagnostics: ``own_negative_accuracy``, the share of
+        anchors that are nearer to the positive than to it, and ``masked_rows``, 0; the others are
+        those of ``out``, over the rows that are valid there.
 
     Raises:
         DataError: shapes do not fit.

@@ -1,4 +1,8 @@
-"""Runs sorted into arms: those that differ in nothing but their seed belong together."""
+"""Runs sorted into arms: those that differ in nothing but their seed belong together.
+
+Runs of one configuration that were judged on different data are different arms: a mean over them
+would be of no data at all. Folds of one collection are the same data.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,7 @@ _NOT_AN_ARM = (
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Arm:
-    """Runs of one configuration.
+    """Runs of one configuration, judged on the same data.
 
     Attributes:
         name: what sets it apart, for readers.
@@ -76,22 +80,40 @@ def arms(runs: Sequence[ReportData]) -> list[Arm]:
     """
     return [
         Arm(name=name, runs=[runs[i] for i in own], options=flattened(runs[own[0]].config))
-        for name, own in sort_runs(runs)
+        for name, own in sort_runs(runs, [judged_on(run) for run in runs])
     ]
 
 
-def sort_runs(runs: Sequence[Configured]) -> list[tuple[str, list[int]]]:
+def sort_runs(
+    runs: Sequence[Configured], data: Sequence[Sequence[str]] = ()
+) -> list[tuple[str, list[int]]]:
     """Name and runs, by their place, of each arm, in the order of their first runs.
 
-    Arms of one system are told apart by the options in which they differ.
+    Arms of one system are told apart by the options in which they differ, and those of one
+    configuration by their data.
+
+    Args:
+        runs: what is sorted.
+        data: fingerprints of the data that each run was judged on. Of one configuration, a run
+            joins the first arm whose first run shares data with it; one that was not judged joins
+            the first. Without them the configuration alone counts.
     """
     grouped: dict[str, list[int]] = {}
     for place, run in enumerate(runs):
         flat = flattened(run.config)
         key = repr([(k, v) for k, v in sorted(flat.items()) if k not in _NOT_AN_ARM] or run.run)
         grouped.setdefault(f"{run.system} {key}", []).append(place)
-    groups = [[runs[i] for i in own] for own in grouped.values()]
-    return [*zip(_names(groups), grouped.values(), strict=True)]
+    parts = [_by_data(own, data) if data else [("", own)] for own in grouped.values()]
+    found = sorted((arm for part in parts for arm in part), key=lambda arm: arm[1][0])
+    groups = [[runs[i] for i in own] for _, own in found]
+    names = _names(groups, [told for told, _ in found])
+    return [*zip(names, [own for _, own in found], strict=True)]
+
+
+def judged_on(run: ReportData) -> list[str]:
+    """Fingerprints of the data of a run's figures."""
+    marks = [row.get("data_fingerprint") for row in run.results]
+    return list(dict.fromkeys(mark for mark in marks if isinstance(mark, str) and mark))
 
 
 def differences(arms: Sequence[Arm]) -> list[tuple[str, list[str]]]:
@@ -139,7 +161,25 @@ def _value(options: Mapping[str, Any], name: str) -> str:
     return clean("none" if value is None else value, 80)
 
 
-def _names(groups: Sequence[Sequence[Configured]]) -> list[str]:
+def _by_data(places: Sequence[int], data: Sequence[Sequence[str]]) -> list[tuple[str, list[int]]]:
+    """Runs of one configuration by what they were judged on, named where there are several."""
+    found: list[tuple[list[str], list[int]]] = []
+    for place in places:
+        own = data[place]
+        for known, members in found:
+            if not own or not known or not set(known).isdisjoint(own):
+                known += own if not known else []
+                members.append(place)
+                break
+        else:
+            found.append(([*own], [place]))
+    return [
+        (f"data {clean(known[0][:8])}" if len(found) > 1 else "", members)
+        for known, members in found
+    ]
+
+
+def _names(groups: Sequence[Sequence[Configured]], data: Sequence[str]) -> list[str]:
     options = [flattened(group[0].config) for group in groups]
     names = [clean(group[0].name, 60) for group in groups]
     for name in {n for n in names if names.count(n) > 1}:
@@ -154,6 +194,7 @@ def _names(groups: Sequence[Sequence[Configured]]) -> list[str]:
             told = [f"{key.rsplit('.', 1)[-1]} {_value(options[i], key)}" for key in apart]
             rest = len(told) - MOST_NAMED
             text = ", ".join(told[:MOST_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+            text = ", ".join(part for part in (text, data[i]) if part)
             names[i] = f"{name}, {text or short_path(groups[i][0].run, 30)}"
     # What is still alike is told apart by its folder.
     return [

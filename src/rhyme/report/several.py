@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rhyme.errors import ConfigError
-from rhyme.report.arms import Arm, arms, differences
+from rhyme.report.arms import Arm, arms, differences, judged_on
 from rhyme.report.beside import Beside, Gap, beside, first_of
 from rhyme.report.charts import line_chart
 from rhyme.report.data import ReportData
@@ -48,8 +48,8 @@ def render_runs(runs: Sequence[ReportData], *, title: str = "") -> str:
 
     Args:
         runs: at least two, each as :func:`rhyme.report.collect` gives it. Those of one
-            configuration but for the seed make an arm; the first run's arm is what the others are
-            held against.
+            configuration but for the seed, judged on the same data, make an arm; the first run's
+            arm is what the others are held against.
         title: heading; made from the arms when empty.
 
     Raises:
@@ -198,6 +198,11 @@ def _limits(groups: Sequence[Arm], lines: Sequence[Beside], most: int) -> list[s
     ):
         if len(values - {None}) > 1:
             said.append(f"The runs were trained with different {what}; see Runs.")
+    if len({frozenset(marks) for run in runs if (marks := judged_on(run))}) > 1:
+        said.append(
+            "Not all were judged on the same data: figures are held against each other, and "
+            "averaged, only where the data are the same."
+        )
     if len({run.system for run in runs}) > 1:
         said.append(
             "Losses of different systems measure different things: compare their courses, not "

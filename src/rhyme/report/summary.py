@@ -15,7 +15,8 @@ from rhyme.report.text import clean, lower_is_better, metric_name, protocol_name
 TRAINED, UNTRAINED = "trained", "untrained"
 HEADLINES = ("knn", "linear", "retrieval", "cycle")
 # What tells rows of one measurement apart without changing what is measured.
-_NOT_A_SETTING = ("seed", "encoder_seed", "split_seed", "fold", "pair", "encoder", "chance")
+_REPETITION = ("seed", "encoder_seed", "split_seed", "fold", "split_number")
+_NOT_A_SETTING = (*_REPETITION, "pair", "encoder", "chance")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +179,8 @@ def settings_key(row: Row) -> str:
     for extra in ("data", "export"):
         if row.get(extra) is not None:
             settings.setdefault(extra, row[extra])
+    if row.get("data_fingerprint") is not None:
+        settings["data_fingerprint"] = str(row["data_fingerprint"])[:8]
     return json.dumps(settings, sort_keys=True, default=str)
 
 
@@ -201,7 +204,17 @@ def variant_of(settings: str, variants: Sequence[tuple[str, str, str]]) -> str:
         for name in own
         if any(name not in other or other[name] != own[name] for other in others)
     ]
-    return ", ".join(f"{clean(name, 40)} {clean(own[name], 60)}" for name in differing)
+    # The fingerprint tells data apart only where the name does not.
+    if "data_fingerprint" in differing and not any(
+        other.get("data") == own.get("data")
+        and other.get("data_fingerprint") != own["data_fingerprint"]
+        for other in others
+    ):
+        differing.remove("data_fingerprint")
+    words = {"data_fingerprint": "data"}
+    return ", ".join(
+        f"{words.get(name) or clean(name, 40)} {clean(own[name], 60)}" for name in differing
+    )
 
 
 def _comparison(rows: Sequence[Row], chance: Sequence[Row], variant: str) -> Comparison:

@@ -44,7 +44,8 @@ from rhyme.loading import Batch
 from rhyme.memory import FeatureQueue
 from rhyme.objectives import ObjectiveOutput, cycle, info_nce
 from rhyme.systems.base import Embeddings, Export, RunContext, StepContext, StepOutput, System
-from rhyme.systems.moco import check_momentum_contrast, masks_same_group
+from rhyme.systems.masking import masks_queue
+from rhyme.systems.moco import check_momentum_contrast
 from rhyme.systems.momentum_pair import MomentumPair, encoder_export
 from rhyme.transfer import sent
 from rhyme.views import Clip, ContrastTransform, Transform, ViewPlan, ViewSpec
@@ -146,7 +147,7 @@ class CycleContrast(System):
         """Decide on the same-group mask by the size of the data."""
         c = self.config
         size = max(c.queue, c.shared_queue)
-        self.mask_same_group = masks_same_group(c.mask_same_group, context.items, size)
+        self.mask_same_group = masks_queue(c.mask_same_group, context, size)
 
     def embed(self, batch: Batch, context: StepContext) -> Embeddings:
         """The queries of each head."""

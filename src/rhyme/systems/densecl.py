@@ -42,9 +42,10 @@ from rhyme.encoders import (
 from rhyme.errors import ConfigError, DataError
 from rhyme.loading import Batch
 from rhyme.memory import FeatureQueue
-from rhyme.objectives import dense_info_nce, info_nce, masked_mean, nearest_cells
+from rhyme.objectives import dense_info_nce, info_nce, nearest_cells
 from rhyme.systems.base import Embeddings, Export, RunContext, StepContext, StepOutput, System
-from rhyme.systems.moco import HEAD_V2, check_momentum_contrast, masks_same_group
+from rhyme.systems.masking import masks_queue
+from rhyme.systems.moco import HEAD_V2, check_momentum_contrast
 from rhyme.systems.momentum_pair import MomentumPair, encoder_export
 from rhyme.transfer import sent
 from rhyme.views import (
@@ -150,7 +151,7 @@ class DenseCL(System):
         """Decide on the same-group mask by the size of the data."""
         c = self.config
         size = max(c.queue, c.dense_queue) if c.dense_weight > 0 else c.queue
-        self.mask_same_group = masks_same_group(c.mask_same_group, context.items, size)
+        self.mask_same_group = masks_queue(c.mask_same_group, context, size)
 
     def read(self, encoder: EncoderWithHeads, frames: Tensor) -> dict[str, Tensor]:
         """What both encoders make of frames ``[b, c, h, w]``.
@@ -246,8 +247,9 @@ class DenseCL(System):
         if true is None:
             return match, None, {}
         side = math.isqrt(count)
+        # ranks differ in how many cells have a counterpart, so their means have no common mean
         hit = (cells_apart(match, true[0], side) <= 1).to(query["m"].dtype)
-        return match, None, {"true_match": masked_mean(hit, true[1])}
+        return match, None, {"true_match": distributed.mean(hit, true[1])}
 
     def _geometry(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
         """True counterparts and where there are any; None where the views have no maps."""

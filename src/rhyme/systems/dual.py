@@ -65,7 +65,8 @@ from rhyme.objectives import (
     shuffle_segments,
 )
 from rhyme.systems.base import Embeddings, Export, RunContext, StepContext, StepOutput, System
-from rhyme.systems.moco import check_momentum_contrast, masks_same_group
+from rhyme.systems.masking import masks_batch, masks_queue
+from rhyme.systems.moco import check_momentum_contrast
 from rhyme.systems.momentum_pair import MomentumPair, inference_plan
 from rhyme.transfer import sent
 from rhyme.views import Clip, ContrastTransform, Transform, ViewPlan, ViewSpec
@@ -223,9 +224,9 @@ class Dual(System):
         """Decide on the same-group mask, by shared groups or by the size of the queue."""
         c, choice = self.config, self.config.mask_same_group
         if c.base == "moco":
-            self.mask_same_group = masks_same_group(choice, context.items, c.queue)
+            self.mask_same_group = masks_queue(choice, context, c.queue)
         else:
-            self.mask_same_group = context.groups < context.items if choice is None else choice
+            self.mask_same_group = masks_batch(choice, context)
 
     def order(self, batch: Batch, context: StepContext, draw: str = "shuffle") -> Tensor:
         """The segment that stands at each place of an item's shuffled clip, int64 ``[b, s]``."""

@@ -54,7 +54,8 @@ from rhyme.loading import Batch
 from rhyme.memory import FeatureQueue
 from rhyme.objectives import ObjectiveOutput, info_nce, info_nce_symmetric, with_own_negative
 from rhyme.systems.base import Embeddings, Export, RunContext, StepContext, StepOutput, System
-from rhyme.systems.moco import check_momentum_contrast, masks_same_group
+from rhyme.systems.masking import masks_batch, masks_queue
+from rhyme.systems.moco import check_momentum_contrast
 from rhyme.systems.momentum_pair import MomentumPair, inference_plan
 from rhyme.transfer import sent
 from rhyme.views import Clip, ContrastTransform, Transform, ViewPlan, ViewSpec
@@ -216,9 +217,9 @@ class LSFD(System):
         """Decide on the same-group mask, by shared groups or by the size of the queue."""
         c, choice = self.config, self.config.mask_same_group
         if c.base == "moco":
-            self.mask_same_group = masks_same_group(choice, context.items, c.queue)
+            self.mask_same_group = masks_queue(choice, context, c.queue)
         else:
-            self.mask_same_group = context.groups < context.items if choice is None else choice
+            self.mask_same_group = masks_batch(choice, context)
 
     def embed(self, batch: Batch, context: StepContext) -> Embeddings:
         """ψ and φ of every view, e.g. ``long/psi``, and the aggregated ``short/g``.
@@ -285,13 +286,16 @@ class LSFD(System):
         )
 
     def _order_term(self, embeddings: Embeddings, answers: Tensor, batch: Batch) -> ObjectiveOutput:
-        """L_n; the long view's own wrong order joins the negatives of its values."""
+        """L_n; the long view's own wrong order joins the negatives, compared with the long view.
+
+        With a queue, whose rows are compared with the joined short views, a value has both kinds.
+        """
         joined, long = unit(embeddings["short/g"]), unit(answers)
         out = self._contrast(joined, long, "phi", batch)
         if not self.config.order_negatives:
             return out
         wrong, b = unit(embeddings["short/wrong"]), len(joined)
-        # In a batch, the later rows of the values are those whose anchor is the long view.
+        # Within a batch, the long view asks in the later half of the values; with a queue, in none.
         own = slice(len(out.values) - b, None)
         whole = with_own_negative(
             ObjectiveOutput(out.values[own], out.valid[own], out.diagnostics),
@@ -302,7 +306,8 @@ class LSFD(System):
         )
         values = torch.cat([out.values[: len(out.values) - b], whole.values])
         valid = torch.cat([out.valid[: len(out.values) - b], whole.valid])
-        return ObjectiveOutput(values, valid, whole.diagnostics)
+        told = {**whole.diagnostics, "masked_rows": (~valid).sum().to(values)}
+        return ObjectiveOutput(values, valid, told)
 
     def _contrast(self, asked: Tensor, answers: Tensor, part: str, batch: Batch) -> ObjectiveOutput:
         """InfoNCE of unit rows: both ways within the batch, or with part of the queue."""

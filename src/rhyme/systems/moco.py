@@ -31,6 +31,7 @@ from rhyme.loading import Batch
 from rhyme.memory import FeatureQueue
 from rhyme.objectives import info_nce
 from rhyme.systems.base import Embeddings, Export, RunContext, StepContext, StepOutput, System
+from rhyme.systems.masking import masks_queue
 from rhyme.systems.momentum_pair import MomentumPair, encoder_export
 from rhyme.views import Clip, ContrastTransform, Transform, ViewPlan, ViewSpec
 
@@ -87,11 +88,6 @@ def check_momentum_contrast(temperature: float, momentum: float, queue: int) -> 
         raise ConfigError("the queue needs at least one place", value=queue, remedy="try 4096")
 
 
-def masks_same_group(choice: bool | None, items: int, queue: int) -> bool:
-    """The same-group mask: as chosen, or on where the queue holds over a tenth of the items."""
-    return items < 10 * queue if choice is None else choice
-
-
 class Moco(System):
     """The system; see the module's text.
 
@@ -123,7 +119,7 @@ class Moco(System):
     def setup(self, context: RunContext) -> None:
         """Decide on the same-group mask by the size of the data."""
         c = self.config
-        self.mask_same_group = masks_same_group(c.mask_same_group, context.items, c.queue)
+        self.mask_same_group = masks_queue(c.mask_same_group, context, c.queue)
 
     def embed(self, batch: Batch, context: StepContext) -> Embeddings:
         """The queries."""

@@ -41,6 +41,7 @@ from rhyme.errors import ConfigError
 from rhyme.loading import Batch
 from rhyme.objectives import nt_xent
 from rhyme.systems.base import Embeddings, Export, RunContext, StepContext, StepOutput, System
+from rhyme.systems.masking import masks_batch
 from rhyme.systems.momentum_pair import inference_plan
 from rhyme.views import Clip, ContrastTransform, Transform, ViewPlan, ViewSpec
 
@@ -118,8 +119,7 @@ class Simclr(System):
 
     def setup(self, context: RunContext) -> None:
         """Mask other items of a group where there are any."""
-        choice = self.config.mask_same_group
-        self.mask_same_group = context.groups < context.items if choice is None else choice
+        self.mask_same_group = masks_batch(self.config.mask_same_group, context)
 
     def embed(self, batch: Batch, context: StepContext) -> Embeddings:
         """Both views of each item, ``[b, 2, d]``, through the encoder in one batch."""

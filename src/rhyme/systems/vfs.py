@@ -49,7 +49,8 @@ from rhyme.loading import Batch
 from rhyme.memory import FeatureQueue
 from rhyme.objectives import multi_positive_info_nce, pair_distance
 from rhyme.systems.base import Embeddings, Export, RunContext, StepContext, StepOutput, System
-from rhyme.systems.moco import HEAD_V2, check_momentum_contrast, masks_same_group
+from rhyme.systems.masking import masks_queue
+from rhyme.systems.moco import HEAD_V2, check_momentum_contrast
 from rhyme.systems.momentum_pair import MomentumPair, encoder_export, inference_plan
 from rhyme.views import Clip, ContrastTransform, Transform, ViewPlan, ViewSpec
 
@@ -156,7 +157,8 @@ class VFS(System):
     def setup(self, context: RunContext) -> None:
         """Decide on the same-group mask by the size of the data."""
         c = self.config
-        self.mask_same_group = masks_same_group(c.mask_same_group, context.items, c.queue)
+        if c.negatives:
+            self.mask_same_group = masks_queue(c.mask_same_group, context, c.queue)
 
     def embed(self, batch: Batch, context: StepContext) -> Embeddings:
         """Embeddings ``[b, t, d]`` of frames; each half passes the encoder by itself."""

@@ -46,7 +46,7 @@ class OptimizerConfig:
         eta: η of LARS' trust ratio.
         decay_norm_and_bias: whether parameters of fewer than two dimensions (biases, normalisation)
             are treated like the others. None is True for SGD (as in MoCo's recipe) and False for
-            AdamW and LARS; under LARS it turns off their trust ratio along with the decay.
+            AdamW and LARS; under LARS decay and trust ratio go together.
         plain_groups: parameter groups that take neither decay nor trust ratio, such as a classifier
             that is trained beside the encoder.
     """

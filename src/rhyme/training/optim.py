@@ -28,7 +28,9 @@ class Lars(Optimizer):
         w ← w − v
 
     The learning rate sits inside the velocity, so a change of the rate acts on new gradients only.
-    A group with ``trust=False`` keeps trust at 1.
+    A group with ``trust=False`` keeps trust at 1. As in SimCLR's code, :func:`build_optimizers`
+    leaves the same parameters out of decay and trust: those of fewer than two dimensions, and
+    ``plain_groups``. With ``decay_norm_and_bias=True`` the former take both.
 
     Args:
         params: parameters or parameter groups.
@@ -99,7 +101,11 @@ class Lars(Optimizer):
 
 
 def _split(group: ParameterGroup, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """A system's group as one or two of the optimiser's: with decay and trust, and without."""
+    """A system's group as one or two of the optimiser's: with decay and trust, and without.
+
+    ``decay_norm_and_bias=True`` gives both to biases and normalisation, ``plain_groups`` neither to
+    any.
+    """
     decay = config.weight_decay if group.weight_decay is None else group.weight_decay
     full: list[nn.Parameter] = []
     bare: list[nn.Parameter] = []

@@ -1,0 +1,55 @@
+"""The same-group mask, and data that leave nothing to contrast with under it."""
+
+from __future__ import annotations
+
+from rhyme.errors import ConfigError, DataError
+from rhyme.systems.base import RunContext
+
+
+def masks_queue(choice: bool | None, context: RunContext, queue: int) -> bool:
+    """Whether keys of an item's own group are no negatives in a queue of keys.
+
+    Args:
+        choice: as chosen; None is on where the queue holds over a tenth of the items.
+        context: of the run.
+        queue: keys that it holds.
+
+    Raises:
+        DataError: all items are of one group, so that none would be left.
+    """
+    masked = context.items < 10 * queue if choice is None else choice
+    return _with_others(masked, context)
+
+
+def masks_batch(choice: bool | None, context: RunContext) -> bool:
+    """Whether items of an item's own group are no negatives within a batch.
+
+    Args:
+        choice: as chosen; None is on where groups have several items.
+        context: of the run.
+
+    Raises:
+        ConfigError: a batch of one item has no other.
+        DataError: all items are of one group, so that none would be left.
+    """
+    if context.batch_size < 2:
+        raise ConfigError(
+            "negatives are the other items of a batch, and a batch of 1 has none",
+            stage="train",
+            value=context.batch_size,
+            remedy="give --train.batch_size 2 or more; larger ones train better",
+        )
+    masked = context.groups < context.items if choice is None else choice
+    return _with_others(masked, context)
+
+
+def _with_others(masked: bool, context: RunContext) -> bool:
+    if masked and context.groups < 2:
+        raise DataError(
+            f"all {context.items} items to train on are of one group, and items of one group are "
+            "no negatives of each other: there is nothing to contrast with",
+            stage="train",
+            remedy="give more sources; or take parts of the same source as negatives: "
+            "--model.mask_same_group false",
+        )
+    return masked

@@ -1,0 +1,98 @@
+"""Judging and comparing as users type it: what is refused, and what else can be done."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import rhyme as toolkit
+from rhyme.catalog import Catalog
+from rhyme.evaluation import read_results
+from rhyme.run import RunFolder
+from support.tiny_runs import catalog, contents, refused, rhyme, train, trained, videos
+
+
+def test_settings_of_a_protocol_that_is_not_measured_are_refused() -> None:
+    run = trained("moco")
+    before = contents(run)
+    for option in ("--finetune.epochz", "--finetune.epochs"):
+        done = rhyme("evaluate", run, "--protocol", "knn", option, 3)
+        refused(done, 2, "'finetune'", "not measured", option[2:], "--protocol: knn,finetune")
+    assert contents(run) == before
+    done = rhyme("evaluate", run, "--protocol", "knn", "--fintune.epochs", 3)
+    refused(done, 2, "unknown protocol 'fintune'", "finetune")
+
+
+def other_split(path: Path) -> Path:
+    """The world's catalog with half of the groups that were trained on among its test items."""
+    known = Catalog.open(catalog())
+    splits = list(known.table.column("split").to_pylist())
+    train_rows = [row for row, split in enumerate(splits) if split == "train"]
+    for row in train_rows[::2]:
+        splits[row] = "test"
+    known.with_splits(splits).save(path)
+    return path
+
+
+def test_groups_that_were_trained_on_are_left_out_or_judged_where_that_is_asked(
+    tmp_path: Path,
+) -> None:
+    run, data = tmp_path / "run", other_split(tmp_path / "other.arrow")
+    shutil.copytree(trained("moco"), run)
+    asked = ("evaluate", run, "--data", data, "--protocol", "retrieval", "--json")
+    refused(rhyme(*asked), 1, "trained on 12 of the test groups", "--seen drop", "--seen allow")
+    assert not (run / "results.jsonl").exists()
+    dropped = rhyme(*asked, "--seen", "drop")
+    assert dropped.code == 0, dropped.err
+    assert any("left out (12 items)" in note for note in dropped.document["notes"])
+    allowed = rhyme(*asked, "--seen", "allow")
+    assert allowed.code == 0, allowed.err
+    rows = read_results(run / "results.jsonl")
+    items = {r.settings["seen"]: r.details["test_items"] for r in rows}
+    assert items == {"drop": 12, "allow": 24}
+    done = toolkit.evaluate(run, data, protocols="retrieval", seen="drop", record=False)
+    assert {row.settings["seen"] for row in done.results} == {"drop"}
+
+
+def test_too_few_sources_for_a_split_are_told_with_what_helps(tmp_path: Path) -> None:
+    folder = tmp_path / "two"
+    videos(folder, 2)
+    out = tmp_path / "run"
+    done = train("moco", out, "--train.batch-size", 2, data=folder)
+    refused(done, 1, "fewer groups than splits", "at least 3 sources", "--split all")
+    assert "1 0 0" not in done.err
+    done = train("moco", out, "--train.batch-size", 2, "--split", "all", data=folder)
+    assert done.code == 0, done.err
+
+
+def test_a_run_without_an_encoder_has_two_ways_to_one(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained("moco"), run)
+    shutil.rmtree(run / "encoder")
+    export = f"rhyme export {run} --format package"
+    refused(rhyme("evaluate", run), 1, "no encoder yet", f"--resume {run}", export)
+    assert rhyme("export", run, "--format", "package").code == 0
+    assert rhyme("evaluate", run, "--protocol", "retrieval").code == 0
+    shutil.rmtree(run / "encoder")
+    shutil.rmtree(RunFolder.open(run).checkpoints)
+    done = rhyme("evaluate", run)
+    refused(done, 1, "no encoder yet", f"--resume {run}")
+    assert "export" not in done.err
+
+
+def test_two_sets_of_data_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained("moco"), run)
+    for place, count in (("a", 16), ("b", 20)):
+        (tmp_path / place).mkdir()
+        clips = tmp_path / place / "clips"
+        videos(clips, count)
+        done = rhyme(
+            "evaluate", run, "--data", clips, "--protocol", "retrieval", "--seen", "allow"
+        )  # fmt: skip
+        assert done.code == 0, done.err
+    marks = {row.data_fingerprint[:8] for row in read_results(run / "results.jsonl")}
+    assert len(marks) == 2
+    shown = rhyme("compare", run, "--json").document
+    assert {line["data"] for line in shown["lines"]} == {f"clips ({mark})" for mark in marks}
+    assert any("several sets of data are called clips" in note for note in shown["notes"])
