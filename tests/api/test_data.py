@@ -30,6 +30,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("kinds", "video"),
         ("path_column", "clip"),
         ("spacing", 2.0),
+        ("segment", 2.0),
     ],
 )
 def test_an_option_of_the_scan_is_refused_for_a_catalog(

@@ -100,3 +100,15 @@ def test_the_start_names_both_lengths(tmp_path: Path) -> None:
     done = rhyme("train", "moco", *given, "--out", tmp_path / "run")
     assert done.code == 0, done.err
     assert "9 steps or 1 epochs, whichever ends first, of" in done.err
+
+
+def test_a_short_file_has_the_name_of_the_file_and_says_what_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("system: moco\ntrain: {steps: 5, batch_size: 8}\n")
+    found = load_recipe(path)
+    assert (found.name, found.system, found.train.steps) == ("mine", "moco", 5)
+    path.write_text("train: {steps: 5, batch_size: 8}")
+    with pytest.raises(ConfigError, match="is missing") as caught:
+        load_recipe(path)
+    assert caught.value.file == str(path)
+    assert "rhyme recipes" in str(caught.value.remedy)

@@ -57,6 +57,11 @@ def test_of_another_machine_nothing_is_claimed(run: RunFolder) -> None:
     assert [line.state for line in api.runs(run.path)] == ["started"]
 
 
+def test_a_run_that_was_stopped_before_its_first_step_has_not_begun(run: RunFolder) -> None:
+    run.event("data", items=12)
+    assert [line.state for line in api.runs(run.path)] == ["not begun"]
+
+
 def test_a_run_that_goes_on_is_no_longer_stopped(run: RunFolder) -> None:
     run.event("started", steps=6, process=gone())
     run.event("preempted", step=3, cause="SIGTERM")

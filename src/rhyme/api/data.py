@@ -289,6 +289,7 @@ def refuse_scan_options(options: ReadOptions, catalog: str | Path) -> None:
         "group-column": options.group_column,
         "split-column": None if folded else options.split_column,
         "path-column": options.path_column,
+        "segment": options.segment,
         "spacing": options.spacing,
         "kinds": options.kinds,
     }

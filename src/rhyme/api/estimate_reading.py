@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rhyme.api.data import DataOptions, read_data
+from rhyme.api.data import DataOptions, is_catalog, read_data
 from rhyme.catalog import Catalog, official_lists, scan
 from rhyme.loading import FrameCache
 from rhyme.loading.maker import BatchMaker, Request
@@ -38,7 +38,8 @@ def take_sample(
         found = scan(room / "stand-in")
         return found, found
     wanted = options or DataOptions()
-    if wanted.segment is None and official_lists(wanted.labels, None) is None:
+    scanned = isinstance(data, Catalog) or is_catalog(data)
+    if not scanned and wanted.segment is None and official_lists(wanted.labels, None) is None:
         wanted = replace(wanted, segment=recipe.data.segment)
     found = read_data(data, wanted, seed=seed)
     rows = np.random.default_rng(seed).permutation(len(found))[:SAMPLE]

@@ -13,7 +13,7 @@ from rhyme.recipes import load_recipe
 from rhyme.run import RunFolder, read_jsonl
 from rhyme.training import alive
 
-State = Literal["running", "finished", "stopped", "died", "started", "unreadable"]
+State = Literal["running", "finished", "stopped", "died", "started", "not begun", "unreadable"]
 """``died``: neither finished nor stopped, and its process is gone. ``started``: it runs, or ran, on
 another machine."""
 
@@ -99,7 +99,7 @@ def run_line(path: str | Path) -> RunLine:
     except RhymeError:
         return RunLine(path=run.path, system="?", state="unreadable", trouble=trouble)
     turns = [event for event in events if event.get("event") in _TURNS]
-    state, process = _state(turns[-1]) if turns else ("started", {})
+    state, process = _state(turns[-1]) if turns else ("not begun", {})
     if state == "started" and process:
         lives = alive(process)
         state = "started" if lives is None else "running" if lives else "died"

@@ -82,8 +82,8 @@ class Doctor(Common):
 class Runs(Common):
     """List the runs in a folder, also while they train; of one run, its events too.
 
-    States: running, finished, stopped (go on with --resume), died (go on with --resume), started
-    (on another machine), unreadable.
+    States: running, finished, stopped, died and not begun (go on with --resume), started (on
+    another machine), unreadable.
 
     Example: rhyme runs runs
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rhyme.config import from_dict, load_yaml, to_dict
-from rhyme.errors import ConfigError
+from rhyme.errors import ConfigError, RhymeError
 from rhyme.systems import config_class
 from rhyme.training import TrainConfig
 
@@ -102,5 +102,15 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe from a YAML file."""
-    return recipe_from_dict(load_yaml(path))
+    """Read a recipe from a YAML file; without a name it has that of the file.
+
+    Raises:
+        UnknownName: a key that is no option.
+        ConfigError: no such file, or as :func:`recipe_from_dict`.
+    """
+    try:
+        return recipe_from_dict({"name": path.stem, **load_yaml(path)})
+    except RhymeError as error:
+        error.file = error.file or str(path)
+        error.remedy = error.remedy or "begin with a whole one: rhyme recipes moco > mine.yaml"
+        raise
