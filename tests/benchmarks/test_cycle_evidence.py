@@ -69,3 +69,17 @@ def test_every_job_has_a_key_a_protocol_and_data(tmp_path: Path) -> None:
         "davis", "mixed", "surveillance"
     }  # fmt: skip
     assert cycle_evidence.cycle_jobs(tmp_path, None, "real") == []
+
+
+def test_a_gpu_gets_both_collections_from_resnet18_at_128_to_resnet50_at_224(tmp_path) -> None:
+    jobs = cycle_jobs(tmp_path, tmp_path, "gpu")
+    studies = list(dict.fromkeys(job.study for job in jobs))
+    assert studies == ["gpu", "gpu-surveillance", "gpu-large", "gpu-large-surveillance"]
+    assert len({job.key for job in jobs}) == len(jobs)
+    for job in jobs:
+        made = resolve_recipe(job.arm.recipe, {**job.budget, **job.arm.changes})
+        name, size = ("resnet50", 224) if "large" in job.study else ("resnet18", 128)
+        assert (made.model.backbone.name, made.model.transform.size) == (name, size)
+        assert made.data.cache_size >= size
+        if job.world is not None:
+            assert WorldConfig(**job.world).size == made.data.cache_size
