@@ -114,3 +114,13 @@ def test_one_picture_and_what_was_asked_for(mixed: Path, tmp_path: Path) -> None
         Image.new("RGB", (32, 32)).save(folder / "frames" / f"{k}.png")
     told = not_taken(folder, read_source(folder))
     assert told == "1 picture is not taken (--kinds frames,image,video takes all)"
+
+
+def test_pictures_that_are_added_after_a_scan_are_told_too(tmp_path: Path) -> None:
+    folder = tmp_path / "films"
+    videos(folder, 3)
+    assert not_taken(folder, read_source(folder)) is None
+    Image.new("RGB", (32, 32)).save(folder / "later.png")
+    assert not_taken(folder, read_source(folder)) == (
+        "1 picture is not taken (--kinds image,video takes both)"
+    )

@@ -151,6 +151,8 @@ def listing(found: Found) -> str:
     rows: list[object] = [(c.path, c.size, c.mtime_ns, len(c.files)) for c in found.candidates]
     if found.labels.seen:
         rows.append([found.labels.values, found.labels.faults])
+    if pictures := found.ignored.get("image"):
+        rows.append([pictures])  # told beside the videos that are taken
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
