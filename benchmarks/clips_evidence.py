@@ -163,5 +163,5 @@ def dual_jobs(runs: Path, data: Path | None, only: str | None) -> list[Job]:
         data: folder of the real collections; None leaves them out.
         only: ``"world"`` or ``"real"`` for a part of it.
     """
-    jobs = sprites_jobs(runs) if only != "real" else []
-    return jobs + (real_clips_jobs(data) if data is not None and only != "world" else [])
+    jobs = sprites_jobs(runs) if only in (None, "world") else []
+    return jobs + (real_clips_jobs(data) if data is not None and only in (None, "real") else [])

@@ -51,8 +51,14 @@ at the first encoder had shown that before.
 Seeds 2 to 4, the controls' seeds 1 to 4 and *no mask* came after the tables of the others. Expected
 of them: what the first seeds showed, and of *no mask* a higher ``return_rate`` of head c, since a
 queue of 1,024 keys holds many of a clip's own scene here, and no better k-NN."""
-MIXED_SEEDS = {0: FOLDER_ARMS[:5], 1: FOLDER_ARMS[:3]}
-"""Arms of *mixed* and *davis* by seed: first what the question needs, within the time there is."""
+MIXED_ARMS = (
+    *FOLDER_ARMS[:3],
+    *(replace(arm, seeds=THREE) for arm in FOLDER_ARMS[3:5]),
+)
+"""Arms of *mixed* and *davis*. Seeds 2 to 4, and the controls' 1 and 2, came after the tables of
+the first. Expected of them what those showed: every arm above the untrained encoder and above the
+first mask repeated; the trunk's cycles return least often with the cycle among the three arms, and
+head c's most often; J of *intra + cycle* below *intra* and *image MoCo* by about .01."""
 
 LONG_BUDGET: dict[str, Any] = {
     "train.steps": 1200,
@@ -226,19 +232,18 @@ def long_jobs(runs: Path) -> list[Job]:
     ]  # fmt: skip
 
 
-def real_jobs(data: Path, arms: tuple[Arm, ...] = FOLDER_ARMS) -> list[Job]:
-    """Surveillance clips by group folds, all real clips together, masks; seed after seed."""
+def clip_jobs(data: Path, arms: tuple[Arm, ...] = FOLDER_ARMS) -> list[Job]:
+    """Surveillance clips by group folds, seed after seed."""
     clips = data / "action" / "surveillance_fight"
     folds = [
         DataOptions(label_column="label", group_column="scene_group", split_column="fold", fold=f)
         for f in ("0", "1", "2", "3")
     ]
     jobs: list[Job] = []
-    mixed_jobs: list[Job] = []
     for seed, arm in ((s, arm) for s in FIVE for arm in arms if s in arm.seeds):
         fresh = THREE if arm is arms[0] else ()
         jobs += [Job("surveillance", arm, seed, clips, fold, untrained=fresh) for fold in folds]
-        if arm is arms[0] and seed == 0:
+        if arm is FOLDER_ARMS[0] and seed == 0:
             jobs += [
                 replace(
                     job, arm=Arm("finetuned", FOLDER), protocols=("finetune",),
@@ -246,20 +251,24 @@ def real_jobs(data: Path, arms: tuple[Arm, ...] = FOLDER_ARMS) -> list[Job]:
                 )
                 for job in jobs[:4]
             ]  # fmt: skip
-        if arm not in MIXED_SEEDS.get(seed, ()):
-            continue
+    return jobs
+
+
+def mixed_jobs(data: Path) -> list[Job]:
+    """All real clips together, and masks carried by the same encoders, seed after seed."""
+    jobs: list[Job] = []
+    for seed, arm in ((s, arm) for s in FIVE for arm in MIXED_ARMS if s in arm.seeds):
+        first = arm is MIXED_ARMS[0]
         mixed = Job(
             "mixed", arm, seed, data / "action", DataOptions(labels="none"),
-            ("retrieval", "cycle"), untrained=fresh,
+            ("retrieval", "cycle"), untrained=THREE if first else (),
         )  # fmt: skip
-        mixed_jobs += [
-            mixed,
-            replace(
-                mixed, study="davis", protocols=("propagation",), untrained=fresh[seed : seed + 1],
-                trained_as=mixed.key, judged_on=data / "vos" / "davis2016_val_240p",
-            ),
-        ]  # fmt: skip
-    return jobs + mixed_jobs
+        davis = replace(
+            mixed, study="davis", protocols=("propagation",), untrained=(seed,) if first else (),
+            trained_as=mixed.key, judged_on=data / "vos" / "davis2016_val_240p",
+        )  # fmt: skip
+        jobs += [mixed, davis]
+    return jobs
 
 
 def gpu_jobs(runs: Path, data: Path | None) -> list[Job]:
@@ -275,8 +284,7 @@ def gpu_jobs(runs: Path, data: Path | None) -> list[Job]:
     ]  # fmt: skip
     clips = [
         replace(job, study="gpu-surveillance", budget=GPU_FOLDER)
-        for job in (real_jobs(data, GPU_FOLDER_ARMS) if data is not None else [])
-        if job.study == "surveillance" and job.trained_as is None
+        for job in (clip_jobs(data, GPU_FOLDER_ARMS) if data is not None else [])
     ]
     large = [
         replace(
@@ -304,10 +312,11 @@ def cycle_jobs(runs: Path, data: Path | None, only: str | None) -> list[Job]:
     """
     if only == "gpu":
         return gpu_jobs(runs, data)
-    real = real_jobs(data) if data is not None and only != "world" else []
+    clips, mixed = (
+        (clip_jobs(data), mixed_jobs(data)) if data is not None and only != "world" else ([], [])
+    )
     if only == "real":
-        return real
-    clips = [job for job in real if job.study == "surveillance"]
+        return clips + mixed
     return [
         *long_jobs(runs),
         *clips,
@@ -316,5 +325,5 @@ def cycle_jobs(runs: Path, data: Path | None, only: str | None) -> list[Job]:
         *arms_of(runs, "kept", KEPT_ARMS),
         *world_jobs(runs),
         *arms_of(runs, "long", SWEEP),
-        *(job for job in real if job not in clips),
+        *mixed,
     ]

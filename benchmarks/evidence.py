@@ -31,7 +31,7 @@ from benchmarks.cycle_evidence import cycle_jobs
 from benchmarks.lsfd_evidence import lsfd_jobs
 from benchmarks.machine import machine, revision
 from benchmarks.overlap_evidence import cstp_jobs, overlap_rows
-from benchmarks.place_evidence import place_jobs
+from benchmarks.place_evidence import place_jobs, vfs_clip_jobs
 from benchmarks.studies import Job, gpu_picture_jobs, picture_jobs
 from benchmarks.tables import table
 from rhyme import api
@@ -232,21 +232,25 @@ def jobs_of(system: str, runs: Path, data: Path | None, only: str | None) -> lis
     if system == "cycle_contrast":
         jobs += cycle_jobs(runs, data, only)
     elif system == "cstp":
-        jobs += cstp_jobs(runs) if only != "real" else []
+        jobs += cstp_jobs(runs) if only in (None, "world") else []
     elif system == "dual":
         jobs += dual_jobs(runs, data, only)
     elif system == "lsfd":
         jobs += lsfd_jobs(runs, only)
     elif system in ("densecl", "vfs"):
-        return place_jobs(runs, system)
+        jobs += place_jobs(runs, system) if only in (None, "world") else []
+        if system == "vfs" and data is not None and only in (None, "real"):
+            jobs += vfs_clip_jobs(data)
     elif data is not None:
         jobs += (gpu_picture_jobs if only == "gpu" else picture_jobs)(runs, data, system)
-    if data is None and only != "world":
+    if data is None and only != "world" and system not in GENERATED:
         print("the real data are left out: set RHYME_DATA to their folder", file=sys.stderr)
     return jobs
 
 
 SYSTEMS = ("cstp", "cycle_contrast", "densecl", "dual", "lsfd", "moco", "simclr", "vfs")
+GENERATED = ("cstp", "densecl", "lsfd")
+"""Systems whose evidence needs no real data."""
 
 
 def main() -> None:

@@ -71,9 +71,9 @@ def lsfd_jobs(runs: Path, only: str | None = None) -> list[Job]:
 
     Args:
         runs: where worlds and runs lie.
-        only: ``"real"`` leaves out the generated world, and so everything.
+        only: ``"world"`` or None, all of it; any other part leaves out everything.
     """
-    if only == "real":
+    if only not in (None, "world"):
         return []
     trained = [
         Job(

@@ -121,6 +121,38 @@ def test_jobs_of_the_long_study(tmp_path: Path) -> None:
         assert made.train.steps == recipe(job.arm.recipe).train.steps, "as long as it says"
 
 
+def test_jobs_of_masks_on_real_clips(tmp_path: Path) -> None:
+    cycle = cycle_evidence.mixed_jobs(tmp_path)
+    dense = place_evidence.vfs_clip_jobs(tmp_path)
+    for jobs in (cycle, dense):
+        trained = {job.key: job for job in jobs if job.trained_as is None}
+        again = [job for job in jobs if job.trained_as is not None]
+        assert len(trained) == len(again) == len({job.key for job in again})
+        for job in again:
+            made = trained[job.trained_as or ""]
+            assert (made.seed, made.arm, made.data) == (job.seed, job.arm, job.data)
+        masks = [job for job in jobs if job.protocols == ("propagation",)]
+        assert {job.judged_on for job in masks} == {tmp_path / "vos" / "davis2016_val_240p"}
+        for study in {job.study for job in masks}:
+            fresh = [seed for job in masks if job.study == study for seed in job.untrained]
+            assert fresh == sorted({job.seed for job in masks}), "untrained beside each seed"
+        for job in jobs:
+            resolve_recipe(job.arm.recipe, {**job.budget, **job.arm.changes})
+            for name, changes in job.settings.items():
+                parse_settings(load_protocol(name), changes)
+
+
+@pytest.mark.parametrize("system", sorted({*evidence.SYSTEMS} - {"moco", "simclr"}))
+def test_parts_of_a_list(tmp_path: Path, system: str) -> None:
+    """Worlds and real clips make up the list; what wants a GPU stands by itself."""
+    keys = {
+        only: [job.key for job in evidence.jobs_of(system, tmp_path, tmp_path, only)]
+        for only in (None, "world", "real", "gpu")
+    }
+    assert sorted(keys[None]) == sorted(keys["world"] + keys["real"])
+    assert not set(keys["gpu"]) & set(keys[None])
+
+
 def test_jobs_of_one_gpu(tmp_path: Path) -> None:
     for system in ("simclr", "moco"):
         (job,) = studies.gpu_picture_jobs(tmp_path, tmp_path, system)
