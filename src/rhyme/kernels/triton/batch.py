@@ -72,7 +72,6 @@ def forward(
     scale: Tensor | float,
     exclusion: Exclusion,
     form: Form,
-    largest: bool = True,
 ) -> Totals:
     """Log-sum-exp and largest logit of each row of ``scale · first @ second.T``, and each column.
 
@@ -82,7 +81,6 @@ def forward(
         scale: 1/τ, a number or a scalar on the GPU.
         exclusion: the pairs left out; symmetric in the form ``"self"``.
         form: which sums.
-        largest: whether the largest logits are wanted; else they come as −inf.
     """
     first, second = _alike(first, second)
     b, n, both = len(first), len(second), form == "both"
@@ -108,15 +106,15 @@ def forward(
                 col_sum=col_parts[0], col_top=col_parts[1],
                 first_row=chunk * each * sizes.rows, b=b, tiles=tiles,
                 EVEN=b % sizes.rows == 0 and n % sizes.keys == 0,
-                BOUNDED=bounded, COLUMNS=both, LARGEST=largest,
+                BOUNDED=bounded, COLUMNS=both,
             )  # fmt: skip
         if both:
             found = col_sums[0, chunk], col_sums[1, chunk]
-            _merge(col_parts, limit, found, None, height, n, largest)
-    _merge(row_parts, limit, (rows.powers[1], rows.powers[0]), rows, parts, b, largest)
+            _merge(col_parts, limit, found, None, height, n)
+    _merge(row_parts, limit, (rows.powers[1], rows.powers[0]), rows, parts, b)
     if columns is not None:
         at = columns.powers[1], columns.powers[0]
-        _merge(col_sums, limit, at, columns, chunks, n, largest)
+        _merge(col_sums, limit, at, columns, chunks, n)
     return Totals(rows, columns, limit)
 
 
@@ -287,14 +285,13 @@ def _merge(
     final: Sums | None,
     count: int,
     n: int,
-    largest: bool,
 ) -> None:
     """Sums and maxima of ``count`` parts into ``out``, and logarithms if they are the last ones."""
     size = 128
     lse, highest = (out[0], out[1]) if final is None else final[:2]
     kernels.merge[(triton.cdiv(n, size),)](
         parts[0], parts[1], limit, out[0], out[1], lse, highest, count, n,
-        LARGEST=largest, FINAL=final is not None, STEP=16, SIZE=size, num_warps=4,
+        FINAL=final is not None, STEP=16, SIZE=size, num_warps=4,
     )  # fmt: skip
 
 

@@ -68,14 +68,14 @@ def sums(
     x, y, limit, scale, row_owner, key_owner, skip, mask,
     row_sum, row_top, col_sum, col_top,
     first_row, b, n, d, x_stride, y_stride, skip_stride, mask_stride, tiles,
-    BOUNDED: tl.constexpr, COLUMNS: tl.constexpr, LARGEST: tl.constexpr, LEARNED: tl.constexpr,
+    BOUNDED: tl.constexpr, COLUMNS: tl.constexpr, LEARNED: tl.constexpr,
     EVEN: tl.constexpr, GROUPS: tl.constexpr, SKIPS: tl.constexpr, MASK: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr, WHOLE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Sums and maxima of a tile of rows over a group of columns, and of each column over the rows.
 
-    Bounded, a sum is that of 2^(l − limit); else of 2^(l − maximum), and maxima are always left.
+    Bounded, a sum is that of 2^(l − limit); else of 2^(l − maximum).
     """
     bound = tl.load(limit)
     if (bound <= SAFE) != BOUNDED:
@@ -113,12 +113,10 @@ def sums(
         if BOUNDED:
             p = tl.exp2(s - bound)
             gathered += tl.sum(tl.reshape(p, [COLS // 16, 2, 8, ROWS]), 1)
-            if LARGEST:
-                high = tl.maximum(high, tl.max(tl.reshape(s, [COLS // 16, 2, 8, ROWS]), 1))
+            high = tl.maximum(high, tl.max(tl.reshape(s, [COLS // 16, 2, 8, ROWS]), 1))
             if COLUMNS:
                 tl.store(col_sum + out + cols, tl.sum(p, 1), mask=known)
-                if LARGEST:
-                    tl.store(col_top + out + cols, tl.max(s, 1), mask=known)
+                tl.store(col_top + out + cols, tl.max(s, 1), mask=known)
         else:
             new = tl.maximum(top, tl.max(s, 0))
             base = tl.where(new == float("-inf"), 0.0, new)
@@ -133,17 +131,15 @@ def sums(
     at = part.to(tl.int64) * b + rows
     if BOUNDED:
         total = tl.sum(tl.sum(gathered, 1), 0)
-        if LARGEST:
-            top = tl.max(tl.max(high, 1), 0)
+        top = tl.max(tl.max(high, 1), 0)
     tl.store(row_sum + at, total, mask=inside)
-    if LARGEST or not BOUNDED:
-        tl.store(row_top + at, top, mask=inside)
+    tl.store(row_top + at, top, mask=inside)
 
 
 @triton.jit(do_not_specialize=["parts", "n"])
 def merge(
     sums, tops, limit, amounts, highest, lse, largest, parts, n,
-    LARGEST: tl.constexpr, FINAL: tl.constexpr, STEP: tl.constexpr, SIZE: tl.constexpr,
+    FINAL: tl.constexpr, STEP: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
     """The parts ``[parts, n]`` put together; natural logarithms too if they are the last ones."""
     bound = tl.load(limit)
@@ -156,31 +152,23 @@ def merge(
         where = some.to(tl.int64)[:, None] * n + at[None, :]
         there = (some < parts)[:, None] & known[None, :]
         piece = tl.load(sums + where, mask=there, other=0.0)
+        high = tl.load(tops + where, mask=there, other=float("-inf"))
+        new = tl.maximum(top, tl.max(high, 0))
         if bound <= SAFE:
             total += tl.sum(piece, 0)
-            if LARGEST:
-                high = tl.load(tops + where, mask=there, other=float("-inf"))
-                top = tl.maximum(top, tl.max(high, 0))
         else:
-            high = tl.load(tops + where, mask=there, other=float("-inf"))
-            new = tl.maximum(top, tl.max(high, 0))
             base = tl.where(new == float("-inf"), 0.0, new)
             total = total * tl.exp2(top - base) + tl.sum(piece * tl.exp2(high - base[None, :]), 0)
-            top = new
+        top = new
     tl.store(amounts + at, total, mask=known)
-    if LARGEST:
-        tl.store(highest + at, top, mask=known)
-    else:
-        if bound > SAFE:
-            tl.store(highest + at, top, mask=known)
+    tl.store(highest + at, top, mask=known)
     if FINAL:
         level = tl.where(top == float("-inf"), 0.0, top)
         if bound <= SAFE:
             level = tl.zeros([SIZE], tl.float32) + bound
         found = tl.where(total == 0.0, float("-inf"), (level + tl.log2(total)) * LN2)
         tl.store(lse + at, found, mask=known)
-        if LARGEST:
-            tl.store(largest + at, top * LN2, mask=known)
+        tl.store(largest + at, top * LN2, mask=known)
 
 
 @triton.jit
