@@ -113,6 +113,18 @@ def test_collapse_raises_the_alarm(bench):
     assert (event["embedding"], event["step"]) == ("z", 3)
 
 
+def test_a_gradient_of_zero_is_told_once(bench, capsys):
+    class Still(bench.Line):
+        def training_step(self, batch, context):
+            output = super().training_step(batch, context)
+            return dataclasses.replace(output, loss=output.loss * (context.step == 0))
+
+    bench.trainer(Still(), keywords={"progress": True}, log_every=1, collapse_logs=3).fit()
+    (event,) = events(bench.run, "no_gradient")
+    assert (event["step"], event["rows"]) == (4, 3)
+    assert capsys.readouterr().err.count("nothing is learned") == 1
+
+
 def test_deterministic_mode_ends_with_the_run(bench):
     inside = []
 

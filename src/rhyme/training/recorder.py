@@ -42,6 +42,7 @@ class Recorder:
         self.leader, self.shown = leader, shown
         self.window = Window()
         self.alarm = CollapseAlarm(config.collapse, config.collapse_logs)
+        self.still = 0  # rows in a row whose gradient was 0
         self.final_loss = float("nan")
         self.items, self.wait = 0, 0.0
         self._seconds = 0.0
@@ -172,6 +173,7 @@ class Recorder:
         self._write(row)
         self.progress.row(row)
         self.window.clear()
+        self._still(step, row["grad_norm"])
         # Pauses after this moment shift the window's start, those before it do not.
         self._mark = (time.perf_counter() - self._paused, self.items, self.wait)
         return self._alarm(step, monitors)
@@ -183,6 +185,17 @@ class Recorder:
             if self.leader:
                 self.run.event("collapse", step=step, embedding=name, monitors=monitors)
         return ringing
+
+    def _still(self, step: int, norm: float) -> None:
+        """Tell, once until it ends, of rows without any gradient: nothing is learned."""
+        self.still = self.still + 1 if norm == 0 else 0
+        if self.still == self.config.collapse_logs:
+            self.progress.say(
+                f"warning: the gradient was 0 in the last {self.still} rows, up to step {step}: "
+                "nothing is learned; look at the loss and at masked_rows in metrics.jsonl"
+            )
+            if self.leader:
+                self.run.event("no_gradient", step=step, rows=self.still)
 
     def rewound(self, seconds: float) -> None:
         """The run went back to a saved state; the time it has taken stays."""
@@ -222,6 +235,7 @@ class Recorder:
         return {
             "window": self.window.state_dict(),
             "alarm": self.alarm.state_dict(),
+            "still": self.still,
             "final_loss": self.final_loss,
             "seconds": self.seconds,
         }
@@ -230,5 +244,6 @@ class Recorder:
         """Go on from a saved state."""
         self.window.load_state_dict(state["window"])
         self.alarm.load_state_dict(state["alarm"])
+        self.still = int(state.get("still", 0))  # older checkpoints do not have it
         self.final_loss = float(state["final_loss"])
         self._seconds = float(state["seconds"])
