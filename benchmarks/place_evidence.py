@@ -43,7 +43,12 @@ no dense part (five seeds each); true matches not below half dense, which is not
 matches; dense alone with warm-up not below dense alone; all above the untrained encoder. Seen
 before, on world 2007 after 240 steps: half dense and no dense part alike in ``miou`` (.152, .153),
 .534 against .520 in ``accuracy``, so the first claim may not show. *Head matches* came later,
-expected between random matches and half dense, which matches by the backbone's features."""
+expected between random matches and half dense, which matches by the backbone's features.
+
+All rows of DenseCL were made anew: until then the dense head of the momentum copy had stayed as it
+was drawn, so that dense keys came from random weights. Expected of the new rows: the same claims as
+of the first, and of *head matches*, which had been no better than random ones, that they now are.
+"""
 DENSE_TOLD = {"loss": "loss", "true match": "dense/true_match"}
 
 SCENES: dict[str, Any] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import cast
@@ -84,11 +83,9 @@ class MomentumPair(nn.Module):
         return f"across {distributed.world_size()} ranks, {groups} groups"
 
     def add_head(self, name: str, head: Head) -> None:
-        """Add a head to both encoders, equal at first."""
+        """Add a head to the encoder, before any training; the copy is made anew, so it moves too."""
         self.online.heads[name] = head
-        self.momentum.module.get_submodule("heads").add_module(
-            name, copy.deepcopy(head).requires_grad_(False)
-        )
+        self.momentum = MomentumEncoder(self.online, self.momentum.momentum)
 
     def queries(self, frames: Tensor, read: Read = read_heads) -> dict[str, Tensor]:
         """What ``read`` makes of frames ``[b, c, h, w]``, with gradient; else ``[b, d]`` a head."""
