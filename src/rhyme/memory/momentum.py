@@ -22,8 +22,8 @@ class MomentumEncoder(nn.Module):
     Only the copy is part of the state dict; the online encoder belongs to the system.
 
     Args:
-        online: the encoder that is trained, whole: where its parameters stand is found here, and what
-            is added to it later is not followed.
+        online: the encoder that is trained, whole: where its parameters stand is found here, and
+            what is added to it later is not followed.
         momentum: m in [0, 1]; 0 copies, 1 never moves.
         buffers: ``"own"``, or ``"copied"`` to take over the online encoder's at each update.
 

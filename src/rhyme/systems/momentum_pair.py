@@ -83,7 +83,7 @@ class MomentumPair(nn.Module):
         return f"across {distributed.world_size()} ranks, {groups} groups"
 
     def add_head(self, name: str, head: Head) -> None:
-        """Add a head to the encoder, before any training; the copy is made anew, so it moves too."""
+        """Add a head to the encoder before any training; the copy is made anew, with the head."""
         self.online.heads[name] = head
         self.momentum = MomentumEncoder(self.online, self.momentum.momentum)
 
