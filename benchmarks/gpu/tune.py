@@ -184,7 +184,8 @@ def measure(name: str, tried: list[tuple[Blocks, str | None]]) -> None:
     found: list[tuple[float, str]] = []
     kind = name.split("/")[1]
     dtype = F32 if kind == "full" else BF16
-    mine = blocks(table(name), dtype, 512 if kind == "wide" else 256 if "batch" in name else 128)
+    width = 512 if kind == "wide" else 256 if "batch" in name else 128
+    mine = blocks(table(name), dtype, width, torch.device("cuda"))
     more: list[tuple[Blocks, str | None]] = [(mine, None)]
     if name == "batch_backward/all":
         more += [(replace(mine, chunk=size << 20), None) for size in (128, 256, 1024)]

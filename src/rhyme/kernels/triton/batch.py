@@ -25,10 +25,10 @@ from rhyme.kernels.triton import batch_kernels
 from rhyme.kernels.triton.blocks import (
     Blocks,
     blocks,
-    interpreted,
     multiprocessors,
     power,
     precision,
+    unfit,
 )
 from rhyme.kernels.triton.pairs import arguments
 
@@ -55,8 +55,9 @@ class Totals(NamedTuple):
 
 def refusal(first: Tensor, second: Tensor) -> str | None:
     """Why the kernels do not take these inputs, or None; the portable passes take all others."""
-    if first.device.type != "cuda" and not interpreted():
-        return f"it takes tensors on a GPU, not on {first.device.type!r}"
+    reason = unfit(first.device)
+    if reason is not None:
+        return reason
     if {first.dtype, second.dtype} - {torch.bfloat16, torch.float32}:
         return f"it takes bfloat16 and float32, not {first.dtype} and {second.dtype}"
     if max(len(first), len(second)) >= 2**31 - 2**16:
@@ -88,7 +89,7 @@ def forward(
     rows, columns = _nothing(limit, b), _nothing(limit, n) if both else None
     if b == 0 or n == 0:
         return Totals(rows, columns, limit)
-    sizes = blocks("batch_sums", first.dtype, first.shape[1])
+    sizes = blocks("batch_sums", first.dtype, first.shape[1], first.device)
     tall = triton.cdiv(b, sizes.rows)
     parts, tiles = _parts(sizes, tall, n, first.device)
     row_parts = limit.new_empty(2, parts, b)
@@ -183,7 +184,7 @@ def chunks(
         columns, on_columns = rows, on_rows  # its logits are their own transpose
     elif totals.columns is not None and on_columns is not None:
         columns = weighing(totals.columns.powers)
-    sizes = blocks("batch_weights", first.dtype, first.shape[1])
+    sizes = blocks("batch_weights", first.dtype, first.shape[1], first.device)
     span = _spans(sizes, b, n, first.element_size())
     buffer = first.new_empty(span)
     given = {

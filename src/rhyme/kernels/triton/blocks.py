@@ -1,7 +1,10 @@
 """Block sizes of the kernels: a table, so that a result never depends on what a timing chose.
 
-The sizes are those that ran fastest on an H100 where ``benchmarks/gpu`` says so; elsewhere they
-fit. :func:`using` puts others in their place, which is how the benchmark tries them.
+On GPUs of compute capability 9 the sizes are those that ran fastest on an H100 where
+``benchmarks/gpu`` says so. Others share less memory among the threads of a program, 99 KiB on cards
+for desktops and 163 KiB on an A100 instead of 227, and have other matrix units: their sizes fit
+into 99 KiB and keep their sums in registers, by the compiler's own account; no timing chose them.
+:func:`using` puts others in their place, which is how the benchmark tries them.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
@@ -44,7 +48,8 @@ class Blocks:
     exact: Precision = "tf32x3"
 
 
-def _table(name: Name, half: bool, width: int) -> Blocks:
+def _tuned(name: Name, half: bool, width: int) -> Blocks:
+    """Sizes for compute capability 9."""
     if name.startswith("batch"):
         if not half:
             return Blocks(rows=64, keys=64, depth=32, warps=4, stages=3)
@@ -65,12 +70,36 @@ def _table(name: Name, half: bool, width: int) -> Blocks:
     return Blocks(rows=64, keys=32, warps=8, stages=1)
 
 
+def _common(name: Name, half: bool, width: int, major: int) -> Blocks:
+    """Sizes for all others."""
+    if name.startswith("batch"):
+        if not half:
+            return Blocks(rows=64, keys=64, depth=32, warps=4, stages=3)
+        if name == "batch_weights":
+            return Blocks(rows=128, keys=128, depth=64, warps=8, stages=3)
+        # wider tiles of columns do not compile for capability 10 (Triton 3.9)
+        return Blocks(rows=128, keys=64 if major == 10 else 128, depth=64, warps=8, stages=2)
+    if name == "queue_keys":
+        if half:
+            return Blocks(rows=32, keys=64, warps=8, stages=1)
+        few = 32 if width <= 128 else 16
+        return Blocks(rows=few, keys=few, warps=4, stages=1)
+    if half:
+        if width <= 128:
+            return Blocks(rows=64, keys=64, warps=4, stages=2)
+        return Blocks(rows=64, keys=32, warps=8, stages=2)
+    return Blocks(rows=32, keys=32, warps=4, stages=1, resident=2, exact="bf16x6")
+
+
 _instead: dict[Name, Blocks] = {}
 
 
-def blocks(name: Name, dtype: torch.dtype, width: int) -> Blocks:
-    """The sizes for a kernel, the type it computes products in and the number of dimensions."""
-    return _instead.get(name) or _table(name, dtype is not torch.float32, width)
+def blocks(name: Name, dtype: torch.dtype, width: int, device: torch.device) -> Blocks:
+    """The sizes for a kernel, the type it computes products in, the number of dimensions, a GPU."""
+    if name in _instead:
+        return _instead[name]
+    half, major = dtype is not torch.float32, capability(device)[0]
+    return _tuned(name, half, width) if major == 9 else _common(name, half, width, major)
 
 
 @contextmanager
@@ -115,6 +144,28 @@ def exactly(how: Precision) -> Generator[None]:
 def interpreted() -> bool:
     """Whether Triton's interpreter runs the kernels, on the CPU and to test them."""
     return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def capability(device: torch.device) -> tuple[int, int]:
+    """Compute capability of a GPU; the interpreter has that of an H100."""
+    return _capability(device.index) if device.type == "cuda" else (9, 0)
+
+
+@cache
+def _capability(index: int | None) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(index)
+
+
+def unfit(device: torch.device) -> str | None:
+    """Why the kernels do not run on a device, or None."""
+    if device.type != "cuda":
+        return None if interpreted() else f"it takes tensors on a GPU, not on {device.type!r}"
+    if torch.version.hip is not None:
+        return "it is made for GPUs of NVIDIA"
+    if capability(device) < (8, 0):
+        found = ".".join(str(number) for number in capability(device))
+        return f"it takes a GPU of compute capability 8.0 or later, not {found}"
+    return None
 
 
 def multiprocessors(device: torch.device) -> int:

@@ -23,10 +23,10 @@ from rhyme.kernels.triton import queue_kernels
 from rhyme.kernels.triton.blocks import (
     Blocks,
     blocks,
-    interpreted,
     multiprocessors,
     power,
     precision,
+    unfit,
 )
 from rhyme.kernels.triton.pairs import arguments
 
@@ -39,8 +39,9 @@ Backward = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 def refusal(queries: Tensor, keys: Tensor, values: Tensor | None) -> str | None:
     """Why the kernels do not take these inputs, or None; the portable passes take all others."""
-    if queries.device.type != "cuda" and not interpreted():
-        return f"it takes tensors on a GPU, not on {queries.device.type!r}"
+    reason = unfit(queries.device)
+    if reason is not None:
+        return reason
     given = (queries, keys) if values is None else (queries, keys, values)
     for tensor in given:
         if tensor.dtype not in WIDEST:
@@ -91,7 +92,7 @@ def forward_pass(
     powers, maximum = lse.new_empty(2, b), torch.empty_like(lse)
     allowed = torch.empty_like(lse, dtype=torch.int64)
     counted = not exclusion.empty
-    sizes = blocks("queue_forward", queries.dtype, max(queries.shape[1], e))
+    sizes = blocks("queue_forward", queries.dtype, max(queries.shape[1], e), queries.device)
     grid, tiles = _split(sizes, b, n, queries.device)
     parts = grid[1]
     top, total = lse.new_empty(2, parts, b)
@@ -175,7 +176,7 @@ def backward_pass(
         "MEAN": grad_mean is not None,
     }
     if need_queries:
-        sizes = blocks("queue_backward", queries.dtype, max(d, e))
+        sizes = blocks("queue_backward", queries.dtype, max(d, e), queries.device)
         grid, tiles = _split(sizes, b, n, queries.device)
         out = powers.new_empty(grid[1], b, d)
         kernels.backward_queries[grid](
@@ -187,7 +188,7 @@ def backward_pass(
         )  # fmt: skip
         dq = out[0] if grid[1] == 1 else out.sum(0)
     if need_keys or dv is not None:
-        sizes = blocks("queue_keys", queries.dtype, max(d, e))
+        sizes = blocks("queue_keys", queries.dtype, max(d, e), queries.device)
         level = _level(queries.dtype, mean, grad_mean, grad_lse)
         kernels.backward_keys[(triton.cdiv(n, sizes.keys),)](
             **_inputs(queries, keys, values, scale, exclusion, sizes),
