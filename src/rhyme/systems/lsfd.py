@@ -130,7 +130,7 @@ class LSFDConfig:
             raise ConfigError(
                 "give the stride of short views or their spacing",
                 value={"stride": self.stride, "spacing": self.spacing},
-                remedy="set one of them, and the other to none",
+                remedy="set one of them, and the other to null",
             )
         if not self.head.out:
             raise ConfigError("give the length of the heads: head.out", value=self.head.out)
