@@ -97,12 +97,6 @@ def presence() -> list[list[float] | None]:
     return [None if p.grad is None else p.grad.tolist() for p in (on_one, on_none, frozen)]
 
 
-def synchronised() -> Tensor:
-    x = torch.full((2, 3), float(distributed.rank())).T
-    distributed.broadcast_tensors([x])
-    return x
-
-
 def fail_on_one() -> int:
     if distributed.rank() == 1:
         raise ValueError("rank one stumbles")
@@ -229,11 +223,6 @@ def test_mean_ignores_what_is_not_valid() -> None:
 
 def test_average_gradients_handles_parameters_without_gradient() -> None:
     assert run_on_ranks(presence, 2) == [[[1.0, 2.0], None, None]] * 2
-
-
-def test_broadcast_tensors_copies_rank_zero() -> None:
-    for got in run_on_ranks(synchronised, 2):
-        assert not got.any()
 
 
 def test_rank_slice_cuts_the_global_batch() -> None:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from rhyme.encoders import GroupBatchNorm1d, GroupBatchNorm2d, GroupBatchNorm3d
-from rhyme.encoders.norm import at_once, by_broadcast, by_turns
+from rhyme.encoders.norm import GroupBatchNorm, at_once, by_broadcast, by_turns, group_norms
 from rhyme.errors import ConfigError
+from support.extras import extra
 
 
 def randomise(norm: nn.Module) -> None:
@@ -199,3 +200,72 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
                 parts[0][f"{groups}.{name}"], getattr(norm, name), rtol=1e-9, atol=1e-10
             )
     assert all(part["refused"] for part in parts)
+
+
+class BatchNormAct2d(nn.BatchNorm2d):
+    """Of the shape of timm's: a batch norm that drops and activates what it has normalised."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__(num_features)
+        self.drop, self.act = nn.Dropout(0.0), nn.PReLU(num_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(x)))
+
+
+def test_batch_norms_with_an_activation_work_in_groups_too() -> None:
+    theirs = nn.Sequential(nn.Conv2d(3, 5, 1), BatchNormAct2d(5))
+    randomise(theirs)
+    ours = copy.deepcopy(theirs)
+    group_norms(ours, 2)
+    theirs, ours = theirs.double(), ours.double()
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    assert isinstance(ours[1], GroupBatchNorm)
+    x = torch.randn(4, 3, 2, 2, dtype=torch.float64)
+    apart = torch.cat([copy.deepcopy(theirs)(part) for part in x.chunk(2)])
+    assert torch.allclose(ours(x), apart, atol=1e-12)
+    assert (apart < 0).any()  # scaled, not cut off: the activation is theirs
+    ours.load_state_dict(theirs.state_dict())
+    assert torch.equal(ours.eval()(x), theirs.eval()(x))
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_100", "regnetx_002", "resnetv2_50t"])
+def test_no_batch_norm_of_timms_is_left_out(name: str) -> None:
+    net = extra("timm").create_model(name, pretrained=False, num_classes=0)
+    copied = copy.deepcopy(net)
+    group_norms(copied, 2)
+    norms = [m for m in copied.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms
+    assert all(isinstance(m, GroupBatchNorm) for m in norms)
+    assert list(copied.state_dict()) == list(net.state_dict())
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(copied.eval()(x), net.eval()(x))
+
+
+def test_batch_norms_that_cannot_be_grouped_are_refused() -> None:
+    class Odd(nn.BatchNorm2d):
+        pass
+
+    class OwnKind(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("running_var", torch.ones(3))
+
+    for norm in (Odd(3), nn.SyncBatchNorm(3), OwnKind()):
+        with pytest.raises(ConfigError, match="cannot work in groups") as caught:
+            group_norms(nn.Sequential(nn.Sequential(norm)), 1)
+        assert type(norm).__name__ in str(caught.value)
+        assert "0.0" in str(caught.value)
+    kept = nn.Sequential(nn.InstanceNorm2d(3, track_running_stats=True), nn.GroupNorm(1, 3))
+    group_norms(kept, 1)
+
+
+@pytest.mark.parametrize(("groups", "batch", "least"), [(1, 1, 2), (2, 2, 4)])
+def test_one_value_a_channel_is_refused_with_the_least_batch(
+    groups: int, batch: int, least: int
+) -> None:
+    norm = GroupBatchNorm1d(3, norm_groups=groups)
+    with pytest.raises(ConfigError, match="no spread") as caught:
+        norm(torch.randn(batch, 3))
+    assert f"at least {least}" in str(caught.value.remedy)
+    assert norm.eval()(torch.randn(batch, 3)).shape == (batch, 3)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rhyme import distributed
 from rhyme.loading.batch import Batch
 from rhyme.systems.base import StepContext, System
+from rhyme.training.metrics import Window
 from rhyme.training.monitors import key_distances
 from rhyme.training.parallel import Parallel, Replicated, Sharded, whole
 
@@ -27,7 +28,8 @@ def trace(
 ) -> dict[str, Tensor]:
     """Plain SGD steps; what they say, and the whole state afterwards.
 
-    Losses, whole gradients by name, and how far the keys' encoder is behind.
+    Losses, whole gradients by name, how far the keys' encoder is behind, and in float64 what the
+    log says of the step.
 
     Args:
         system: fresh, the same on all ranks.
@@ -56,6 +58,12 @@ def trace(
         if kind is Parallel:
             distributed.average_gradients(trained.values())
         found[f"{number}/loss"] = output.loss.detach()
+        if output.loss.dtype is torch.float64:
+            window = Window()
+            for name, value in {**output.parts, **output.diagnostics}.items():
+                window.add(name, value)
+            for name, mean in window.means().items():
+                found[f"{number}/told/{name}"] = torch.tensor(mean, dtype=torch.float64)
         with torch.no_grad():
             for name, parameter in trained.items():
                 if parameter.grad is not None:

@@ -32,6 +32,7 @@ from rhyme.objectives import (
     soft_nearest_neighbour,
     with_own_negative,
 )
+from rhyme.training.metrics import Window
 
 ITEMS, DIM = 8, 6
 
@@ -260,6 +261,47 @@ def test_ranks_agree(name: str, world: int, dtype: str) -> None:
             scale = 1.0 if dtype == "float64" else max(float(b.abs().max()), 1e-12)
             limit = (1e-9 if dtype == "float64" else 1e-5) * scale
             assert float((a - b).abs().max()) <= limit
+
+
+def told_of_masked_rows() -> dict[str, float]:
+    """What the log says where the first three of eight rows have nothing to compare with."""
+    x = Inputs(torch.float64)
+    groups = (x.number >= 3).long() * (x.number + 1)
+    options = {"temperature": 0.3, "anchor_groups": groups}
+    same = torch.zeros(12, dtype=torch.int64)
+    pairs = x.anchors[:, None], x.keys[:, None], x.negatives
+    support = {"support_groups": same[:10], "negative_groups": same}
+    outs = {
+        "queue": info_nce(x.anchors, x.keys, x.negatives, negative_groups=same, **options),
+        "valid": info_nce(x.anchors, x.keys, x.negatives, temperature=0.3, valid=x.number >= 3),
+        "pairs": multi_positive_info_nce(*pairs, negative_groups=same, **options),
+        "cycle": cycle(x.anchors, x.keys, x.support, x.negatives, **support, **options),
+        "batch": info_nce_in_batch(
+            x.anchors,
+            distributed.gather(x.keys),
+            x.number,
+            key_groups=torch.zeros(ITEMS, dtype=torch.int64),
+            **options,
+        ),
+        "symmetric": info_nce_symmetric(x.anchors, x.keys, temperature=0.3, groups=0 * x.number),
+        "views": nt_xent(x.anchors, x.keys, temperature=0.3, groups=0 * x.number),
+        "one": segment_ranking(x.anchors[:, None], x.keys[:, None]),
+        "empty": info_nce(x.anchors, x.keys, x.negatives[:0], temperature=0.3),
+    }
+    window = Window()
+    for name, out in outs.items():
+        for key, value in out.diagnostics.items():
+            window.add(f"{name}/{key}", value)
+    return window.means()
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_the_log_says_the_same_of_masked_rows_on_any_number_of_ranks(world: int) -> None:
+    want = told_of_masked_rows()
+    masked = {name: want[f"{name}/masked_rows"] for name in ("queue", "cycle", "symmetric", "one")}
+    assert masked == {"queue": 3, "cycle": 3, "symmetric": 16, "one": 8}
+    for found in run_on_ranks(told_of_masked_rows, world):
+        assert found == pytest.approx(want, abs=1e-12)
 
 
 def test_a_gather_without_gradient_is_found_out() -> None:

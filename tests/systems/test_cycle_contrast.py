@@ -143,6 +143,9 @@ def test_the_mask_is_automatic_below_ten_queues(build) -> None:
     assert not setup(build("cycle_contrast"), 300).mask_same_group
     assert setup(build("cycle_contrast", mask_same_group=True), 10**6).mask_same_group
     assert not setup(build("cycle_contrast", mask_same_group=False), 6).mask_same_group
+    without = build("cycle_contrast", cycle_weight=0.0)  # queue M of 24 decides, as in MoCo
+    assert setup(without, 239).mask_same_group
+    assert not setup(without, 240).mask_same_group
 
 
 def test_a_queue_of_one_group_falls_back_and_is_counted(build) -> None:
@@ -262,5 +265,7 @@ def test_the_plan_draws_two_views_of_a_frame_and_one_of_another(build) -> None:
 def test_impossible_options_are_refused(options: dict) -> None:
     from rhyme.systems.cycle_contrast import CycleContrast
 
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError) as caught:
         CycleContrast(CycleContrastConfig(**options))
+    if "support" in options:
+        assert "null" in str(caught.value.remedy)  # what the command line takes

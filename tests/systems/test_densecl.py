@@ -5,12 +5,14 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from ranks.pool import run_on_ranks
 from rhyme import distributed
-from rhyme.encoders import BackboneConfig
+from rhyme.encoders import Backbone, BackboneConfig
 from rhyme.errors import ConfigError, DataError
+from rhyme.systems import momentum_pair
 from rhyme.systems.densecl import DenseCL, DenseCLConfig
 from rhyme.systems.moco import Moco
 from rhyme.views import View, cell_centres, flip_map, identity, true_matches
@@ -287,6 +289,43 @@ def test_every_matching_trains(build, matching) -> None:
     losses, _ = steps(system)
     assert all(torch.isfinite(loss) for loss in losses)
     assert set(system.exports()["encoder"].module.heads) == {"m", "dense"}
+
+
+class Odd(Backbone):
+    """Maps of another width than the features, or none."""
+
+    def __init__(self, channels: int | None) -> None:
+        nn.Module.__init__(self)
+        self.config = BackboneConfig(name="small")
+        self.channels, self.feature_dim, self.geometry = channels, 10, {"stage1": (4.0, 1.5)}
+
+    def encode(self, x, stages):
+        found = None if self.channels is None else x.new_zeros(len(x), self.channels, 3, 3)
+        return x.new_zeros(len(x), 10), found, {}
+
+
+@pytest.mark.parametrize("channels", [None, 6])
+def test_a_backbone_without_cells_of_its_features_is_refused(build, monkeypatch, channels) -> None:
+    monkeypatch.setattr(momentum_pair, "build_backbone", lambda config: Odd(channels))
+    with pytest.raises(ConfigError, match="DenseCL's head reads cells") as caught:
+        build("densecl")
+    assert "dense_weight=0" in str(caught.value.remedy)
+    build("densecl", dense_weight=0.0)
+
+
+@pytest.mark.parametrize("grid", [None, 2])
+def test_encoders_without_padding_are_told_apart_by_their_own_cells(grid) -> None:
+    backbone = BackboneConfig(name="torchvision:squeezenet1_1")
+    system = build_tiny("densecl", dtype=torch.float32, backbone=backbone, grid=grid)
+    batch = mapped(make_batch(2, dtype=torch.float32))
+    for name, view in list(batch.views.items()):
+        pixels = torch.nn.functional.interpolate(view.frames, 64)[:, None]
+        batch.views[name] = View(data=pixels, map=view.map)
+    output = system.training_step(batch, at(0))
+    side = grid or system._cells
+    assert system._cells == 3  # 64 pixels by a stride of 16 would be 4
+    assert output.embeddings["dense"].shape[1] == side * side
+    assert 0 <= float(output.diagnostics["dense/true_match"]) <= 1
 
 
 def test_geometry_needs_maps(build) -> None:

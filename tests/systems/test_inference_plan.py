@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from rhyme.systems.momentum_pair import inference_plan
@@ -27,3 +29,12 @@ def test_a_plan_takes_the_clips_frames_and_their_distance(clip, expected) -> Non
 def test_turned_crops_are_judged_unturned() -> None:
     base = ContrastTransform.cstp(32)
     assert inference_plan(TurnTransform(base=base)) == inference_plan(base)
+
+
+@pytest.mark.parametrize(
+    ("size", "resize", "expected"),
+    [(112, (150, 200), 150), (112, (200, 150), 150), (112, None, 128), (32, (48, 64), 32)],
+)
+def test_a_plan_scales_as_the_transform_does(size, resize, expected) -> None:
+    transform = dataclasses.replace(ContrastTransform(size=size), resize=resize)
+    assert inference_plan(transform).resize == expected

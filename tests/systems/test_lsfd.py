@@ -365,6 +365,7 @@ def test_a_package_keeps_the_parts(build, tmp_path) -> None:
         ({"parts": 0}, "1 to 64"),
         ({"parts": 1, "order_negatives": True}, "order_negatives"),
         ({"spacing": 0.1}, "stride"),
+        ({"spacing": 0.1}, "the other to null"),
         ({"aggregator": "sum"}, "aggregator"),
         ({"head": HeadConfig(out=0)}, "head.out"),
         ({"temperature": 0.0}, "temperature"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rhyme.encoders import HEAD_PRESETS, BackboneConfig
+from rhyme.errors import ConfigError
 from rhyme.systems.cycle_contrast import CycleContrast
 from rhyme.systems.moco import Moco, MocoConfig
 from support.tiny_systems import TINY, at, make_batch, setup
@@ -89,7 +90,9 @@ def test_the_video_positive_is_the_intra_term_of_cycle_contrast(build) -> None:
 def test_the_image_positive_ignores_the_other_frame(build) -> None:
     system = build("moco")
     assert set(system.plans()["train"].views) == {"query", "key"}
-    video = build("moco", positive="video")
+    with pytest.raises(ConfigError, match="exclude_query_frame"):
+        build("moco", exclude_query_frame=True)
+    video = build("moco", positive="video", exclude_query_frame=True)
     assert set(video.plans()["train"].views) == {"query", "key", "candidate"}
 
 

@@ -45,6 +45,8 @@ def test_train_config_refuses(options):
     with pytest.raises(ConfigError) as caught:
         TrainConfig(**options)
     assert caught.value.remedy
+    if {"clip_norm", "checkpoint_every"} & options.keys():
+        assert "or null" in caught.value.cause
 
 
 @pytest.mark.parametrize(

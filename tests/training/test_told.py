@@ -10,7 +10,7 @@ import torch
 
 from rhyme.errors import DataError
 from rhyme.run import read_jsonl
-from rhyme.training import TrainConfig
+from rhyme.training import ScheduleConfig, TrainConfig
 from support.logs import events, rows
 
 
@@ -140,3 +140,21 @@ def test_deterministic_mode_ends_with_the_run(bench):
 
 def test_train_config_defaults_are_valid():
     assert TrainConfig(steps=1).optimizer.name == "sgd"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "told"),
+    [
+        ({"warmup_steps": 3}, False),
+        ({"warmup_steps": 4}, True),
+        ({"warmup_epochs": 10.0}, True),
+        ({"warmup_share": 0.5}, False),
+        ({}, False),
+    ],
+)
+def test_a_warm_up_that_the_run_does_not_outlast_is_told_once(
+    bench, capsys, schedule, told
+) -> None:
+    bench.trainer(steps=4, schedule=ScheduleConfig(**schedule), keywords={"progress": True}).fit()
+    assert len(events(bench.run, "warmup_unfinished")) == told
+    assert ("before its warm-up does" in capsys.readouterr().err) == told

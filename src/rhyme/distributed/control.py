@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
 import torch
@@ -72,19 +72,6 @@ def differing(tensors: Mapping[str, Tensor]) -> list[str]:
     tables = exchange(sums)
     names = {name: None for table in tables for name in table}
     return [n for n in names if any(t.get(n) != tables[0].get(n) for t in tables)]
-
-
-@torch.no_grad()
-def broadcast_tensors(tensors: Iterable[Tensor], source: int = 0) -> None:
-    """Overwrite each tensor with that of rank ``source``, e.g. all entries of a state dict."""
-    if world_size() == 1:
-        return
-    for tensor in tensors:
-        plain = tensor.detach()
-        sent = plain.contiguous()
-        dist.broadcast(sent, src=source)
-        if sent is not plain:
-            plain.copy_(sent)
 
 
 def rank_slice(n: int) -> slice:

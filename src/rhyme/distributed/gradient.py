@@ -166,8 +166,9 @@ def mean(values: Tensor, valid: Tensor | None = None) -> Tensor:
         total = torch.where(valid, values, torch.zeros_like(values)).sum()
         count = valid.sum().to(total)
     if world_size() > 1:
-        total = cast(Tensor, _SumSame.apply(total)) if total.requires_grad else _all_reduce(total)
-        count = _all_reduce(count)
+        both = torch.stack([total, count])  # one collective for the two
+        both = cast(Tensor, _SumSame.apply(both)) if both.requires_grad else _all_reduce(both)
+        total, count = both[0], both[1].detach()
     return total / count.clamp(min=1)
 
 

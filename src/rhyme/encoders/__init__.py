@@ -6,6 +6,7 @@ from rhyme.encoders.aggregate import Aggregation, Aggregator
 from rhyme.encoders.backbone import Backbone, ClipBackbone, build_backbone, cell_geometry, seeded
 from rhyme.encoders.backbone_config import BACKBONES, BackboneConfig
 from rhyme.encoders.card import render_card
+from rhyme.encoders.cell_places import map_channels
 from rhyme.encoders.compose import EncoderWithHeads
 from rhyme.encoders.features import Features, InferencePlan
 from rhyme.encoders.heads import HEAD_PRESETS, Head, HeadConfig, build_head, unit
@@ -45,6 +46,7 @@ __all__ = [
     "in_parts",
     "load_package",
     "load_state_file",
+    "map_channels",
     "open_shelf",
     "recommended_plan",
     "render_card",

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rhyme.encoders.backbone import cell_geometry
+from rhyme.encoders.backbone import Backbone, cell_geometry
+
+
+def map_channels(backbone: Backbone, side: int) -> int | None:
+    """Channels of the map that a backbone of frames makes, found without numbers.
+
+    Args:
+        backbone: stays as it is.
+        side: of square frames, in pixels.
+
+    Returns:
+        Channels, or None where it makes no map.
+
+    Raises:
+        DataError: it reads no frames, or none of this size.
+    """
+    empty = copy.deepcopy(backbone).to("meta").eval()
+    with torch.no_grad():
+        pixels = torch.empty(2, backbone.config.in_channels, side, side, device="meta")
+        found = empty(pixels).map
+    return None if found is None else int(found.shape[1])
 
 
 class CellPlaces:

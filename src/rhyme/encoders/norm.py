@@ -9,10 +9,14 @@ rows and normalises each alone, on one device as on eight. That is what shuffle-
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+from torch.nn.modules.instancenorm import _InstanceNorm  # pyright: ignore[reportPrivateUsage]
 
 from rhyme.distributed import sum_all, world_size
 from rhyme.errors import ConfigError
@@ -60,6 +64,8 @@ class GroupBatchNorm(_BatchNorm):
         ranks = world_size()
         if self.norm_groups == 1 and self.parts == 1:
             if ranks == 1:
+                if input.numel() == input.shape[1]:
+                    raise _no_spread("a batch norm", 1, 2)
                 return super().forward(input)
             self._check_input_dim(input)
             output, mean, variance = self._normalise_together(input)
@@ -105,12 +111,7 @@ class GroupBatchNorm(_BatchNorm):
                 remedy=f"choose a batch size that is a multiple of {groups}, or fewer norm_groups",
             )
         if rows.numel() == here * rows.shape[1]:
-            raise ConfigError(
-                "a batch-norm group holds one value a channel, which has no spread",
-                stage="batch norm",
-                value=batch,
-                remedy=f"choose a batch size of at least {2 * groups}, or fewer norm_groups",
-            )
+            raise _no_spread("a batch-norm group", batch, 2 * groups)
         return here
 
     def _normalise_apart(self, rows: Tensor, groups: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,6 +153,16 @@ class GroupBatchNorm(_BatchNorm):
                 factor = 1.0 / float(self.num_batches_tracked)
         for running, value in ((self.running_mean, mean), (self.running_var, variance)):
             running.lerp_(value.to(running.dtype), float(factor or 0.0))
+
+
+def _no_spread(what: str, batch: int, least: int) -> ConfigError:
+    fewer = ", or fewer norm_groups" if least > 2 else ""
+    return ConfigError(
+        f"{what} sees one value a channel, which has no spread",
+        stage="batch norm",
+        value=batch,
+        remedy=f"choose a batch size of at least {least}{fewer}",
+    )
 
 
 def by_turns(
@@ -275,26 +286,69 @@ class GroupBatchNorm3d(GroupBatchNorm, nn.BatchNorm3d):
     """
 
 
-def group_norms(net: nn.Module, norm_groups: int) -> None:
-    """Let all plain batch norms of a network work over groups of the global batch.
+class GroupBatchNormAct2d(GroupBatchNorm2d):
+    """A :class:`GroupBatchNorm2d` with what timm's ``BatchNormAct2d`` applies after it.
 
     Args:
-        net: changed in place; names, weights and statistics stay.
-        norm_groups: parts of the global batch that are normalised apart.
+        num_features: channels ``c`` of ``[b, c, h, w]``.
+        drop: applied to the normalised maps.
+        act: applied after ``drop``.
+        options: as of :class:`GroupBatchNorm2d`.
     """
-    kinds = {
-        nn.BatchNorm1d: GroupBatchNorm1d,
-        nn.BatchNorm2d: GroupBatchNorm2d,
-        nn.BatchNorm3d: GroupBatchNorm3d,
-    }
-    for parent in list(net.modules()):
+
+    def __init__(
+        self, num_features: int, *, drop: nn.Module, act: nn.Module, **options: Any
+    ) -> None:
+        super().__init__(num_features, **options)
+        self.drop, self.act = drop, act
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        """Normalise ``[b, c, h, w]``, then drop and activate."""
+        return self.act(self.drop(super().forward(input)))
+
+
+_KINDS: dict[str, Callable[..., GroupBatchNorm]] = {
+    "BatchNorm1d": GroupBatchNorm1d,
+    "BatchNorm2d": GroupBatchNorm2d,
+    "BatchNorm3d": GroupBatchNorm3d,
+    "BatchNormAct2d": GroupBatchNormAct2d,  # timm's, which is not there to be imported
+}
+
+
+def group_norms(net: nn.Module, norm_groups: int) -> None:
+    """Let all batch norms of a network work over groups of the global batch.
+
+    Args:
+        net: changed in place; names, weights and statistics stay. Plain batch norms are known, and
+            timm's with an activation.
+        norm_groups: parts of the global batch that are normalised apart.
+
+    Raises:
+        ConfigError: another kind of batch norm, which would see the rows of its rank.
+    """
+    for path, parent in list(net.named_modules()):
         for name, part in list(parent.named_children()):
-            kind = kinds.get(type(part))  # pyright: ignore[reportArgumentType]
-            if kind is None or not isinstance(part, _BatchNorm):
+            if isinstance(part, GroupBatchNorm) or not _of_batch(part):
                 continue
+            kind = _KINDS.get(type(part).__name__)
+            inner = dict(part.named_children())
+            if kind is None or not isinstance(part, _BatchNorm) or inner.keys() - {"drop", "act"}:
+                raise ConfigError(
+                    f"{type(part).__name__} is a batch norm that cannot work in groups of the "
+                    "global batch",
+                    stage="build encoder",
+                    value=f"{path}.{name}".lstrip("."),
+                    remedy="choose an encoder with plain batch norms, or without any",
+                )
             fresh = kind(
                 part.num_features, norm_groups=norm_groups, eps=part.eps, momentum=part.momentum,
-                affine=part.affine, track_running_stats=part.track_running_stats,
+                affine=part.affine, track_running_stats=part.track_running_stats, **inner,
             )  # fmt: skip
             fresh.load_state_dict(part.state_dict())
             parent.add_module(name, fresh.train(part.training))
+
+
+def _of_batch(part: nn.Module) -> bool:
+    """Whether a module normalises by statistics of its batch; frozen and instance norms do not."""
+    own = isinstance(part, _BatchNorm) or "running_var" in dict(part.named_buffers(recurse=False))
+    return own and not isinstance(part, _InstanceNorm) and "Frozen" not in type(part).__name__

@@ -26,7 +26,7 @@ from rhyme.kernels import (
 )
 from rhyme.kernels.common import Temperature, no_autocast, transformed
 from rhyme.kernels.rows import row_products
-from rhyme.objectives.output import ObjectiveOutput, masked_means
+from rhyme.objectives.output import ObjectiveOutput, told_of_rows
 
 
 def info_nce(
@@ -60,7 +60,8 @@ def info_nce(
         One value for each anchor. A row that is left out, or has no negative, is not valid.
         Diagnostics: ``positive_cosine``, ``hardest_negative_cosine``, ``accuracy`` (share of
         anchors nearer to the positive than to every negative), ``masked_rows``,
-        ``masked_fraction`` (of the pairs of all rows).
+        ``masked_fraction`` (of the pairs of all rows). Where some rows can be invalid, they are of
+        all ranks' rows, so call it on all of them.
 
     Raises:
         DataError: shapes do not fit.
@@ -82,7 +83,8 @@ def info_nce(
         mask=extra_mask,
         kernel=kernel,
     )
-    return _against(anchors, positives, summary, temperature, len(negatives), valid)
+    some = not (valid is None and anchor_groups is None and extra_mask is None)
+    return _against(anchors, positives, summary, temperature, len(negatives), some, valid)
 
 
 def info_nce_in_batch(
@@ -146,7 +148,8 @@ def info_nce_in_batch(
         summary, anchors, extra_negatives, temperature, anchor_groups, extra_groups, kernel
     )
     n = len(keys) + (0 if extra_negatives is None else len(extra_negatives))
-    return _against(anchors, keys[positive_index], summary, temperature, n)
+    some = not (exclude is None and self_index is None and anchor_groups is None)
+    return _against(anchors, keys[positive_index], summary, temperature, n, some)
 
 
 def _check_positives(index: Tensor, n: int) -> None:
@@ -230,7 +233,7 @@ def info_nce_symmetric(
     summary = _beside(summary, anchors, extra_negatives, temperature, owners, extra_groups, kernel)
     n = len(first) * distributed.world_size()
     n += 0 if extra_negatives is None else len(extra_negatives)
-    return _against(anchors, positives, summary, temperature, n)
+    return _against(anchors, positives, summary, temperature, n, groups is not None)
 
 
 def nt_xent(
@@ -285,7 +288,8 @@ def nt_xent(
             skip=skip,
             kernel=kernel,
         )
-    return _against(anchors, torch.cat([second, first]), summary, temperature, 2 * n)
+    positives = torch.cat([second, first])
+    return _against(anchors, positives, summary, temperature, 2 * n, groups is not None)
 
 
 def _items(
@@ -343,6 +347,7 @@ def _against(
     summary: QueueSummary,
     temperature: Temperature,
     n: int,
+    some: bool,
     kept: Tensor | None = None,
 ) -> ObjectiveOutput:
     with no_autocast(anchors.device):
@@ -360,13 +365,13 @@ def _against(
         values,
         valid,
         {
-            **masked_means(
+            **told_of_rows(
                 valid,
+                some=some,
                 positive_cosine=cosine,
                 hardest_negative_cosine=summary.hardest,
                 accuracy=nearer.to(cosine),
             ),
-            "masked_rows": (~valid).sum().to(cosine),
-            "masked_fraction": 1 - (summary.allowed / max(n, 1)).mean(),
+            "masked_fraction": 1 - (summary.allowed.to(cosine) / max(n, 1)).mean(),
         },
     )

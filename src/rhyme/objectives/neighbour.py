@@ -21,7 +21,7 @@ from torch import Tensor
 from rhyme.kernels import Kernel, soft_neighbour
 from rhyme.kernels.common import Temperature
 from rhyme.objectives.contrast import info_nce
-from rhyme.objectives.output import ObjectiveOutput, masked_means
+from rhyme.objectives.output import ObjectiveOutput, told_of_rows
 
 _SMALLEST_NORM = 1e-6  # below it the direction of a mean of unit vectors is rounding noise
 
@@ -166,11 +166,12 @@ def cycle(
     with torch.no_grad():
         norm = torch.linalg.vector_norm(out.mean, dim=1)
         cosine = (out.neighbour * anchors).sum(1)
-        left_out = 1 - (out.allowed / max(len(support), 1)).mean()
+        left_out = 1 - (out.allowed.to(norm) / max(len(support), 1)).mean()
     diagnostics = dict(back.diagnostics)
     diagnostics.update(
-        **masked_means(
+        **told_of_rows(
             back.valid,
+            some=True,
             support_entropy=out.entropy,
             effective_neighbours=out.entropy.exp(),
             neighbour_norm=norm,

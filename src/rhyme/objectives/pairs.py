@@ -8,7 +8,7 @@ from torch import Tensor
 from rhyme.errors import DataError
 from rhyme.kernels import Kernel, queue_log_sum_exp
 from rhyme.kernels.common import Temperature, full_precision, no_autocast
-from rhyme.objectives.output import ObjectiveOutput, masked_mean, masked_means
+from rhyme.objectives.output import ObjectiveOutput, masked_mean, told_of_rows
 
 
 def pair_distance(predictions: Tensor, targets: Tensor) -> ObjectiveOutput:
@@ -93,14 +93,14 @@ def multi_positive_info_nce(
         torch.where(valid, values, 0),
         valid,
         {
-            **masked_means(
+            **told_of_rows(
                 valid,
+                some=anchor_groups is not None,
                 positive_cosine=cosine.mean(dim=1),
                 hardest_negative_cosine=hardest,
                 accuracy=nearer.mean(dim=1),
             ),
-            "masked_rows": (~valid).sum().to(cosine),
-            "masked_fraction": 1 - (summary.allowed / max(len(negatives), 1)).mean(),
+            "masked_fraction": 1 - (summary.allowed.to(cosine) / max(len(negatives), 1)).mean(),
         },
     )
 

@@ -119,7 +119,7 @@ def segment_ranking(
             "accuracy": distributed.mean(hits, looked),
             "positive_cosine": masked_mean(positive.mean(dim=1), valid),
             "segment_cosine": masked_mean(apart.sum(dim=(0, 2, 3)) / max(pairs / 2, 1), valid),
-            "masked_rows": (~valid).sum().to(values),
+            "masked_rows": (~valid).sum().to(values) * distributed.world_size(),
         }
     return ObjectiveOutput(values, valid, told)
 

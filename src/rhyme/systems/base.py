@@ -74,7 +74,9 @@ class StepOutput:
     Attributes:
         loss: scalar with gradient, equal on all ranks.
         parts: detached scalars that make up the loss, for the log.
-        diagnostics: detached scalars that explain it (cosines, entropies, masked rows).
+        diagnostics: detached scalars that explain it (cosines, entropies, masked rows). The log
+            has their mean over the ranks; take means of rows that may be invalid, or count, over
+            all ranks (``distributed.mean``, ``distributed.sum_all``).
         embeddings: detached ``[b, d]`` embeddings by name, for the collapse monitors.
         record: anything the source should ``observe`` (actions, rewards).
     """

@@ -73,7 +73,8 @@ class CycleContrastConfig:
         candidates: n_c, frames drawn from the video; each loss picks one of them by itself.
         exclude_query_frame: never draw the query's own frame among the candidates.
         intra_weight: w_intra.
-        cycle_weight: w_cycle; 0 leaves the cycle out and saves its cost.
+        cycle_weight: w_cycle; 0 computes no cycle. Candidates are read and encoded all the same,
+            and head c and queue C kept, so that draws and state are those of the whole.
         mask_same_group: leave the query's group out of U, N and M; None decides by size.
         neighbour_values: ``"support"``, or as control ``"shuffled"``: the weights α fall on
             permuted features, which keeps their scale and destroys their meaning.
@@ -146,7 +147,7 @@ class CycleContrast(System):
     def setup(self, context: RunContext) -> None:
         """Decide on the same-group mask by the size of the data."""
         c = self.config
-        size = max(c.queue, c.shared_queue)
+        size = max(c.queue, c.shared_queue) if c.cycle_weight > 0 else c.queue
         self.mask_same_group = masks_queue(c.mask_same_group, context, size)
 
     def embed(self, batch: Batch, context: StepContext) -> Embeddings:
@@ -282,7 +283,7 @@ def _check(c: CycleContrastConfig) -> None:
         raise ConfigError(
             "support must leave at least one feature of the queue as negative",
             value=c.support,
-            remedy=f"choose 1 to {c.shared_queue - 1}, or none for the whole queue",
+            remedy=f"choose 1 to {c.shared_queue - 1}, or null for the whole queue",
         )
     if c.candidates < 1:
         raise ConfigError("candidates must be at least 1", value=c.candidates)

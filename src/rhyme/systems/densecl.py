@@ -37,6 +37,7 @@ from rhyme.encoders import (
     EncoderWithHeads,
     HeadConfig,
     build_head,
+    map_channels,
     unit,
 )
 from rhyme.errors import ConfigError, DataError
@@ -123,6 +124,10 @@ class DenseCL(System):
 
     Args:
         config: its options.
+
+    Raises:
+        ConfigError: the backbone makes no map, or one that a head of its features cannot read.
+        DataError: it cannot read frames of the transform's size.
     """
 
     Config = DenseCLConfig
@@ -136,10 +141,13 @@ class DenseCL(System):
         self.queue = FeatureQueue(config.queue, config.head.out)
         trunk = self.encoders.online.backbone
         groups = config.backbone.norm_groups
+        if config.dense_weight > 0:
+            _check_map(trunk, config.transform.size)
         dense = build_head(config.dense_head, trunk.feature_dim, norm_groups=groups)
         self.encoders.add_head("dense", dense)
         self.dense_queue = FeatureQueue(config.dense_queue, dense.out_dim)
         self.mask_same_group = bool(config.mask_same_group)
+        self._cells: int | None = None  # of a side of the last map
         self._fresh: tuple[Tensor, Tensor | None, Tensor] | None = None
 
     def plans(self) -> dict[str, ViewPlan]:
@@ -164,6 +172,7 @@ class DenseCL(System):
         if self.config.dense_weight == 0:
             return embeddings
         map_, grid = features.map, self.config.grid
+        self._cells = map_.shape[-1]
         if grid is not None:
             map_ = functional.adaptive_avg_pool2d(map_, grid)
         cells = map_.flatten(2).mT
@@ -259,7 +268,7 @@ class DenseCL(System):
         trunk: Backbone = self.encoders.online.backbone
         stride, offset = list(trunk.geometry.values())[-1]
         size = query.data.shape[-1]
-        centres = cell_centres(size, stride, offset, self.config.grid)
+        centres = cell_centres(size, stride, offset, self.config.grid, self._cells)
         match, valid = true_matches(query.map[:, 0], key.map[:, 0], centres, size)
         return sent(match, query.data.device), sent(valid, query.data.device)
 
@@ -276,3 +285,18 @@ class DenseCL(System):
     def exports(self) -> dict[str, Export]:
         """The online backbone with both heads; ``dense`` reads the cells of its map."""
         return {"encoder": encoder_export(self.encoders, self.config.transform)}
+
+
+def _check_map(trunk: Backbone, size: int) -> None:
+    """Refuse a backbone whose cells the dense head cannot read; it is as wide as the features."""
+    channels = map_channels(trunk, size)
+    if channels != trunk.feature_dim:
+        made = "no map" if channels is None else f"a map of {channels} channels"
+        raise ConfigError(
+            f"'{trunk.config.name}' makes {made}, and DenseCL's head reads cells of its "
+            f"{trunk.feature_dim} features",
+            stage="densecl",
+            value={"map": channels, "features": trunk.feature_dim},
+            remedy="choose a backbone whose feature is the mean of its map, such as resnet50; "
+            "or model.dense_weight=0, which is MoCo",
+        )

@@ -130,7 +130,7 @@ class LSFDConfig:
             raise ConfigError(
                 "give the stride of short views or their spacing",
                 value={"stride": self.stride, "spacing": self.spacing},
-                remedy="set one of them, and the other to none",
+                remedy="set one of them, and the other to null",
             )
         if not self.head.out:
             raise ConfigError("give the length of the heads: head.out", value=self.head.out)
@@ -306,7 +306,7 @@ class LSFD(System):
         )
         values = torch.cat([out.values[: len(out.values) - b], whole.values])
         valid = torch.cat([out.valid[: len(out.values) - b], whole.valid])
-        told = {**whole.diagnostics, "masked_rows": (~valid).sum().to(values)}
+        told = {**whole.diagnostics, "masked_rows": distributed.sum_all((~valid).sum().to(values))}
         return ObjectiveOutput(values, valid, told)
 
     def _contrast(self, asked: Tensor, answers: Tensor, part: str, batch: Batch) -> ObjectiveOutput:

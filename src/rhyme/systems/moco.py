@@ -74,6 +74,12 @@ class MocoConfig:
 
     def __post_init__(self) -> None:
         check_momentum_contrast(self.temperature, self.momentum, self.queue)
+        if self.exclude_query_frame and self.positive == "image":
+            raise ConfigError(
+                "exclude_query_frame needs a positive from another frame",
+                value=self.positive,
+                remedy="set model.positive to video",
+            )
 
 
 def check_momentum_contrast(temperature: float, momentum: float, queue: int) -> None:

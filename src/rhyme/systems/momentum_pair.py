@@ -126,9 +126,9 @@ class MomentumPair(nn.Module):
 def inference_plan(transform: Transform, clip: Clip | None = None) -> InferencePlan:
     """How to feed an encoder that was trained under a transform: its size, its normalisation.
 
-    The shorter side is scaled to 8/7 of the crop (256 before 224), or to what the transform itself
-    scales to, and the central square is cut. At 32 pixels and below nothing is scaled up or cut
-    off: CIFAR's pictures are judged whole.
+    The shorter side is scaled to 8/7 of the crop (256 before 224), or to the shorter side that the
+    transform itself scales to, and the central square is cut. Crops of contrast of 32 pixels and
+    below are neither scaled up nor cut off: CIFAR's pictures are judged whole.
 
     Args:
         transform: of the views that it was trained on.
@@ -138,8 +138,8 @@ def inference_plan(transform: Transform, clip: Clip | None = None) -> InferenceP
     if isinstance(transform, TurnTransform):
         transform = transform.base
     if isinstance(transform, ContrastTransform):
-        margin = _EVAL_MARGIN if transform.size > _TINY else 1.0
-        resize = round(transform.size * margin)
+        own = min(transform.resize or (round(transform.size * _EVAL_MARGIN),))
+        resize = own if transform.size > _TINY else transform.size
     else:
         resize = transform.resize or transform.size
     plan = InferencePlan(size=transform.size, resize=resize, mean=transform.mean, std=transform.std)

@@ -302,7 +302,7 @@ class TrainConfig:
             value = getattr(self, name)
             _check(
                 value is None or _whole(value, 1),
-                f"{name} must be a whole number from 1, or none",
+                f"{name} must be a whole number from 1, or null",
                 value,
                 "e.g. 100",
             )
@@ -310,7 +310,7 @@ class TrainConfig:
         _check(_whole(self.seed, 0), "seed must be a whole number from 0", self.seed, "e.g. 0")
         _check(
             self.clip_norm is None or (_number(self.clip_norm) and self.clip_norm > 0),
-            "clip_norm must be positive, or none",
+            "clip_norm must be positive, or null",
             self.clip_norm,
             "e.g. 1.0",
         )

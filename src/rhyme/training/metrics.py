@@ -17,8 +17,9 @@ class Window:
 
     Sums stay on the device in float64 until they are read, so that adding to them waits for
     nothing. They belong to the checkpoint: a resumed run writes the rows of an undisturbed one.
-    Parts and diagnostics are of this rank's rows; whatever is read here is the mean over the ranks,
-    so that rows are alike for any number of them. Reading is done on all ranks together.
+    Whatever is read here is the mean over the ranks, so that rows are alike for any number of them:
+    a diagnostic is of as many rows on each rank, or of all ranks' rows already. Reading is done on
+    all ranks together.
     """
 
     def __init__(self) -> None:

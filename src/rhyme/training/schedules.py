@@ -28,12 +28,8 @@ def learning_rate(
     Returns:
         The learning rate.
     """
-    position = float(step)
-    if schedule.per == "epoch":
-        # The small term keeps a quotient such as 6 / 0.6 from falling into the epoch before.
-        position = math.floor(step / steps_per_epoch + 1e-9) * steps_per_epoch
-    warmup = schedule.warmup_epochs * steps_per_epoch or float(schedule.warmup_steps)
-    warmup = warmup or schedule.warmup_share * steps
+    position = _position(schedule, step, steps_per_epoch)
+    warmup = _warmup(schedule, steps, steps_per_epoch)
     if position < warmup:
         return schedule.warmup_lr + (base - schedule.warmup_lr) * position / warmup
     if schedule.name == "constant":
@@ -44,3 +40,23 @@ def learning_rate(
         return base * schedule.gamma**passed
     share = min((position - warmup) / max(steps - warmup, 1e-9), 1.0)
     return schedule.final_lr + (base - schedule.final_lr) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def never_warm(schedule: ScheduleConfig, steps: int, steps_per_epoch: float) -> bool:
+    """Whether the run ends before the warm-up does, so that no step has the whole rate."""
+    last = _position(schedule, steps - 1, steps_per_epoch)
+    return last < _warmup(schedule, steps, steps_per_epoch)
+
+
+def _position(schedule: ScheduleConfig, step: int, steps_per_epoch: float) -> float:
+    """The step, or the first one of its epoch."""
+    if schedule.per == "epoch":
+        # The small term keeps a quotient such as 6 / 0.6 from falling into the epoch before.
+        return math.floor(step / steps_per_epoch + 1e-9) * steps_per_epoch
+    return float(step)
+
+
+def _warmup(schedule: ScheduleConfig, steps: int, steps_per_epoch: float) -> float:
+    """Steps of the warm-up."""
+    warmup = schedule.warmup_epochs * steps_per_epoch or float(schedule.warmup_steps)
+    return warmup or schedule.warmup_share * steps

@@ -23,7 +23,7 @@ from rhyme.training.guard import Guard
 from rhyme.training.optim import build_optimizers
 from rhyme.training.parallel import build_parallel, clip_gradients, gradient_norm
 from rhyme.training.precision import Precision
-from rhyme.training.schedules import learning_rate
+from rhyme.training.schedules import learning_rate, never_warm
 
 
 @contextmanager
@@ -59,7 +59,7 @@ class Stepper:
         run: RunFolder,
         tell: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.system, self.config, self.run = system, config, run
+        self.system, self.config, self.run, self.tell = system, config, run, tell
         ranks = distributed.world_size()
         check_divides(system, config.accumulate, config.batch_size, ranks)
         self.parallel = build_parallel(system, config.parallel)  # before groups and optimisers
@@ -99,13 +99,24 @@ class Stepper:
         return phases
 
     def rates(self, step: int, steps: int, steps_per_epoch: float) -> dict[str, float]:
-        """Learning rate of every group at a step."""
+        """Learning rate of every group at a step; at the first, tells a warm-up without end."""
         base = self.config.peak_lr
+        if step == 0 and never_warm(self.config.schedule, steps, steps_per_epoch):
+            self._tell_cold(base, steps)
         return {
             name: group.lr_scale
             * learning_rate(self.schedules[name], base, step, steps, steps_per_epoch)
             for name, group in self.groups.items()
         }
+
+    def _tell_cold(self, base: float, steps: int) -> None:
+        last = f"the run ends after {steps} steps, before its warm-up does"
+        self.tell(
+            f"warning: {last}: the learning rate never reaches {base:g}; "
+            "shorten the warm-up (train.schedule.warmup_*) or train longer"
+        )
+        if distributed.rank() == 0:
+            self.run.event("warmup_unfinished", steps=steps, lr=base)
 
     def reset(self, names: Iterable[str]) -> None:
         """Forget the state of groups' optimisers."""

@@ -51,11 +51,6 @@ class Background:
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 
-    @property
-    def busy(self) -> bool:
-        """Whether a job is being done."""
-        return self._thread is not None and self._thread.is_alive()
-
     def start(self, job: Callable[[], object]) -> None:
         """Begin a job; the one before must have been waited for."""
         assert self._thread is None, "one job at a time"

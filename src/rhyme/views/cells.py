@@ -13,7 +13,9 @@ from rhyme.views.geometry import apply_points, invert
 __all__ = ["cell_centres", "cells_apart", "true_matches"]
 
 
-def cell_centres(size: int, stride: float, offset: float, grid: int | None = None) -> Tensor:
+def cell_centres(
+    size: int, stride: float, offset: float, grid: int | None = None, cells: int | None = None
+) -> Tensor:
     """View pixels at the centres of the cells of one side of a feature map.
 
     Args:
@@ -21,11 +23,13 @@ def cell_centres(size: int, stride: float, offset: float, grid: int | None = Non
         stride: view pixels between neighbouring cells of the map.
         offset: view pixel at the centre of its first cell.
         grid: cells after adaptive average pooling; None without pooling.
+        cells: cells that the map has; None for ``size / stride``, rounded up. Layers without
+            padding give fewer.
 
     Returns:
-        ``float64 [n]``; n is ``size / stride``, rounded up, or ``grid``.
+        ``float64 [n]``; n is ``cells``, or ``grid``.
     """
-    count = math.ceil(size / stride)
+    count = cells or math.ceil(size / stride)
     centres = offset + stride * torch.arange(count, dtype=torch.float64)
     if grid is None:
         return centres
