@@ -84,7 +84,8 @@ def evaluate(
         raise ConfigError(
             "no protocol is named", stage="evaluate", remedy=f"choose from {', '.join(PROTOCOLS)}"
         )
-    check_seed(seed)
+    for given in (seed, *untrained_seeds):
+        check_seed(given)
     package = encoder_of(run, device)
     shelf = isinstance(run, OffTheShelf)
     folder = package.directory if shelf else Path(run)
