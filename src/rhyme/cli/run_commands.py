@@ -24,7 +24,7 @@ class Demo(Common):
     """
 
     out: Path = Path("runs/demo")
-    """New folder for all that the demo makes."""
+    """New folder of the run, its store and its report; the world goes beside it, into OUT-world."""
 
     seed: int = 0
     """Seed of world and run."""
