@@ -30,12 +30,12 @@ def test_seeds_of_the_untrained_encoders_are_those_asked_for(tmp_path: Path) -> 
     run, rows = tmp_path / "run", tmp_path / "rows.jsonl"
     shutil.copytree(trained("moco"), run)
     asked = ("evaluate", run, "--protocol", "retrieval", "--results", rows)
-    for given, seeds in ((("--untrained-seeds", "5, 7"), {5, 7}), (("--untrained-seeds=none",), {})):
+    for given, seeds in (("5, 7", {5, 7}), ("none", set[int]())):
         rows.unlink(missing_ok=True)
-        done = rhyme(*asked, "--seed", 5, *given)
+        done = rhyme(*asked, "--seed", 5, "--untrained-seeds", given)
         assert done.code == 0, done.err
         found = read_results(rows)
-        assert {r.seed for r in found if r.encoder == "untrained"} == {*seeds}
+        assert {r.seed for r in found if r.encoder == "untrained"} == seeds
         assert {r.settings["split_seed"] for r in found} == {5}
         assert any(r.encoder == "trained" for r in found)
     for wrong in ("0,x", "0 1", "", "1,none"):
