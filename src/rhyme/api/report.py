@@ -77,8 +77,8 @@ def report(
 def report_runs(runs: Sequence[str | Path], *, out: str | Path = "runs.html") -> Path:
     """Write one page that sets runs side by side, from their text files alone.
 
-    Runs that differ in nothing but their seed, and were judged on the same data, make an arm; the
-    first run's arm is what the others are held against.
+    Runs that differ in nothing but their seed, and were trained and judged on the same data, make
+    an arm; the first run's arm is what the others are held against.
 
     Args:
         runs: at least two run folders.

@@ -301,7 +301,7 @@ class Compare(Common):
     """Figures of several runs side by side, with spreads over seeds and paired differences.
 
     Runs that differ in nothing but their seed are one arm; arms of one system are called by the
-    options in which they differ.
+    options, or the data trained on, in which they differ.
 
     Example: rhyme compare runs/moco-0 runs/moco-1 runs/cycle-0 runs/cycle-1 --baseline moco
     """
@@ -310,7 +310,7 @@ class Compare(Common):
     """Run folders that were evaluated, or files of result rows."""
 
     baseline: str | None = None
-    """Arm that all others are compared with, as the table calls it; each system's untrained
+    """Arm that all others are compared with, as the table calls it; each arm's own untrained
     encoder by default."""
 
     def __call__(self) -> Answer:

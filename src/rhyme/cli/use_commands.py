@@ -114,9 +114,9 @@ class Search(Common):
 class Report(Common):
     """Write a run's page of evidence, or one that sets several runs side by side: one HTML file.
 
-    Several runs: those that differ in their seed alone and were judged on the same data belong
-    together, and all others are held against the first one named. Such a page is made from what
-    the runs have logged and measured.
+    Several runs: those that differ in their seed alone and were trained and judged on the same data
+    belong together, and all others are held against the first one named. Such a page is made from
+    what the runs have logged and measured.
 
     Example: rhyme report runs/mine
 
