@@ -130,6 +130,9 @@ def test_what_is_no_other_training_data_keeps_an_arm_together(tmp_path: Path) ->
         for k in range(2)
     ]
     assert [(line.arm, line.n) for line in api.compare(split).lines] == [("moco", 2)]
+    whole = made(tmp_path / "all", {"trained": 0.5}, **ONE, splits={"train": 9})
+    part = made(tmp_path / "part", {"trained": 0.5}, **ONE, splits={"train": 5, "test": 4})
+    assert len(api.compare([whole, part]).lines) == 2, "all of a collection, and a part"
     worlds = [
         made(tmp_path / f"w{k}", {"trained": 0.5}, seed=k, judged=f"w{k}", **event)
         for k, event in enumerate((ONE, TWO))
