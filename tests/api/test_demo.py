@@ -51,6 +51,8 @@ def test_the_demo_makes_everything_and_says_what_it_found(
     gained = figures["trained"] - figures["untrained"] >= found["gate"]
     assert done.code == (0 if gained else 1)
     assert (out / "report.html").is_file()
+    assert not (out / "world").exists()
+    assert (tmp_path / "demo-world").is_dir(), "beside the run, as --help says"
     assert (out / "store" / "sheet.png").read_bytes().startswith(b"\x89PNG")
 
     before = (out / "results.jsonl").read_bytes()
@@ -63,6 +65,10 @@ def test_the_demo_makes_everything_and_says_what_it_found(
 def test_the_gate_decides() -> None:
     assert api.Demo(trained=0.8, untrained=0.5).passed
     assert not api.Demo(trained=0.6, untrained=0.5).passed
+
+
+def test_help_says_where_the_world_goes() -> None:
+    assert "OUT-world" in rhyme("demo", "--help").out
 
 
 def test_the_demo_overwrites_nothing(tmp_path: Path) -> None:

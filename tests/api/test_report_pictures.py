@@ -11,6 +11,7 @@ import pytest
 from rhyme import api
 from rhyme.api.feature_maps import feature_maps
 from rhyme.api.worst import failures
+from rhyme.catalog import Catalog
 from rhyme.errors import ConfigError, DataError
 from rhyme.tasks import FeatureTable
 from support.tiny_runs import refused, rhyme, train, trained, videos
@@ -125,3 +126,42 @@ def test_a_run_that_held_nothing_out_says_so_and_takes_other_videos(tmp_path: Pa
     assert text.count('class="cycle"') >= 2
     assert "Which classes and searches fail is not known" in text
     refused(rhyme("report", tmp_path / "run", "--data", tmp_path / "none"), None, "none")
+
+
+def test_the_command_takes_labels_of_the_videos_given_and_a_device(tmp_path: Path) -> None:
+    run, other = trained("moco"), tmp_path / "other"
+    for k, path in enumerate(videos(other, 10)):
+        place = other / ("run", "sit")[k % 2] / f"other{k}.mp4"
+        place.parent.mkdir(exist_ok=True)
+        path.rename(place)
+    out = tmp_path / "page.html"
+    asked = ("report", run, "--out", out, "--device", "cpu", "--points", 0)
+    shown = rhyme(*asked, "--data", other, "--labels", "none")
+    assert shown.code == 0, shown.err
+    way = "rhyme report RUN --data VIDEOS with --labels folder"
+    assert way in " ".join(out.read_text().split())
+    shown = rhyme(*asked, "--data", other, "--labels", "folder")
+    assert shown.code == 0, shown.err
+    text = out.read_text()
+    assert way not in " ".join(text.split())
+    assert all(name in text.split('<section id="worst">')[1] for name in ("run", "sit"))
+    refused(rhyme(*asked[:4], "--device", "gpu"), None, "gpu")
+
+
+def test_labels_of_the_runs_own_videos_are_those_it_has(tmp_path: Path) -> None:
+    run, out = trained("moco"), tmp_path / "page.html"
+    asked = ("report", run, "--out", out, "--points", 0)
+
+    def worst(*more: str) -> str:
+        shown = rhyme(*asked, *more)
+        assert shown.code == 0, shown.err
+        return out.read_text().split('<section id="worst">')[1].split("</section>")[0]
+
+    columns = Catalog.open(run / "catalog.arrow")
+    assert columns.label_column == "appearance"
+    motions = set(columns.labels("motion")[1])
+    assert not any(f">{name}<" in worst() for name in motions)
+    assert any(f">{name}<" in worst("--label-column", "motion") for name in motions)
+    refused(rhyme(*asked, "--label-column", "action"), None, "action")
+    refused(rhyme(*asked, "--labels", "folder"), 2, "--labels", "add --data DIR")
+    refused(rhyme("report", run, run, "--labels", "folder"), 2, "one run at a time")

@@ -62,6 +62,20 @@ def test_a_run_that_was_stopped_before_its_first_step_has_not_begun(run: RunFold
     assert [line.state for line in api.runs(run.path)] == ["not begun"]
 
 
+def test_runs_come_in_the_order_in_which_they_were_begun(run: RunFolder, tmp_path: Path) -> None:
+    shutil.copytree(run.path, tmp_path / "other")
+    other = RunFolder.open(tmp_path / "other")
+    # Its name comes second and its clock is another one: it began an hour before the first.
+    append_jsonl(run.events, {"time": "2026-01-02T03:00:00+0100", "event": "data"})
+    append_jsonl(other.events, {"time": "2026-01-02T06:00:00+0500", "event": "data"})
+    for late, early in ((other, run), (run, other)):
+        os.utime(early.config, (1.7e9, 1.7e9))
+        os.utime(late.config, (1.8e9, 1.8e9))  # as --resume RUN --train.workers 0 leaves it
+        assert [line.path.name for line in api.runs(tmp_path)] == ["other", "run"]
+    other.events.write_text('{"event": "data"}\n')  # by the file where no event has a time
+    assert [line.path.name for line in api.runs(tmp_path)] == ["other", "run"]
+
+
 def test_a_run_that_goes_on_is_no_longer_stopped(run: RunFolder) -> None:
     run.event("started", steps=6, process=gone())
     run.event("preempted", step=3, cause="SIGTERM")

@@ -13,6 +13,7 @@ from rhyme.api import OffTheShelf
 from rhyme.catalog import Catalog, scan
 from rhyme.encoders import load_package
 from rhyme.evaluation import read_results
+from rhyme.run import sha256_file
 from support.extras import extra
 from support.tiny_runs import catalog, refused, rhyme, trained, world
 
@@ -50,6 +51,31 @@ def test_an_encoder_off_the_shelf_is_a_row_beside_runs(weights: Path, tmp_path: 
     )
     compared = api.compare([rows])
     assert any("squeezenet.pth" in str(line) for line in compared.rows)
+
+
+def test_files_of_one_name_and_other_sizes_are_rows_of_their_own(
+    weights: Path, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    files = [tmp_path / name / "checkpoint.pth" for name in "ab"]
+    for path in files:
+        path.parent.mkdir()
+    files[0].write_bytes(weights.read_bytes())
+    torch.save(models.squeezenet1_1(weights=None).state_dict(), files[1])
+    for path, size in ((files[0], 32), (files[1], 32), (files[0], 48)):
+        encoder = OffTheShelf(encoder="torchvision:squeezenet1_1", weights=path, size=size)
+        api.evaluate(
+            encoder, catalog(), protocols="retrieval", untrained_seeds=(0,), frames_per_item=1,
+            results=rows,
+        )  # fmt: skip
+    lines = [line for line in api.compare([rows]).lines if line.metric == "recall_at_1"]
+    a, b = (sha256_file(path)[:8] for path in files)
+    name = "torchvision:squeezenet1_1 checkpoint.pth"
+    arms = [f"{name} ({mark}, size {size})" for mark, size in ((a, 32), (b, 32), (a, 48))]
+    assert {line.arm for line in lines} == {*arms, *(f"{arm} untrained" for arm in arms)}
+    assert {line.n for line in lines} == {1}
+    against = {line.arm: line.difference.baseline for line in lines if line.difference is not None}
+    assert against == {arm: f"{arm} untrained" for arm in arms}
 
 
 def test_without_weights_no_row_is_of_a_trained_encoder(tmp_path: Path) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
 import rhyme as toolkit
 from rhyme.catalog import Catalog
+from rhyme.errors import ConfigError
 from rhyme.evaluation import read_results
 from rhyme.run import RunFolder
 from support.tiny_runs import catalog, contents, refused, rhyme, train, trained, videos
@@ -21,6 +24,27 @@ def test_settings_of_a_protocol_that_is_not_measured_are_refused() -> None:
     assert contents(run) == before
     done = rhyme("evaluate", run, "--protocol", "knn", "--fintune.epochs", 3)
     refused(done, 2, "unknown protocol 'fintune'", "finetune")
+
+
+def test_seeds_of_the_untrained_encoders_are_those_asked_for(tmp_path: Path) -> None:
+    run, rows = tmp_path / "run", tmp_path / "rows.jsonl"
+    shutil.copytree(trained("moco"), run)
+    asked = ("evaluate", run, "--protocol", "retrieval", "--results", rows)
+    for given, seeds in (("5, 7", {5, 7}), ("none", set[int]())):
+        rows.unlink(missing_ok=True)
+        done = rhyme(*asked, "--seed", 5, "--untrained-seeds", given)
+        assert done.code == 0, done.err
+        found = read_results(rows)
+        assert {r.seed for r in found if r.encoder == "untrained"} == seeds
+        assert {r.settings["split_seed"] for r in found} == {5}
+        assert any(r.encoder == "trained" for r in found)
+    for wrong in ("0,x", "0 1", "", "1,none"):
+        done = rhyme(*asked, "--untrained-seeds", wrong)
+        refused(done, 2, "untrained encoders' seeds", "--untrained-seeds none")
+    with pytest.raises(ConfigError, match="a seed must be"):
+        toolkit.evaluate(run, untrained_seeds=(-1,))
+    told = " ".join(rhyme("evaluate", "--help").out.split())
+    assert "Seed of splits and queries." in told
 
 
 def other_split(path: Path) -> Path:

@@ -99,6 +99,52 @@ def test_what_was_measured_twice_counts_once():
     assert found.mean == pytest.approx(statistics.fmean(A) + 0.1)
 
 
+def shelf(weights, size, value, encoder="trained"):
+    """A row of an encoder off the shelf whose file is called ``w.pth``."""
+    details = {
+        "weights": {"file": "w.pth", "sha256": weights * 64},
+        "plan": {"size": size, "resize": size + 8, "frames": 1},
+    }
+    name = f"{weights}{size}"
+    (row,) = rows("net w.pth", [value], checkpoint=name, details=details, encoder=encoder)
+    return row
+
+
+def test_encoders_off_the_shelf_of_one_name_are_told_apart():
+    every = [shelf("a", 32, 0.5), shelf("b", 32, 0.6), shelf("a", 48, 0.7)]
+    fresh = [shelf("a", 32, 0.1, "untrained"), shelf("a", 48, 0.2, "untrained")]
+    found = compare([*every, *fresh])
+    assert {entry.arm: (entry.mean, entry.n) for entry in found.lines} == {
+        "net w.pth (aaaaaaaa, size 32)": (0.5, 1),
+        "net w.pth (bbbbbbbb, size 32)": (0.6, 1),
+        "net w.pth (aaaaaaaa, size 48)": (0.7, 1),
+        "net w.pth (aaaaaaaa, size 32) untrained": (0.1, 1),
+        "net w.pth (aaaaaaaa, size 48) untrained": (0.2, 1),
+    }
+    gain = line(found, "net w.pth (aaaaaaaa, size 48)").difference
+    assert gain.mean == pytest.approx(0.5)
+    assert gain.paired, "names are all that changes"
+    for pair, names in (
+        (every[:2], ["net w.pth (aaaaaaaa)", "net w.pth (bbbbbbbb)"]),
+        (every[::2], ["net w.pth (size 32)", "net w.pth (size 48)"]),
+        (every[:1], ["net w.pth"]),
+    ):
+        assert [entry.arm for entry in compare([*pair, *rows("moco", A)]).lines] == [*names, "moco"]
+
+
+def test_a_row_of_another_checkpoint_is_never_dropped_without_a_word():
+    found = compare([*rows("a", A), *rows("a", B, checkpoint="other")])
+    assert line(found, "a").n == 6
+    assert "a: several encoders of one seed" in found.notes[0]
+    fresh = rows("a", A, encoder="untrained")
+    same = rows("a", A, encoder="untrained", checkpoint="other")
+    assert compare([*fresh, *same]).notes == (), "one untrained encoder beside two trained ones"
+    other = rows("a", [*A[:2], 0.9], encoder="untrained", checkpoint="other")
+    found = compare([*fresh, *other])
+    assert line(found, "a untrained").n == 3
+    assert "a untrained: 1 figures were replaced" in found.notes[0]
+
+
 def test_settings_tell_lines_apart_folds_do_not():
     five = rows("a", A, settings={"k": 5})
     found = compare([*rows("a", A), *five])

@@ -65,6 +65,16 @@ def test_items_are_those_of_the_training_split(tmp_path: Path) -> None:
     assert "1 file could not be read and took no part; see Events." in render(data)
 
 
+def test_items_left_out_are_not_those_trained_on(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", system="dual")
+    facts = {"data": "v", "items": 1500, "train_items": 1000, "train_groups": 1000}
+    append_jsonl(run / "events.jsonl", {"event": "data", **facts})
+    append_jsonl(run / "events.jsonl", {"event": "left_out", "items": 7, "reasons": {"short": 7}})
+    data = collect(run)
+    assert (data.facts.items, data.facts.groups) == (1000, 1000)
+    assert "1,000 items of 1,000 groups" in render(data)
+
+
 def test_a_run_that_has_only_begun_renders(tmp_path: Path) -> None:
     data = collect(write_run(tmp_path / "run"))
     assert data.facts.steps is None

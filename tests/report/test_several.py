@@ -87,6 +87,55 @@ def test_runs_of_one_configuration_on_different_data_are_different_arms(
     ]  # fmt: skip
 
 
+def trained_on(name: str, made: ReportData, checkpoint: str = "") -> ReportData:
+    """A run that says what it was trained on; its rows name their checkpoint."""
+    event = {"event": "data", "data": name, "collection": name * 8, "fingerprint": made.run}
+    results = [{**row, "checkpoint": checkpoint or made.run} for row in made.results]
+    return dataclasses.replace(made, events=[event], results=results)
+
+
+def test_runs_of_one_configuration_trained_on_different_data_are_different_arms() -> None:
+    a, b = "aaaaaaaa11", "bbbbbbbb22"
+    runs = [
+        trained_on("one", judged([a], values=[0.25])),
+        trained_on("two", judged([a], values=[0.75])),
+        trained_on("one", judged([a], seed=1, values=[0.35])),
+    ]  # fmt: skip
+    found = arms(runs)
+    assert [(arm.name, len(arm.runs)) for arm in found] == [
+        ("moco, trained on one (oneoneon)", 2), ("moco, trained on two (twotwotw)", 1),
+    ]  # fmt: skip
+    (line,) = beside(found)
+    assert [s.mean for s in line.trained if s] == pytest.approx([0.3, 0.75])
+    more = [*runs, trained_on("two", judged([b], seed=2)), judged([b], seed=3)]
+    assert [arm.name for arm in arms(more)] == [
+        "moco, data aaaaaaaa, trained on one (oneoneon)",
+        "moco, data aaaaaaaa, trained on two (twotwotw)",
+        "moco, data bbbbbbbb",
+    ]
+
+
+def test_runs_of_one_seed_count_each_and_the_page_says_so(page: Callable[[str], Any]) -> None:
+    runs = [trained_on("one", run(values=[v]), f"c{v}") for v in (0.4, 0.6)]
+    runs.append(trained_on("one", run("dual", values=[0.7])))
+    (line,) = beside(arms(runs))
+    first, other = line.trained
+    assert first is not None
+    assert (first.mean, first.n) == (pytest.approx(0.5), 2)
+    assert line.gaps[1] is not None
+    assert line.gaps[1].values == pytest.approx((0.2,))
+    assert [s.n for s in line.untrained if s] == [1, 1]
+    assert "Several runs of one seed: moco." in page(render_runs(runs)).text
+    twice = [runs[0], trained_on("one", run(values=[0.4]), "c0.4"), runs[2]]
+    assert "Several runs of one seed" not in page(render_runs(twice)).text, "the same encoder"
+    # Of one run that was judged twice the later figure counts.
+    rows = [*runs[0].results, *runs[1].results]
+    (line,) = beside(arms([dataclasses.replace(runs[0], results=rows), runs[2]]))
+    assert line.trained[0] is not None
+    assert (line.trained[0].mean, line.trained[0].n) == (pytest.approx(0.6), 1)
+    assert other == line.trained[1]
+
+
 def test_folds_of_one_collection_are_one_arm(page: Callable[[str], Any]) -> None:
     for name in ("fold", "split_number"):
         folds: list[ReportData] = []

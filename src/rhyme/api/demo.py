@@ -91,7 +91,8 @@ def demo(
     """Make a world, train CycleContrast, judge, embed, search, and write the report.
 
     Args:
-        out: new folder; it becomes the run folder, with ``world/`` and ``store/`` inside.
+        out: new folder; it becomes the run folder, with ``store/`` inside. The world goes beside
+            it, into ``<out>-world``; one that is there already and was made alike is used.
         seed: of world and run.
         videos: train, val and test videos.
 

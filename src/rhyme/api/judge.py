@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rhyme.api.checks import check_seed, describe_missing, find_missing
-from rhyme.api.data import DataOptions, read_data
+from rhyme.api.data import DataOptions, ReadOptions, read_data
 from rhyme.api.encoder import OffTheShelf, encoder_of, weights_note
 from rhyme.api.prepare import prepared_note
 from rhyme.api.progress import progress_bar
@@ -84,7 +84,8 @@ def evaluate(
         raise ConfigError(
             "no protocol is named", stage="evaluate", remedy=f"choose from {', '.join(PROTOCOLS)}"
         )
-    check_seed(seed)
+    for given in (seed, *untrained_seeds):
+        check_seed(given)
     package = encoder_of(run, device)
     shelf = isinstance(run, OffTheShelf)
     folder = package.directory if shelf else Path(run)
@@ -162,8 +163,12 @@ def check_held_out(catalog: Catalog) -> None:
         )
 
 
-def refuse_data_options(options: DataOptions | None) -> None:
+def refuse_data_options(options: ReadOptions | None, stage: str = "evaluate") -> None:
     """Refuse options on how to read a folder where no folder is read.
+
+    Args:
+        options: what is given; the column of the label may be, for it chooses among those there.
+        stage: the verb, for the message.
 
     Raises:
         ConfigError: naming the option.
@@ -174,7 +179,7 @@ def refuse_data_options(options: DataOptions | None) -> None:
     if changed:
         raise ConfigError(
             f"--{changed[0].replace('_', '-')} says how to read a folder, and none is given",
-            stage="evaluate",
+            stage=stage,
             value=getattr(given, changed[0]),
             remedy="add --data DIR, or leave the option out: the run's own data and split are used",
         )

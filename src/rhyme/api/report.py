@@ -10,8 +10,9 @@ from typing import cast
 import numpy as np
 
 from rhyme.api.checks import HTML, check_root, check_seed, output_file
-from rhyme.api.data import DataOptions, part, read_data
+from rhyme.api.data import ReadOptions, part, read_source
 from rhyme.api.encoder import encoder_of
+from rhyme.api.judge import refuse_data_options
 from rhyme.api.overlaps import with_overlaps
 from rhyme.api.pictures import Pictures, draw_pictures
 from rhyme.api.segment_pictures import draw_segments
@@ -37,7 +38,7 @@ def report(
     seed: int = 0,
     points: int = 600,
     device: str = "auto",
-    options: DataOptions | None = None,
+    options: ReadOptions | None = None,
 ) -> Path:
     """Write a run's page of evidence: one HTML file that needs no network.
 
@@ -49,13 +50,18 @@ def report(
         seed: picks the queries shown.
         points: most frames of the map of the features; 0 draws none.
         device: where the encoder runs.
-        options: how a folder is read.
+        options: how a folder is read; of the run's own videos the column of the label alone may
+            be given.
 
     Raises:
         RunError: no such run.
-        ConfigError: a file that is no page stands in the place.
+        ConfigError: a file that is no page stands in the place, or options on how a folder is read
+            without one.
+        UnknownName: no such column of labels.
     """
     check_seed(seed)
+    if data is None:
+        refuse_data_options(options, "report")
     if points < 0:
         raise ConfigError("the number of points is below 0", value=points, remedy="0 draws no map")
     folder = RunFolder.open(run)
@@ -71,8 +77,8 @@ def report(
 def report_runs(runs: Sequence[str | Path], *, out: str | Path = "runs.html") -> Path:
     """Write one page that sets runs side by side, from their text files alone.
 
-    Runs that differ in nothing but their seed, and were judged on the same data, make an arm; the
-    first run's arm is what the others are held against.
+    Runs that differ in nothing but their seed, and were trained and judged on the same data, make
+    an arm; the first run's arm is what the others are held against.
 
     Args:
         runs: at least two run folders.
@@ -102,7 +108,7 @@ def _drawn(
     folder: RunFolder,
     data: str | Path | Catalog | None,
     how: tuple[int, int, str],
-    options: DataOptions | None,
+    options: ReadOptions | None,
 ) -> ReportData:
     seed, points, device = how
     package, where = encoder_of(folder.path, device), str(resolve_device(device))
@@ -126,7 +132,7 @@ def _held_out(
     package: EncoderPackage,
     folder: RunFolder,
     data: str | Path | Catalog | None,
-    options: DataOptions | None,
+    options: ReadOptions | None,
     notes: list[str],
 ) -> Catalog | str:
     """Items that the encoder was not trained on, or why there are none."""
@@ -135,6 +141,9 @@ def _held_out(
             return "The run has no catalog of its data."
         catalog = Catalog.open(folder.path / CATALOG)
         check_root(catalog)
+        if options is not None and options.label_column is not None:
+            catalog.labels(options.label_column)
+            catalog = catalog.with_meta(label_column=options.label_column)
         if "test" not in catalog.split_names:
             if catalog.split_names != ["train"]:
                 return "The run's data has no split named test, so no videos are held out."
@@ -143,7 +152,7 @@ def _held_out(
                 "those the pictures would show memory, not what the encoder has understood."
             )
         return part(catalog, "test")
-    catalog = read_data(data, options, must_split=False)
+    catalog = read_source(data, options)
     check_root(catalog)
     known = set(cast("list[str]", package.extra.get("train_groups", [])))
     groups = cast("list[str]", catalog.table.column("group").to_pylist())

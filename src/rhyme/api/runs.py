@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,8 +77,21 @@ def runs(folder: str | Path = "runs") -> list[RunLine]:
     place = Path(folder)
     if not place.is_dir():
         raise RunError("no such folder", file=folder, remedy="train something first: rhyme train")
-    found = sorted(place.rglob("config.yaml"), key=lambda p: p.stat().st_mtime)
-    return [run_line(path.parent) for path in found if (path.parent / "events.jsonl").is_file()]
+    every = (RunFolder(path.parent) for path in place.rglob("config.yaml"))
+    found = sorted((run for run in every if run.events.is_file()), key=_begun)
+    return [run_line(run.path) for run in found]
+
+
+def _begun(run: RunFolder) -> tuple[float, float]:
+    """When a run's first event was, which is told to the second, and when its options were written.
+
+    Options may be written anew when a run goes on: they decide only where the events do not.
+    """
+    written = run.config.stat().st_mtime
+    for event in read_jsonl(run.events):
+        with contextlib.suppress(ValueError, OverflowError):
+            return datetime.fromisoformat(str(event.get("time"))).timestamp(), written
+    return written, written
 
 
 def run_events(path: str | Path) -> list[dict[str, Any]]:

@@ -190,6 +190,7 @@ def begin(
         train_items=len(trained),
         train_groups=len(trained.distinct_groups),
         fingerprint=saved.fingerprint,
+        collection=saved.with_splits([None] * len(saved)).fingerprint,  # of any seed, of any fold
         prepared=prepared_note(saved),
         command=command_line(),
         commit=commit(),

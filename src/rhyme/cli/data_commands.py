@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.conf import Positional, arg
 
 from rhyme import api
 from rhyme.cli.answer import Answer, table
-from rhyme.cli.options import Common, Data
+from rhyme.cli.options import Common, Data, ReadOnly
 from rhyme.errors import ConfigError
 
 
@@ -214,7 +214,7 @@ class Prepare(Common):
     verify: bool = False
     """Compare every byte of a folder of shards with its checksums, and write nothing."""
 
-    reading: Annotated[api.ReadOptions, OmitArgPrefixes] = field(default_factory=api.ReadOptions)
+    reading: ReadOnly = field(default_factory=api.ReadOptions)
 
     def __call__(self) -> Answer:
         if self.verify:

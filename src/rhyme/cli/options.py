@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from rhyme.api import DataOptions, LaunchOptions, OffTheShelf
+from rhyme.api import DataOptions, LaunchOptions, OffTheShelf, ReadOptions
 
 
 @dataclass(kw_only=True)
@@ -21,6 +21,9 @@ class Common:
 
 HowToRead = Annotated[DataOptions, OmitArgPrefixes]
 """Options on how a collection is read, as flags of the command itself."""
+
+ReadOnly = Annotated[ReadOptions, OmitArgPrefixes]
+"""The same for commands that split nothing."""
 
 Launching = Annotated[LaunchOptions, OmitArgPrefixes]
 """Options on ranks, as flags of the command itself."""

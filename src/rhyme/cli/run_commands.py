@@ -24,7 +24,7 @@ class Demo(Common):
     """
 
     out: Path = Path("runs/demo")
-    """New folder for all that the demo makes."""
+    """New folder of the run, its store and its report; the world goes beside it, into OUT-world."""
 
     seed: int = 0
     """Seed of world and run."""
@@ -193,7 +193,7 @@ class Evaluate(Common):
 
     takes_overrides: ClassVar[bool] = True
     nested: ClassVar[tuple[str, ...]] = ("reading",)
-    listed: ClassVar[tuple[str, ...]] = ("--protocol", "--heads")
+    listed: ClassVar[tuple[str, ...]] = ("--protocol", "--heads", "--untrained-seeds")
 
     run: Run = None
     """Run folder, or an encoder package; none where --encoder is given."""
@@ -230,7 +230,10 @@ class Evaluate(Common):
     the same, where other files only bear the same names."""
 
     seed: int = 0
-    """Seed of splits and untrained encoders."""
+    """Seed of splits and queries."""
+
+    untrained_seeds: str = "0,1,2"
+    """Seeds of the fresh weights of the untrained encoders, separated by commas; none for none."""
 
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
@@ -254,6 +257,7 @@ class Evaluate(Common):
             frames_per_item=self.frames,
             clips=self.clips,
             short=self.short,
+            untrained_seeds=_seeds(self.untrained_seeds),
             seen=self.seen,
             seed=self.seed,
             device=self.device,
@@ -272,12 +276,32 @@ class Evaluate(Common):
         return Answer(document=done, show=shown)
 
 
+def _seeds(text: str) -> tuple[int, ...]:
+    """Seeds from a list with commas; ``none`` gives none.
+
+    Raises:
+        ConfigError: with what is no seed.
+    """
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if [word.lower() for word in words] == ["none"]:
+        return ()
+    wrong = next((word for word in words if not (word.isascii() and word.isdecimal())), None)
+    if wrong is not None or not words:
+        raise ConfigError(
+            "the untrained encoders' seeds must be whole numbers from 0",
+            stage="command line",
+            value=text if wrong is None else wrong,
+            remedy="e.g. --untrained-seeds 0,1,2, or --untrained-seeds none",
+        )
+    return tuple(int(word) for word in words)
+
+
 @dataclass(kw_only=True)
 class Compare(Common):
     """Figures of several runs side by side, with spreads over seeds and paired differences.
 
     Runs that differ in nothing but their seed are one arm; arms of one system are called by the
-    options in which they differ.
+    options, or the data trained on, in which they differ.
 
     Example: rhyme compare runs/moco-0 runs/moco-1 runs/cycle-0 runs/cycle-1 --baseline moco
     """
@@ -286,7 +310,7 @@ class Compare(Common):
     """Run folders that were evaluated, or files of result rows."""
 
     baseline: str | None = None
-    """Arm that all others are compared with, as the table calls it; each system's untrained
+    """Arm that all others are compared with, as the table calls it; each arm's own untrained
     encoder by default."""
 
     def __call__(self) -> Answer:

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.conf import Positional, arg
 
 from rhyme import api
 from rhyme.cli.answer import Answer, table
-from rhyme.cli.options import Common, Data, Run, Shelf
+from rhyme.cli.options import Common, Data, ReadOnly, Run, Shelf
 from rhyme.errors import ConfigError
 
 
@@ -45,7 +45,7 @@ class Embed(Common):
     workers: int = 0
     """Processes that decode."""
 
-    reading: Annotated[api.ReadOptions, OmitArgPrefixes] = field(default_factory=api.ReadOptions)
+    reading: ReadOnly = field(default_factory=api.ReadOptions)
 
     def __call__(self) -> Answer:
         done = api.embed(
@@ -114,11 +114,13 @@ class Search(Common):
 class Report(Common):
     """Write a run's page of evidence, or one that sets several runs side by side: one HTML file.
 
-    Several runs: those that differ in their seed alone and were judged on the same data belong
-    together, and all others are held against the first one named. Such a page is made from what
-    the runs have logged and measured.
+    Several runs: those that differ in their seed alone and were trained and judged on the same data
+    belong together, and all others are held against the first one named. Such a page is made from
+    what the runs have logged and measured.
 
     Example: rhyme report runs/mine
+
+    Example: rhyme report runs/mine --data other_videos --labels folder
 
     Example: rhyme report runs/base-0 runs/base-1 runs/mine-0 runs/mine-1 --out runs.html
     """
@@ -138,6 +140,11 @@ class Report(Common):
     points: int = 600
     """Most frames in the map of the features; 0 draws none."""
 
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+    reading: ReadOnly = field(default_factory=api.ReadOptions)
+
     def __call__(self) -> Answer:
         if not self.run:
             raise ConfigError(
@@ -148,14 +155,20 @@ class Report(Common):
             )
         if len(self.run) == 1:
             path = api.report(
-                self.run[0], data=self.data, out=self.out, seed=self.seed, points=self.points
+                self.run[0],
+                data=self.data,
+                out=self.out,
+                seed=self.seed,
+                points=self.points,
+                device=self.device,
+                options=self.reading,
             )
-        elif self.data is not None:
+        elif self.data is not None or self.reading != api.ReadOptions():
             raise ConfigError(
                 "pictures are drawn for one run at a time",
                 stage="report",
-                value=self.data,
-                remedy="leave out --data, or name one run",
+                value=self.data or "options of the data",
+                remedy="leave out --data and how it is read, or name one run",
             )
         else:
             path = api.report_runs(self.run, out=self.out or Path("runs.html"))

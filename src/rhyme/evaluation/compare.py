@@ -12,11 +12,13 @@ from typing import Any
 
 from rhyme.errors import EvaluationError, UnknownName, nearest, printable
 from rhyme.evaluation.result import Result
+from rhyme.evaluation.shelf_names import tell_apart
 
 __all__ = ["Comparison", "ComparisonLine", "Difference", "compare"]
 
 # settings that tell repetitions of one measurement apart
 _REPETITION = ("fold", "seed", "split_number")
+_UNTRAINED = "untrained"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,13 +136,16 @@ def compare(results: Iterable[Result], *, baseline: str | None = None) -> Compar
     """Means, spreads and differences.
 
     Rows belong together when data, protocol, metric and settings agree. A row measured twice (equal
-    arm, checkpoint, seed and pair) counts once, the later value. Differences are taken over pairs
-    where at least two are shared, or the one that both arms have, else between the means.
+    arm, checkpoint, seed and pair) counts once, the later value. Of an untrained encoder, which is
+    of no checkpoint, arm, seed and pair decide; a note says where another value was replaced.
+    Differences are taken over pairs where at least two are shared, or the one that both arms have,
+    else between the means. Encoders off the shelf of one name are told apart by their weights'
+    hash and by how they were fed.
 
     Args:
         results: rows of any number of runs.
-        baseline: arm that all others are compared with; None compares each system with its own
-            untrained encoder.
+        baseline: arm that all others are compared with; None compares each arm with its own
+            untrained encoder (``ARM untrained``), else with that of its system.
 
     Returns:
         The comparison.
@@ -150,12 +155,18 @@ def compare(results: Iterable[Result], *, baseline: str | None = None) -> Compar
         UnknownName: no row has the baseline.
     """
     groups: dict[tuple[str, str, str, str], dict[str, dict[Any, Result]]] = {}
-    for row in results:
+    other_values: dict[str, int] = {}
+    for row in tell_apart(results):
         key = (row.data_fingerprint, row.protocol, row.metric, _settings(row))
         arm = groups.setdefault(key, {}).setdefault(row.arm, {})
         # checkpoints of an untrained encoder differ by the run they stand beside, not in what
         # was measured: its seed alone tells its weights
-        arm[(row.pair, row.seed)] = row
+        fresh = _is_untrained(row)
+        place = (row.pair, row.seed) if fresh else (row.pair, row.seed, row.checkpoint)
+        before = arm.get(place)
+        if fresh and before is not None and before.checkpoint != row.checkpoint:
+            other_values[row.arm] = other_values.get(row.arm, 0) + (before.value != row.value)
+        arm[place] = row
     if not groups:
         raise EvaluationError(
             "no results to compare", stage="compare", remedy="evaluate first: rhyme evaluate RUN"
@@ -174,8 +185,7 @@ def compare(results: Iterable[Result], *, baseline: str | None = None) -> Compar
         siblings = [json.loads(k[3]) for k in groups if k[:3] == key[:3]]
         variant = _variant(json.loads(key[3]), siblings)
         for arm, rows in group.items():
-            first = next(iter(rows.values()))
-            other = baseline if baseline is not None else f"{first.system} untrained"
+            other = baseline if baseline is not None else _own_untrained(arm, rows, group)
             against = group.get(other) if other != arm else None
             line = _line(arm, [*rows.values()], variant, names)
             if against is not None:
@@ -189,12 +199,47 @@ def compare(results: Iterable[Result], *, baseline: str | None = None) -> Compar
             f"several sets of data are called {', '.join(alike)}: each is named with its "
             "fingerprint, and lines of different data are not compared"
         )
+    notes += [
+        f"{arm}: {count} figures were replaced by others of the same seed, measured beside another "
+        "checkpoint; such encoders differ in their form, or in the device they were measured on"
+        for arm, count in other_values.items()
+        if count
+    ]
+    notes += [
+        f"{arm}: several encoders of one seed were measured on the same data; each counts as a "
+        "repetition, which tells nothing of another seed"
+        for arm in _of_one_seed(groups.values())
+    ]
     if lost:
         notes.append(f"{lost} values are not finite; they are no part of the means")
     single = sum(line.n == 1 for line in lines)
     if single:
         notes.append(f"{single} lines rest on a single repetition: they have no spread")
     return Comparison(lines=tuple(lines), notes=tuple(notes))
+
+
+def _is_untrained(row: Result) -> bool:
+    return row.encoder == _UNTRAINED or row.encoder.endswith(f" {_UNTRAINED}")
+
+
+def _own_untrained(arm: str, rows: Mapping[Any, Result], group: Mapping[str, object]) -> str:
+    """The untrained encoder that an arm is compared with: its own, else its system's."""
+    first = next(iter(rows.values()))
+    if _is_untrained(first):
+        return arm
+    own = f"{arm} {_UNTRAINED}"
+    return own if own in group else f"{first.system} {_UNTRAINED}"
+
+
+def _of_one_seed(groups: Iterable[Mapping[str, Mapping[Any, Result]]]) -> list[str]:
+    """Arms that have rows of equal pair and seed and of different checkpoints."""
+    found: dict[str, None] = {}
+    for group in groups:
+        for arm, rows in group.items():
+            places = {(row.pair, row.seed) for row in rows.values()}
+            if len(places) < len(rows):
+                found[arm] = None
+    return [*found]
 
 
 def _data_names(rows: Iterable[Result]) -> dict[tuple[str, str], str]:

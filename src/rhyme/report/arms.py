@@ -1,7 +1,8 @@
 """Runs sorted into arms: those that differ in nothing but their seed belong together.
 
 Runs of one configuration that were judged on different data are different arms: a mean over them
-would be of no data at all. Folds of one collection are the same data.
+would be of no data at all. So are those that were trained on different data. Folds of one
+collection are the same data, and so are its splits by different seeds.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import Any, Protocol, cast
 
 import yaml
 
-from rhyme.report.data import ReportData
+from rhyme.report.data import ReportData, Row
+from rhyme.report.summary import mapping, number
 from rhyme.report.text import DASH, clean, short_path
 
 MOST_NAMED = 2
@@ -35,7 +37,7 @@ _NOT_AN_ARM = (
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Arm:
-    """Runs of one configuration, judged on the same data.
+    """Runs of one configuration, trained on the same data and judged on the same.
 
     Attributes:
         name: what sets it apart, for readers.
@@ -46,6 +48,33 @@ class Arm:
     name: str
     runs: Sequence[ReportData]
     options: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedOn:
+    """The collection that a run was trained on, however it was split.
+
+    Attributes:
+        name: that of its folder.
+        collection: fingerprint of its catalog with the split column left empty; empty where the
+            run does not tell.
+        counts: its items and groups, None where not told, and the names of its splits.
+    """
+
+    name: str = ""
+    collection: str = ""
+    counts: tuple[float | str | None, ...] = ()
+
+    def differs(self, other: TrainedOn) -> bool:
+        """Whether the two are surely not the same; what is not told may be anything."""
+        if self.collection and other.collection and self.collection != other.collection:
+            return True
+        told = None not in (*self.counts[:2], *other.counts[:2]) and self.counts and other.counts
+        return bool(told) and self.counts != other.counts
+
+    def __str__(self) -> str:
+        mark = f" ({clean(self.collection[:8])})" if self.collection else ""
+        return f"trained on {clean(self.name, 40)}{mark}"
 
 
 class Configured(Protocol):
@@ -78,14 +107,21 @@ def arms(runs: Sequence[ReportData]) -> list[Arm]:
     Args:
         runs: reports' data with their configurations.
     """
+    sorted_runs = sort_runs(
+        runs, [judged_on(run) for run in runs], [trained_on(run.events) for run in runs], apart=True
+    )
     return [
         Arm(name=name, runs=[runs[i] for i in own], options=flattened(runs[own[0]].config))
-        for name, own in sort_runs(runs, [judged_on(run) for run in runs])
+        for name, own in sorted_runs
     ]
 
 
 def sort_runs(
-    runs: Sequence[Configured], data: Sequence[Sequence[str]] = ()
+    runs: Sequence[Configured],
+    judged: Sequence[Sequence[str]],
+    trained: Sequence[TrainedOn],
+    *,
+    apart: bool = False,
 ) -> list[tuple[str, list[int]]]:
     """Name and runs, by their place, of each arm, in the order of their first runs.
 
@@ -94,20 +130,38 @@ def sort_runs(
 
     Args:
         runs: what is sorted.
-        data: fingerprints of the data that each run was judged on. Of one configuration, a run
-            joins the first arm whose first run shares data with it; one that was not judged joins
-            the first. Without them the configuration alone counts.
+        judged: fingerprints of the data that each run was judged on.
+        trained: what each run was trained on.
+        apart: of one configuration, a run joins the first arm that was trained on the same data,
+            and whose first run shares data with it that it was judged on; one that was not judged
+            joins the first. Otherwise runs are kept together but for those whose figures would
+            be mixed: trained on different data and judged on the same.
     """
     grouped: dict[str, list[int]] = {}
     for place, run in enumerate(runs):
         flat = flattened(run.config)
         key = repr([(k, v) for k, v in sorted(flat.items()) if k not in _NOT_AN_ARM] or run.run)
         grouped.setdefault(f"{run.system} {key}", []).append(place)
-    parts = [_by_data(own, data) if data else [("", own)] for own in grouped.values()]
+    parts = [_by_data(own, judged, trained, apart) for own in grouped.values()]
     found = sorted((arm for part in parts for arm in part), key=lambda arm: arm[1][0])
     groups = [[runs[i] for i in own] for _, own in found]
     names = _names(groups, [told for told, _ in found])
     return [*zip(names, [own for _, own in found], strict=True)]
+
+
+def trained_on(events: Sequence[Row]) -> TrainedOn:
+    """What a run was trained on, by its event ``data``.
+
+    Args:
+        events: its events; without that one nothing is known.
+    """
+    event = next((row for row in reversed(events) if row.get("event") == "data"), {})
+    counts = tuple(number(event.get(name)) for name in ("items", "groups"))
+    return TrainedOn(
+        name=str(event.get("data", "")),
+        collection=str(event.get("collection", "")),
+        counts=(*counts, *sorted(mapping(event.get("splits")))),
+    )
 
 
 def judged_on(run: ReportData) -> list[str]:
@@ -161,22 +215,36 @@ def _value(options: Mapping[str, Any], name: str) -> str:
     return clean("none" if value is None else value, 80)
 
 
-def _by_data(places: Sequence[int], data: Sequence[Sequence[str]]) -> list[tuple[str, list[int]]]:
-    """Runs of one configuration by what they were judged on, named where there are several."""
+def _by_data(
+    places: Sequence[int],
+    judged: Sequence[Sequence[str]],
+    trained: Sequence[TrainedOn],
+    apart: bool,
+) -> list[tuple[str, list[int]]]:
+    """Runs of one configuration by their data, named where there are several."""
     found: list[tuple[list[str], list[int]]] = []
     for place in places:
-        own = data[place]
+        own = judged[place]
         for known, members in found:
-            if not own or not known or not set(known).isdisjoint(own):
+            others = [m for m in members if trained[m].differs(trained[place])]
+            if apart:
+                fits = not others and not (own and known and set(known).isdisjoint(own))
+            else:
+                fits = all(set(judged[m]).isdisjoint(own) for m in others)
+            if fits:
                 known += own if not known else []
                 members.append(place)
                 break
         else:
             found.append(([*own], [place]))
-    return [
-        (f"data {clean(known[0][:8])}" if len(found) > 1 else "", members)
-        for known, members in found
-    ]
+    marks = [clean(known[0][:8]) if known and apart else "" for known, _ in found]
+    named: list[tuple[str, list[int]]] = []
+    for mark, (_, members) in zip(marks, found, strict=True):
+        told = [f"data {mark}"] if mark and len(set(marks)) > 1 else []
+        if marks.count(mark) > 1:
+            told.append(next((str(trained[m]) for m in members if trained[m].name), ""))
+        named.append((", ".join(part for part in told if part), members))
+    return named
 
 
 def _names(groups: Sequence[Sequence[Configured]], data: Sequence[str]) -> list[str]:

@@ -23,7 +23,7 @@ from rhyme.report.summary import (
 from rhyme.report.text import lower_is_better, metric_name, protocol_name
 
 Values = Mapping[str, float]
-"""Finite values by repetition (pair and seed)."""
+"""Finite values by repetition (pair and seed); a mean where an arm has several of one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +87,15 @@ class Beside:
 def beside(arms: Sequence[Arm]) -> list[Beside]:
     """Every figure that was measured of any arm, in the order in which they first appear.
 
-    Rows are of one figure when protocol, metric, data and all settings agree. Differences are
-    taken over equal pairs (data, split and seed), as many as both arms have; where they share
-    none, between the means.
+    Rows are of one figure when protocol, metric, data and all settings agree. Of a run, a later row
+    replaces an equal earlier one; runs of one arm and seed count each. Differences are taken over
+    equal pairs (data, split and seed), as many as both arms have; where they share none, between
+    the means.
 
     Args:
         arms: what is compared; the first is what the others are held against.
     """
-    tables = [_table([row for run in arm.runs for row in run.results]) for arm in arms]
+    tables = [_table([row for run in arm.runs for row in _last(run.results)]) for arm in arms]
     keys = list(dict.fromkeys(key for table in tables for key in table))
     chances = set(chance_keys(dict.fromkeys(keys)))
     found: list[Beside] = []
@@ -103,7 +104,8 @@ def beside(arms: Sequence[Arm]) -> list[Beside]:
             continue
         protocol, metric, settings = key
         rows = [table.get(key, []) for table in tables]
-        trained = [_values(r, TRAINED) for r in rows]
+        every = [_values(r, TRAINED) for r in rows]
+        trained = [_means(values) for values in every]
         lower = lower_is_better(metric)
         others = [k for k in keys if k[:2] == key[:2]]
         guess = [table.get((protocol, f"{metric}_chance", settings), []) for table in tables]
@@ -112,8 +114,8 @@ def beside(arms: Sequence[Arm]) -> list[Beside]:
                 protocol=protocol,
                 metric=metric,
                 variant=variant_of(settings, others),
-                trained=tuple(Spread.of([*v.values()]) for v in trained),
-                untrained=tuple(Spread.of([*_values(r, UNTRAINED).values()]) for r in rows),
+                trained=tuple(Spread.of(_all(values)) for values in every),
+                untrained=tuple(Spread.of(_all(_values(r, UNTRAINED))) for r in rows),
                 gaps=(None, *(gap(v, trained[0], lower) for v in trained[1:])),
                 chance=_chance(rows, guess),
             )
@@ -161,13 +163,36 @@ def _table(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
     return found
 
 
-def _values(rows: Sequence[Row], encoder: str) -> dict[str, float]:
-    found: dict[str, float] = {}
+def of_one_seed(arm: Arm) -> bool:
+    """Whether runs of an arm have figures of equal data, split and seed."""
+    table = _table([row for run in arm.runs for row in _last(run.results)])
+    return any(len(v) > 1 for rows in table.values() for v in _values(rows, TRAINED).values())
+
+
+def _last(rows: Sequence[Row]) -> list[Row]:
+    """Rows of a run without those that a later one replaces."""
+    names = ("protocol", "metric", "encoder")
+    found = {repr([*map(r.get, names), settings_key(r), repetition_of(r)]): r for r in rows}
+    return [*found.values()]
+
+
+def _values(rows: Sequence[Row], encoder: str) -> dict[str, dict[str, float]]:
+    """Finite values by repetition and checkpoint; an untrained encoder is of none."""
+    found: dict[str, dict[str, float]] = {}
     for row in rows:
         value = number(row.get("value"))
         if row.get("encoder", TRAINED) == encoder and value is not None and math.isfinite(value):
-            found[repetition_of(row)] = value
+            checkpoint = "" if encoder == UNTRAINED else str(row.get("checkpoint"))
+            found.setdefault(repetition_of(row), {})[checkpoint] = value
     return found
+
+
+def _all(values: Mapping[str, Mapping[str, float]]) -> list[float]:
+    return [value for found in values.values() for value in found.values()]
+
+
+def _means(values: Mapping[str, Mapping[str, float]]) -> Values:
+    return {key: statistics.fmean(found.values()) for key, found in values.items()}
 
 
 def _chance(rows: Sequence[Sequence[Row]], guess: Sequence[Sequence[Row]]) -> float | None:

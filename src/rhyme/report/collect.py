@@ -26,7 +26,7 @@ _TEXT = (
 )
 _NUMBERS = ("items", "groups", "seed", "seconds")
 _PACKAGES = ("rhyme", "torch", "torchvision", "numpy", "python", "cuda")
-_OF_FILES = ("quarantined",)
+_OF_FILES = ("quarantined", "left_out")  # their numbers tell of what took no part
 _ALIASES = {
     "fingerprint": "data_fingerprint",
     "catalog": "data_fingerprint",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rhyme.errors import ConfigError
 from rhyme.report.arms import Arm, arms, differences, judged_on
-from rhyme.report.beside import Beside, Gap, beside, first_of
+from rhyme.report.beside import Beside, Gap, beside, first_of, of_one_seed
 from rhyme.report.charts import line_chart
 from rhyme.report.data import ReportData
 from rhyme.report.overlay import STYLES, difference_plot, overlays
@@ -48,8 +48,8 @@ def render_runs(runs: Sequence[ReportData], *, title: str = "") -> str:
 
     Args:
         runs: at least two, each as :func:`rhyme.report.collect` gives it. Those of one
-            configuration but for the seed, judged on the same data, make an arm; the first run's
-            arm is what the others are held against.
+            configuration but for the seed, trained on the same data and judged on the same, make
+            an arm; the first run's arm is what the others are held against.
         title: heading; made from the arms when empty.
 
     Raises:
@@ -180,6 +180,12 @@ def _limits(groups: Sequence[Arm], lines: Sequence[Beside], most: int) -> list[s
         said.append(
             f"One run only: {'; '.join(single)}. How far another seed would land is not known, and "
             "a difference to it has no spread."
+        )
+    again = [arm.name for arm in groups if of_one_seed(arm)]
+    if again:
+        said.append(
+            f"Several runs of one seed: {'; '.join(again)}. They count as repetitions, and tell "
+            "nothing of another seed."
         )
     empty = [short_path(run.run) for run in runs if not run.results]
     if empty:
