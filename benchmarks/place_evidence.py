@@ -244,9 +244,8 @@ def place_jobs(runs: Path, system: str) -> list[Job]:
         for arm in arms
         if s in arm.seeds
     ]  # fmt: skip
-    more = scene_jobs(runs) if dense else vfs_long_jobs(runs)
     other = "propagation" if dense else "correspondence"
-    return trained + more + [
+    places = [
         replace(
             job, study="world-places", protocols=(other,), settings={other: PLACE_SETTINGS[other]},
             trained_as=job.key, watched={},
@@ -254,3 +253,4 @@ def place_jobs(runs: Path, system: str) -> list[Job]:
         for job in trained
         if job.arm.name in OTHER_ARMS
     ]  # fmt: skip
+    return trained + places + (scene_jobs(runs) if dense else vfs_long_jobs(runs))
