@@ -8,10 +8,20 @@ import numpy as np
 import pytest
 
 from rhyme.catalog import scan
-from rhyme.encoders import load_package, untrained
+from rhyme.encoders import InferencePlan, build_backbone, load_package, save_package, untrained
 from rhyme.errors import ConfigError, EvaluationError, UnknownName
-from rhyme.evaluation import Result, compare, evaluate, group_hashes, load_protocol, make_splits
+from rhyme.evaluation import (
+    PROTOCOLS,
+    Result,
+    compare,
+    cycle,
+    evaluate,
+    group_hashes,
+    load_protocol,
+    make_splits,
+)
 from rhyme.evaluation.inputs import split_features
+from rhyme.evaluation.protocol import parse_settings
 from rhyme.evaluation.splits import usable_classes
 from rhyme.tasks import extract_features
 
@@ -156,6 +166,100 @@ def test_typing_errors_are_found_before_any_work(world):
     assert "cycle,knn" in (caught.value.remedy or "")
     with pytest.raises(UnknownName, match="no such label column"):
         evaluate(encoder, catalog, label_column="appearence")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "settings", "says"),
+    [
+        ("knn", {"k": 0}, "k must be at least 1"),
+        ("knn", {"levels": []}, "levels needs a value"),
+        ("linear", {"l2": [1.0, 0.0]}, "l2 needs values that are above 0"),
+        ("retrieval", {"ks": []}, "ks needs values that are at least 1"),
+        ("cycle", {"temperature": 0.0}, "temperature must be above 0"),
+        ("linear_stored", {"milestones": [8, 4]}, "milestones must be positive and rise"),
+        ("finetune", {"schedule": "step"}, "milestones belong to the step schedule"),
+        ("finetune", {"lr": []}, "lr needs values that are above 0"),
+        ("finetune", {"clips": "linspace"}, "unknown rule for the clips"),
+        ("finetune", {"short": "loop"}, "short says what becomes"),
+        ("finetune", {"scale": [0.5, 2.0]}, "scale must be two ordered numbers"),
+        ("semi_supervised", {"epochs": [0, 1]}, "epochs must be at least 1"),
+        ("correspondence", {"smallest": 2.0}, "smallest must lie"),
+        ("propagation", {"context": 0}, "context must be at least 1"),
+        ("propagation", {"stage": "layer9"}, "no stage 'layer9'"),
+        ("segments", {"clips": 1}, "clips must be at least 2"),
+        ("segmentation", {"parts": ["x"]}, "names no part 'x'"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_anything_is_measured(
+    world, protocol, settings, says
+):
+    catalog, encoder = world
+    kept = []
+    with pytest.raises(ConfigError, match=says):
+        evaluate(
+            encoder,
+            catalog,
+            protocols=dict.fromkeys(["cycle", protocol]),
+            settings={protocol: settings},
+            progress=lambda done, total: kept.append(done),
+            keep=kept.append,
+        )
+    assert not kept
+
+
+def test_every_preset_can_be_read():
+    for name in PROTOCOLS:
+        protocol = load_protocol(name)
+        parse_settings(protocol, {})
+        for preset in protocol.presets:
+            parse_settings(protocol, {"preset": preset})
+
+
+def test_rows_are_kept_protocol_by_protocol(world, monkeypatch):
+    catalog, encoder = world
+    kept = []
+    done = evaluate(
+        encoder, catalog, protocols=["knn", "cycle"], untrained_seeds=(0,), keep=kept.append
+    )
+    assert [{row.protocol for row in rows} for rows in kept] == [{"knn"}, {"cycle"}]
+    assert tuple(row for rows in kept for row in rows) == done.results
+
+    def broken(split, settings):
+        raise RuntimeError("the machine is gone")
+
+    kept.clear()
+    monkeypatch.setattr(cycle, "PROTOCOL", replace(cycle.PROTOCOL, run=broken))
+    with pytest.raises(RuntimeError):
+        evaluate(encoder, catalog, protocols=["knn", "cycle"], untrained_seeds=(), keep=kept.append)
+    assert [{row.protocol for row in rows} for rows in kept] == [{"knn"}]
+
+
+def test_a_protocol_that_the_encoder_cannot_serve_is_skipped(world, tmp_path):
+    catalog, _ = world
+    plan = InferencePlan(size=24, resize=24, frames=4)
+    save_package(tmp_path / "clips", build_backbone("small3d", seed=0), plan)
+    found = evaluate(
+        tmp_path / "clips",
+        catalog,
+        protocols=["propagation", "knn"],
+        frames_per_item=1,
+        untrained_seeds=(),
+    )
+    assert "encoder of frames" in found.skipped["propagation"]
+    assert any(note.startswith("propagation was skipped: ") for note in found.notes)
+    assert {row.protocol for row in found.results} == {"knn"}
+
+
+def test_options_without_effect_are_refused(world):
+    catalog, encoder = world
+    with pytest.raises(ConfigError, match="no rule for clips is named") as caught:
+        evaluate(encoder, catalog, protocols=["knn"], short="loop")
+    assert "--clips linspace10" in str(caught.value.remedy)
+    with pytest.raises(ConfigError, match="heads are for protocols on features") as caught:
+        evaluate(encoder, catalog, protocols=["finetune"], heads=["nonsense"])
+    assert caught.value.value == ("nonsense",)
+    with pytest.raises(UnknownName, match="no head 'nonsense'"):
+        evaluate(encoder, catalog, protocols=["knn", "finetune"], heads=["nonsense"])
 
 
 def test_settings_reach_the_protocol_and_the_row(world):

@@ -12,7 +12,7 @@ from torch import nn
 
 from rhyme.catalog import Catalog
 from rhyme.encoders import InferencePlan
-from rhyme.errors import DataError, Diverged, EvaluationError
+from rhyme.errors import ConfigError, DataError, Diverged, EvaluationError
 from rhyme.loading import FrameCache
 from rhyme.tasks import Classifier, Tuning, fine_tune, predict_classes
 from rhyme.tasks.extract import Progress
@@ -31,10 +31,27 @@ class Testing:
     Attributes:
         clips: a rule of ``rhyme.views.CLIP_RULES``; None for equally spaced moments.
         short: what becomes of videos shorter than a clip; None takes the rule's own.
+
+    Raises:
+        UnknownName: no such rule.
+        ConfigError: ``short`` without a rule.
     """
 
     clips: str | None = None
     short: ShortVideo | None = None
+
+    def __post_init__(self) -> None:
+        if self.clips is not None:
+            clip_sampling(self.clips, short=self.short)
+        elif self.short is not None:
+            raise ConfigError(
+                "short says what becomes of videos shorter than a clip, and no rule for clips is "
+                "named",
+                stage="evaluate",
+                value=self.short,
+                remedy="name one, e.g. --clips linspace10 (of a protocol: --finetune.clips "
+                "linspace10), or leave short out",
+            )
 
     def sampling(self, plan: InferencePlan) -> ClipSampling | None:
         """The rule for clips of this plan.
