@@ -54,6 +54,15 @@ def test_groups_that_were_trained_on_are_left_out_or_judged_where_that_is_asked(
     assert {row.settings["seen"] for row in done.results} == {"drop"}
 
 
+def test_videos_that_were_trained_on_are_refused_under_other_groups_and_elsewhere(
+    tmp_path: Path,
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(Catalog.open(catalog()).root, moved)
+    asked = ("evaluate", trained("moco"), "--data", moved, "--labels", "none")
+    refused(rhyme(*asked, "--protocol", "retrieval"), 1, "of them by their files", "--seen drop")
+
+
 def test_too_few_sources_for_a_split_are_told_with_what_helps(tmp_path: Path) -> None:
     folder = tmp_path / "two"
     videos(folder, 2)

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from rhyme.catalog import scan
+from rhyme.catalog import Catalog, scan
 from rhyme.encoders import InferencePlan, build_backbone, load_package, save_package, untrained
 from rhyme.errors import ConfigError, EvaluationError, UnknownName
 from rhyme.evaluation import (
     PROTOCOLS,
     Result,
+    TrainedOn,
     compare,
     cycle,
     evaluate,
     group_hashes,
     load_protocol,
     make_splits,
+    train_facts,
 )
-from rhyme.evaluation.inputs import split_features
+from rhyme.evaluation.inputs import split_features, without_seen
 from rhyme.evaluation.protocol import parse_settings
 from rhyme.evaluation.splits import usable_classes
 from rhyme.tasks import extract_features
@@ -127,7 +130,10 @@ def test_test_groups_that_were_trained_on(world):
     package = load_package(encoder)
     tests = [catalog.item(int(i)).group for i in make_splits(catalog).test]
     clean = evaluate(
-        card_with(package, ["other"]), catalog, protocols=["cycle"], untrained_seeds=()
+        card_with(package, [catalog.item(int(make_splits(catalog).train[0])).group]),
+        catalog,
+        protocols=["cycle"],
+        untrained_seeds=(),
     )
     assert not any("trust" in note for note in clean.notes)
     spoiled = card_with(package, tests[:2])
@@ -142,6 +148,63 @@ def test_test_groups_that_were_trained_on(world):
     assert allowed.results[0].settings["seen"] == "allow"
     with pytest.raises(EvaluationError):
         evaluate(card_with(package, tests), catalog, seen="drop")
+
+
+def test_videos_that_were_trained_on_are_found_under_other_groups(world, tmp_path):
+    catalog, encoder = world
+    package = load_package(encoder)
+    whole = make_splits(catalog)
+    facts = train_facts(catalog.select(indices=whole.train))
+    trained = replace(package, extra=facts)
+    # other groups, another split, another place: of the test items every second was trained on
+    splits = np.array(catalog.splits, dtype=object)
+    moved = whole.train[: len(whole.test)]
+    splits[moved], splits[whole.test[1::2]] = "test", "train"
+    other = catalog.with_column("group", [f"person {i}" for i in range(len(catalog))])
+    other = Catalog(other.with_splits(splits.tolist()).table, root=catalog.root)
+    kept = other.save(tmp_path / "elsewhere.arrow")
+    assert kept.group_names[0] == "person 0"
+    found = without_seen_of(trained, kept, "drop")
+    assert set(found[0].test.tolist()) == set(whole.test[::2].tolist())
+    assert f"{len(moved)} of them by their files, e.g. " in found[1][-1]
+    with pytest.raises(EvaluationError, match=f"trained on {len(moved)} of the test groups; ") as e:
+        evaluate(trained, kept)
+    assert "--seen drop" in str(e.value.remedy)
+    allowed, notes = without_seen_of(trained, kept, "allow")
+    assert len(allowed.test) > len(found[0].test)
+    assert "as asked" in notes[-1]
+    # packages of before these hashes still load, and are held against names alone
+    before = replace(package, extra={"train_groups": facts["train_groups"]})
+    assert "taken on trust" in without_seen_of(before, kept, "error")[1][-1]
+
+
+def without_seen_of(package, catalog, seen):
+    notes = []
+    return without_seen(package, catalog, make_splits(catalog), seen, notes), notes
+
+
+def test_a_package_keeps_the_paths_that_are_no_groups(rows_catalog):
+    alone = rows_catalog([f"{i}.mp4" for i in range(1000)])
+    assert train_facts(alone)["train_paths"] == ""
+    people = rows_catalog([i % 7 for i in range(1000)])
+    facts = train_facts(people)
+    assert len(facts["train_groups"]) == 7
+    assert len(facts["train_paths"]) == 8000, "eight letters a file"
+    package = SimpleNamespace(extra=facts, card={})
+    assert set(TrainedOn.of(package).groups_in(alone)) == set(alone.group_names)
+    one = TrainedOn.of(SimpleNamespace(extra=train_facts(alone.select(indices=[3])), card={}))
+    assert one.groups_in(people) == {"3": "3.mp4"}
+    assert TrainedOn.of(SimpleNamespace(extra={}, card={})) is None
+
+
+def test_data_without_any_name_that_was_trained_on_is_taken_on_trust(world):
+    catalog, encoder = world
+    package = load_package(encoder)
+    for extra, trusted in ((train_facts(catalog.select(split="train")), False),
+                           ({"train_groups": group_hashes(["other"])}, True),
+                           ({"train_groups": []}, False)):  # fmt: skip
+        _, notes = without_seen_of(replace(package, extra=extra), catalog, "error")
+        assert [("trust" in note) for note in notes] == [True] * trusted
 
 
 def test_a_protocol_that_cannot_run_is_skipped_with_its_reason(world):

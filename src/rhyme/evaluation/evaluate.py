@@ -16,7 +16,7 @@ from rhyme.catalog import Catalog
 from rhyme.encoders import EncoderPackage, load_package, untrained
 from rhyme.errors import ConfigError, DataError, EvaluationError
 from rhyme.evaluation.heads import behind_head, check_heads, cycle_head
-from rhyme.evaluation.inputs import Seen, classes_of, known_groups, without_seen
+from rhyme.evaluation.inputs import Seen, classes_of, without_seen
 from rhyme.evaluation.judged import Judged
 from rhyme.evaluation.pixels import Testing
 from rhyme.evaluation.protocol import (
@@ -28,6 +28,7 @@ from rhyme.evaluation.protocol import (
 )
 from rhyme.evaluation.record import Record
 from rhyme.evaluation.result import Result
+from rhyme.evaluation.seen import TrainedOn
 from rhyme.evaluation.splits import Splits, held_out, make_splits
 from rhyme.loading import FrameCache
 from rhyme.tasks import FeatureTable
@@ -191,7 +192,7 @@ def evaluate(
         seed=seed,
         frames_per_item=min(frames_per_item, longest),
         testing=testing,
-        known=() if seen == "allow" else tuple(known_groups(package) or ()),
+        known=None if seen == "allow" else TrainedOn.of(package),
         fits=any(p.fits for p in chosen),
         pictures=pictures,
         batch_size=batch_size,
