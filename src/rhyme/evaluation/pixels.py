@@ -140,6 +140,7 @@ class Pixels:
     def fit(self, rows: Integer, tuning: Tuning) -> Classifier:
         """A classifier trained on these rows."""
         catalog = self.catalog.select(indices=rows)
+        clip = tuning.plan(self.plan).frames
         return fine_tune(
             self.encoder,
             self.plan,
@@ -150,7 +151,8 @@ class Pixels:
             seed=self.seed,
             workers=self.workers,
             device=self.device,
-            cache=self._cache(rows, catalog, tuning.plan(self.plan).frames),
+            cache=self._cache(rows, catalog, clip),
+            frames=self.frames_per_item if clip == 1 else None,
             progress=self.progress,
         )
 
@@ -180,14 +182,20 @@ class Pixels:
             truth=truth,
         )
 
+    def in_memory(self, rows: Integer, tuning: Tuning) -> bool:
+        """Whether these rows were trained on from memory, where frames are scaled to the plan."""
+        return self.caches.get(_key(rows, tuning.plan(self.plan).frames)) is not None
+
     def _cache(self, rows: Integer, catalog: Catalog, clip: int) -> FrameCache | None:
         """Frames in memory where they fit: epochs then cost no decoding.
 
-        For clips that is every frame, so that their strides mean what they say.
+        Of single frames those that are drawn from without a cache too, so that which frames are
+        trained on does not depend on the room. For clips that is every frame, so that their strides
+        mean what they say.
         """
         longest = int(np.max(catalog.facts().frames, initial=1))
         kept = self.frames_per_item if clip == 1 else longest
-        key = b"%d/" % kept + rows.tobytes()
+        key = _key(rows, clip)
         if key not in self.caches:
             side = max(self.plan.resize, self.plan.size)
             taken = sum(c.frames.nbytes for c in self.caches.values() if c is not None)
@@ -202,6 +210,11 @@ class Pixels:
             except DataError:
                 self.caches[key] = None
         return self.caches[key]
+
+
+def _key(rows: Integer, clip: int) -> bytes:
+    """What tells the caches of an evaluation apart: their items, and frames against clips."""
+    return b"%d/" % (clip > 1) + rows.tobytes()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,6 +292,7 @@ def tuned(
         "batch_size": min(chosen.batch_size, len(rows)),
         "epochs": 0 if chosen.steps else chosen.epochs,
         **({"steps": chosen.steps} if chosen.steps else {}),
+        "in_memory": pixels.in_memory(rows, chosen),
         "unreadable": test.left_out,
         "short_videos": test.short,
     }
