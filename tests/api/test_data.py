@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import wave
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from rhyme import api
 from rhyme.api.data import read_source
 from rhyme.catalog import Catalog
 from rhyme.encoders import InferencePlan, build_backbone, save_package
-from rhyme.errors import ConfigError, RhymeError, UnknownName
+from rhyme.errors import ConfigError, DataError, RhymeError, UnknownName
 from support.tiny_runs import videos
 
 
@@ -71,6 +72,20 @@ def test_every_verb_refuses_options_beside_a_catalog(catalog: Path, tmp_path: Pa
     ):
         with pytest.raises(ConfigError, match="--kinds says how a folder is scanned"):
             verb()
+
+
+def test_embedding_what_holds_no_frame_names_files_and_reasons(tmp_path: Path) -> None:
+    folder = tmp_path / "sounds"
+    folder.mkdir()
+    with wave.open(str(folder / "a.wav"), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(16000))
+    encoder = api.load(package(tmp_path))
+    for data in (folder / "a.wav", folder):
+        with pytest.raises(DataError, match=r"none of the items gives a frame: a\.wav: ") as caught:
+            encoder.embed(data)
+        assert caught.value.remedy
+        assert "\n" not in caught.value.cause
 
 
 def package(room: Path) -> Path:
