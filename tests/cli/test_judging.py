@@ -67,7 +67,8 @@ def test_a_folder_of_test_items_is_judged_where_nothing_is_fitted(tmp_path: Path
     (tmp_path / "only" / "test").mkdir(parents=True)
     for name in ("a", "b"):
         videos(tmp_path / "only" / "test" / name, 2)
-    asked = ("evaluate", trained("moco"), "--data", tmp_path / "only", "--json")
+    run = shutil.copytree(trained("moco"), tmp_path / "run")
+    asked = ("evaluate", run, "--data", tmp_path / "only", "--json")
     done = rhyme(*asked, "--protocol", "correspondence")
     assert done.code == 0, done.err
     assert {row["items"] > 0 for row in done.document["results"]} == {True}
@@ -76,7 +77,8 @@ def test_a_folder_of_test_items_is_judged_where_nothing_is_fitted(tmp_path: Path
 
 def test_a_drawn_split_is_told_as_drawn(tmp_path: Path) -> None:
     videos(tmp_path / "films", 12)
-    asked = ("evaluate", trained("moco"), "--data", tmp_path / "films", "--json", "--seed", 3)
+    run = shutil.copytree(trained("moco"), tmp_path / "run")
+    asked = ("evaluate", run, "--data", tmp_path / "films", "--json", "--seed", 3)
     done = rhyme(*asked, "--protocol", "retrieval")
     assert done.code == 0, done.err
     assert done.document["notes"][0].startswith("60/20/20 by group, seed 3: train ")
