@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from rhyme.api.launch import local
+from rhyme.api.fit import Trained
+from rhyme.api.launch import local, outcome
 from rhyme.run import read_jsonl
 from rhyme.training import checkpoint
+from rhyme.training.signals import StopRequest
 from support.tiny_runs import MOCO, Outcome, catalog, flags, rhyme, train, trained
 
 TWO = ("--launch", "local", "--ranks", "2")
@@ -163,6 +165,35 @@ def test_a_rank_that_always_dies_ends_the_run(tmp_path, troubled) -> None:
     assert done.code == 1
     assert "rank 1 was ended by SIGKILL, after 1 restarts" in done.document["cause"]
     assert "--resume" in done.document["remedy"]
+
+
+@pytest.mark.parametrize(("leader", "says"), [
+    ("import time; time.sleep(60)", "rank 0 still ran 0.3 s after another one had ended"),
+    ("import os; os.kill(os.getpid(), 9)", "rank 0 was ended by SIGKILL"),
+    ("raise SystemExit(5)", "rank 0 ended with code 5"),
+])  # fmt: skip
+def test_a_leader_that_hangs_or_dies_after_another_rank_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leader: str, says: str
+) -> None:
+    if "sleep" in leader:
+        monkeypatch.setattr(local, "END_S", 0.3)
+    job = local._Job(run=tmp_path, ranks=2, device="cpu", folder=tmp_path, words=[])
+    trained = Trained(
+        path=tmp_path, system="moco", steps=1, seconds=1.0, loss=1.0, items_per_second=1.0,
+        wait_share=0.0, encoder=tmp_path,
+    )  # fmt: skip
+    outcome.write(tmp_path, 1, trained)
+    for rank, words in enumerate((leader, "pass")):
+        with outcome.errors_of(tmp_path, rank).open("wb") as errors:
+            job.processes.append(
+                subprocess.Popen([sys.executable, "-c", words], stderr=errors,
+                                 start_new_session=True)
+            )  # fmt: skip
+    with StopRequest() as request:
+        death = job.wait(request)
+    assert isinstance(death, local._Death)
+    assert (death.rank, death.how) == (0, says)
+    assert not job.processes
 
 
 @pytest.mark.slow

@@ -89,6 +89,17 @@ def test_files_without_a_line_stay_unlabelled(films: Films) -> None:
     assert codes.tolist() == [0, -1]
 
 
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("lines", [("a.mp4", "a"), ("a", "a.mp4")])
+def test_two_lines_that_match_one_file(films: Films, lines: tuple[str, str], strict: bool) -> None:
+    root = films("a.mp4", "b.mp4")
+    table = root / "labels.csv"
+    table.write_text(f"file,label\nb.mp4,x\n{lines[0]},x\n{lines[1]},y\n")
+    with pytest.raises(CatalogError, match=r"line 4: .* a second time, first on line 3") as caught:
+        scan(root, labels=table if strict else "auto")
+    assert (caught.value.value, caught.value.remedy) == (lines[1], "keep one line a file")
+
+
 def test_lines_without_a_file(films: Films) -> None:
     root = films("a.mp4")
     table = root / "labels.csv"

@@ -78,6 +78,36 @@ def test_groups_that_were_trained_on_are_left_out_or_judged_where_that_is_asked(
     assert {row.settings["seen"] for row in done.results} == {"drop"}
 
 
+def test_videos_that_were_trained_on_are_refused_under_other_groups_and_elsewhere(
+    tmp_path: Path,
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(Catalog.open(catalog()).root, moved)
+    asked = ("evaluate", trained("moco"), "--data", moved, "--labels", "none")
+    refused(rhyme(*asked, "--protocol", "retrieval"), 1, "of them by their files", "--seen drop")
+
+
+def test_a_folder_of_test_items_is_judged_where_nothing_is_fitted(tmp_path: Path) -> None:
+    (tmp_path / "only" / "test").mkdir(parents=True)
+    for name in ("a", "b"):
+        videos(tmp_path / "only" / "test" / name, 2)
+    run = shutil.copytree(trained("moco"), tmp_path / "run")
+    asked = ("evaluate", run, "--data", tmp_path / "only", "--json")
+    done = rhyme(*asked, "--protocol", "correspondence")
+    assert done.code == 0, done.err
+    assert {row["items"] > 0 for row in done.document["results"]} == {True}
+    refused(rhyme(*asked, "--protocol", "knn"), 1, "the split 'train' has no items")
+
+
+def test_a_drawn_split_is_told_as_drawn(tmp_path: Path) -> None:
+    videos(tmp_path / "films", 12)
+    run = shutil.copytree(trained("moco"), tmp_path / "run")
+    asked = ("evaluate", run, "--data", tmp_path / "films", "--json", "--seed", 3)
+    done = rhyme(*asked, "--protocol", "retrieval")
+    assert done.code == 0, done.err
+    assert done.document["notes"][0].startswith("60/20/20 by group, seed 3: train ")
+
+
 def test_too_few_sources_for_a_split_are_told_with_what_helps(tmp_path: Path) -> None:
     folder = tmp_path / "two"
     videos(folder, 2)

@@ -19,7 +19,7 @@ from rhyme.encoders import (
     save_package,
     untrained,
 )
-from rhyme.errors import ConfigError
+from rhyme.errors import ConfigError, EvaluationError
 from rhyme.export import load_torch_export, to_torch_export
 from rhyme.loading import inference_batches
 from rhyme.synthetic import WorldConfig, write_world
@@ -89,5 +89,5 @@ def test_a_program_reads_clips_of_the_plan(tmp_path: Path, package: EncoderPacka
 
 
 def test_what_looks_at_places_within_frames_refuses_it(package: EncoderPackage) -> None:
-    with pytest.raises(ConfigError, match="encoder of frames"):
+    with pytest.raises(EvaluationError, match="encoder of frames"):
         dense_encoder(package.module, 4)

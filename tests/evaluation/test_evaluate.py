@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from rhyme.catalog import scan
-from rhyme.encoders import load_package, untrained
+from rhyme.catalog import Catalog, scan
+from rhyme.encoders import InferencePlan, build_backbone, load_package, save_package, untrained
 from rhyme.errors import ConfigError, EvaluationError, UnknownName
-from rhyme.evaluation import Result, compare, evaluate, group_hashes, load_protocol, make_splits
-from rhyme.evaluation.inputs import split_features
+from rhyme.evaluation import (
+    PROTOCOLS,
+    Result,
+    TrainedOn,
+    compare,
+    cycle,
+    evaluate,
+    group_hashes,
+    load_protocol,
+    make_splits,
+    train_facts,
+)
+from rhyme.evaluation.inputs import split_features, without_seen
+from rhyme.evaluation.protocol import parse_settings
 from rhyme.evaluation.splits import usable_classes
 from rhyme.tasks import extract_features
 
@@ -117,7 +130,10 @@ def test_test_groups_that_were_trained_on(world):
     package = load_package(encoder)
     tests = [catalog.item(int(i)).group for i in make_splits(catalog).test]
     clean = evaluate(
-        card_with(package, ["other"]), catalog, protocols=["cycle"], untrained_seeds=()
+        card_with(package, [catalog.item(int(make_splits(catalog).train[0])).group]),
+        catalog,
+        protocols=["cycle"],
+        untrained_seeds=(),
     )
     assert not any("trust" in note for note in clean.notes)
     spoiled = card_with(package, tests[:2])
@@ -132,6 +148,63 @@ def test_test_groups_that_were_trained_on(world):
     assert allowed.results[0].settings["seen"] == "allow"
     with pytest.raises(EvaluationError):
         evaluate(card_with(package, tests), catalog, seen="drop")
+
+
+def test_videos_that_were_trained_on_are_found_under_other_groups(world, tmp_path):
+    catalog, encoder = world
+    package = load_package(encoder)
+    whole = make_splits(catalog)
+    facts = train_facts(catalog.select(indices=whole.train))
+    trained = replace(package, extra=facts)
+    # other groups, another split, another place: of the test items every second was trained on
+    splits = np.array(catalog.splits, dtype=object)
+    moved = whole.train[: len(whole.test)]
+    splits[moved], splits[whole.test[1::2]] = "test", "train"
+    other = catalog.with_column("group", [f"person {i}" for i in range(len(catalog))])
+    other = Catalog(other.with_splits(splits.tolist()).table, root=catalog.root)
+    kept = other.save(tmp_path / "elsewhere.arrow")
+    assert kept.group_names[0] == "person 0"
+    found = without_seen_of(trained, kept, "drop")
+    assert set(found[0].test.tolist()) == set(whole.test[::2].tolist())
+    assert f"{len(moved)} of them by their files, e.g. " in found[1][-1]
+    with pytest.raises(EvaluationError, match=f"trained on {len(moved)} of the test groups; ") as e:
+        evaluate(trained, kept)
+    assert "--seen drop" in str(e.value.remedy)
+    allowed, notes = without_seen_of(trained, kept, "allow")
+    assert len(allowed.test) > len(found[0].test)
+    assert "as asked" in notes[-1]
+    # packages of before these hashes still load, and are held against names alone
+    before = replace(package, extra={"train_groups": facts["train_groups"]})
+    assert "taken on trust" in without_seen_of(before, kept, "error")[1][-1]
+
+
+def without_seen_of(package, catalog, seen):
+    notes = []
+    return without_seen(package, catalog, make_splits(catalog), seen, notes), notes
+
+
+def test_a_package_keeps_the_paths_that_are_no_groups(rows_catalog):
+    alone = rows_catalog([f"{i}.mp4" for i in range(1000)])
+    assert train_facts(alone)["train_paths"] == ""
+    people = rows_catalog([i % 7 for i in range(1000)])
+    facts = train_facts(people)
+    assert len(facts["train_groups"]) == 7
+    assert len(facts["train_paths"]) == 8000, "eight letters a file"
+    package = SimpleNamespace(extra=facts, card={})
+    assert set(TrainedOn.of(package).groups_in(alone)) == set(alone.group_names)
+    one = TrainedOn.of(SimpleNamespace(extra=train_facts(alone.select(indices=[3])), card={}))
+    assert one.groups_in(people) == {"3": "3.mp4"}
+    assert TrainedOn.of(SimpleNamespace(extra={}, card={})) is None
+
+
+def test_data_without_any_name_that_was_trained_on_is_taken_on_trust(world):
+    catalog, encoder = world
+    package = load_package(encoder)
+    for extra, trusted in ((train_facts(catalog.select(split="train")), False),
+                           ({"train_groups": group_hashes(["other"])}, True),
+                           ({"train_groups": []}, False)):  # fmt: skip
+        _, notes = without_seen_of(replace(package, extra=extra), catalog, "error")
+        assert [("trust" in note) for note in notes] == [True] * trusted
 
 
 def test_a_protocol_that_cannot_run_is_skipped_with_its_reason(world):
@@ -156,6 +229,100 @@ def test_typing_errors_are_found_before_any_work(world):
     assert "cycle,knn" in (caught.value.remedy or "")
     with pytest.raises(UnknownName, match="no such label column"):
         evaluate(encoder, catalog, label_column="appearence")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "settings", "says"),
+    [
+        ("knn", {"k": 0}, "k must be at least 1"),
+        ("knn", {"levels": []}, "levels needs a value"),
+        ("linear", {"l2": [1.0, 0.0]}, "l2 needs values that are above 0"),
+        ("retrieval", {"ks": []}, "ks needs values that are at least 1"),
+        ("cycle", {"temperature": 0.0}, "temperature must be above 0"),
+        ("linear_stored", {"milestones": [8, 4]}, "milestones must be positive and rise"),
+        ("finetune", {"schedule": "step"}, "milestones belong to the step schedule"),
+        ("finetune", {"lr": []}, "lr needs values that are above 0"),
+        ("finetune", {"clips": "linspace"}, "unknown rule for the clips"),
+        ("finetune", {"short": "loop"}, "short says what becomes"),
+        ("finetune", {"scale": [0.5, 2.0]}, "scale must be two ordered numbers"),
+        ("semi_supervised", {"epochs": [0, 1]}, "epochs must be at least 1"),
+        ("correspondence", {"smallest": 2.0}, "smallest must lie"),
+        ("propagation", {"context": 0}, "context must be at least 1"),
+        ("propagation", {"stage": "layer9"}, "no stage 'layer9'"),
+        ("segments", {"clips": 1}, "clips must be at least 2"),
+        ("segmentation", {"parts": ["x"]}, "names no part 'x'"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_anything_is_measured(
+    world, protocol, settings, says
+):
+    catalog, encoder = world
+    kept = []
+    with pytest.raises(ConfigError, match=says):
+        evaluate(
+            encoder,
+            catalog,
+            protocols=dict.fromkeys(["cycle", protocol]),
+            settings={protocol: settings},
+            progress=lambda done, total: kept.append(done),
+            keep=kept.append,
+        )
+    assert not kept
+
+
+def test_every_preset_can_be_read():
+    for name in PROTOCOLS:
+        protocol = load_protocol(name)
+        parse_settings(protocol, {})
+        for preset in protocol.presets:
+            parse_settings(protocol, {"preset": preset})
+
+
+def test_rows_are_kept_protocol_by_protocol(world, monkeypatch):
+    catalog, encoder = world
+    kept = []
+    done = evaluate(
+        encoder, catalog, protocols=["knn", "cycle"], untrained_seeds=(0,), keep=kept.append
+    )
+    assert [{row.protocol for row in rows} for rows in kept] == [{"knn"}, {"cycle"}]
+    assert tuple(row for rows in kept for row in rows) == done.results
+
+    def broken(split, settings):
+        raise RuntimeError("the machine is gone")
+
+    kept.clear()
+    monkeypatch.setattr(cycle, "PROTOCOL", replace(cycle.PROTOCOL, run=broken))
+    with pytest.raises(RuntimeError):
+        evaluate(encoder, catalog, protocols=["knn", "cycle"], untrained_seeds=(), keep=kept.append)
+    assert [{row.protocol for row in rows} for rows in kept] == [{"knn"}]
+
+
+def test_a_protocol_that_the_encoder_cannot_serve_is_skipped(world, tmp_path):
+    catalog, _ = world
+    plan = InferencePlan(size=24, resize=24, frames=4)
+    save_package(tmp_path / "clips", build_backbone("small3d", seed=0), plan)
+    found = evaluate(
+        tmp_path / "clips",
+        catalog,
+        protocols=["propagation", "knn"],
+        frames_per_item=1,
+        untrained_seeds=(),
+    )
+    assert "encoder of frames" in found.skipped["propagation"]
+    assert any(note.startswith("propagation was skipped: ") for note in found.notes)
+    assert {row.protocol for row in found.results} == {"knn"}
+
+
+def test_options_without_effect_are_refused(world):
+    catalog, encoder = world
+    with pytest.raises(ConfigError, match="no rule for clips is named") as caught:
+        evaluate(encoder, catalog, protocols=["knn"], short="loop")
+    assert "--clips linspace10" in str(caught.value.remedy)
+    with pytest.raises(ConfigError, match="heads are for protocols on features") as caught:
+        evaluate(encoder, catalog, protocols=["finetune"], heads=["nonsense"])
+    assert caught.value.value == ("nonsense",)
+    with pytest.raises(UnknownName, match="no head 'nonsense'"):
+        evaluate(encoder, catalog, protocols=["knn", "finetune"], heads=["nonsense"])
 
 
 def test_settings_reach_the_protocol_and_the_row(world):

@@ -7,8 +7,10 @@ import hashlib
 import numpy as np
 import pytest
 
+from rhyme.catalog import assign_splits
 from rhyme.errors import EvaluationError, UnknownName
 from rhyme.evaluation import fold_splits, group_hashes, make_splits, usable_classes
+from rhyme.evaluation.splits import held_out
 
 
 def test_a_given_split_is_taken(rows_catalog):
@@ -32,6 +34,33 @@ def test_none_given_draws_by_group_and_seed(rows_catalog):
     assert "60/20/20 by group, seed 4" in str(found)
     assert make_splits(catalog, seed=4).key == found.key
     assert make_splits(catalog, seed=5).key != found.key
+
+
+def test_a_split_that_was_drawn_is_told_as_drawn(rows_catalog, tmp_path):
+    drawn = assign_splits(rows_catalog(range(20)), (0.5, 0.25, 0.25), seed=4)
+    kept = drawn.save(tmp_path / "drawn.arrow")
+    for catalog in (drawn, kept):
+        found = make_splits(catalog, seed=7)
+        assert str(found) == "50/25/25 by group, seed 4: train 10, val 5, test 5 items"
+        # rows that were written before pair by their settings
+        assert found.origin == "split given with the data"
+    given = kept.with_splits(kept.splits[::-1])
+    assert str(make_splits(given)).startswith("split given with the data: ")
+    folds = fold_splits(assign_splits(rows_catalog(range(9), fold=list("123") * 3)), "fold", 2)
+    assert str(make_splits(folds)).startswith("folds of 'fold': ")
+    assert "splits" not in folds.meta
+
+
+def test_a_collection_of_test_items_alone_is_judged_where_nothing_is_fitted(rows_catalog):
+    catalog = rows_catalog(range(4), splits=["test"] * 3 + [None])
+    found = held_out(catalog)
+    assert (found.train.tolist(), found.val.tolist()) == ([], [])
+    assert found.test.tolist() == [0, 1, 2]
+    with pytest.raises(EvaluationError, match="'train' has no items"):
+        make_splits(catalog)
+    with pytest.raises(EvaluationError, match="'test' has no items") as caught:
+        held_out(rows_catalog(range(4), splits=["train"] * 4))
+    assert caught.value.remedy == "give more groups, or a split column with test"
 
 
 def test_validation_is_set_aside_from_training_groups(rows_catalog):

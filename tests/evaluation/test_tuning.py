@@ -13,7 +13,7 @@ from PIL import Image
 from rhyme.catalog import Catalog, scan
 from rhyme.encoders import InferencePlan, load_package
 from rhyme.errors import ConfigError, EvaluationError, UnknownName
-from rhyme.evaluation import Evaluation, evaluate, judged, load_protocol
+from rhyme.evaluation import Evaluation, evaluate, judged, load_protocol, pixels
 from rhyme.evaluation.pixels import Pixels
 from rhyme.evaluation.protocol import parse_settings
 from rhyme.evaluation.subsets import balanced_subset, listed_subset
@@ -50,6 +50,21 @@ def test_every_protocol_stands_beside_the_untrained_encoder(done: Evaluation) ->
         assert [r.encoder for r in rows] == ["trained", "untrained"]
         assert all(0 <= r.value <= 1 and r.chance is not None for r in rows)
         assert len({r.items for r in rows}) == 1
+
+
+def test_figures_do_not_depend_on_whether_the_frames_fit_into_memory(world, monkeypatch) -> None:
+    catalog, encoder = world
+    settings = {"finetune": {"epochs": 2}}
+    found = []
+    for room in (2 << 30, 0):
+        monkeypatch.setattr(pixels, "_CACHE_BYTES", room)
+        done = evaluate(
+            encoder, catalog, protocols=["finetune"], settings=settings, untrained_seeds=(0, 1),
+            frames_per_item=2,
+        )  # fmt: skip
+        assert {row.details["in_memory"] for row in done.results} == {room > 0}
+        found.append([row.value for row in done.results])
+    assert found[0] == found[1]
 
 
 def test_the_subset_is_written_down_and_the_same_for_all(done: Evaluation) -> None:

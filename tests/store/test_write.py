@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -240,6 +241,44 @@ def test_another_encoder_or_spacing_is_refused(made, catalog, copy):
     with pytest.raises(StoreError, match=r"every 0\.5 s, not every 1 s"):
         write_store(copy, made / "encoder", catalog)
     assert content(copy)[0] == before[0]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_what_another_process_commits_before_the_lock_is_kept(
+    made, catalog, tmp_path, monkeypatch, there
+):
+    target, halves = tmp_path / "s.store", (range(5), range(5, 10))
+    first, second = (catalog.select(indices=list(rows)) for rows in halves)
+    if there:
+        write_store(target, made / "encoder", first.select(indices=[0]))
+
+    @contextmanager
+    def after_another(folder):
+        monkeypatch.setattr(module, "locked", locked)
+        write_store(target, made / "encoder", first)
+        with locked(folder):
+            yield
+
+    monkeypatch.setattr(module, "locked", after_another)
+    summary = write_store(target, made / "encoder", second)
+    assert (summary.items, summary.embedded) == (10, 5)
+    assert len({row[0] for row in content(target)[0]}) == 10
+
+
+def test_another_encoder_that_came_before_the_lock_is_refused(made, catalog, tmp_path, monkeypatch):
+    target = tmp_path / "s.store"
+
+    @contextmanager
+    def after_another(folder):
+        monkeypatch.setattr(module, "locked", locked)
+        write_store(target, made / "other", catalog)
+        with locked(folder):
+            yield
+
+    monkeypatch.setattr(module, "locked", after_another)
+    with pytest.raises(StoreError, match="belongs to the encoder"):
+        write_store(target, made / "encoder", catalog)
+    assert len(content(target)[0]) == read_info(target).count > 0
 
 
 def test_other_refusals(made, catalog, copy, tmp_path):

@@ -15,6 +15,7 @@ from rhyme.catalog import Catalog, scan
 from rhyme.encoders import BackboneConfig, InferencePlan, build_backbone
 from rhyme.errors import ConfigError, DataError, Diverged, UnknownName
 from rhyme.loading import FrameCache
+from rhyme.synthetic import WorldConfig, write_world
 from rhyme.tasks import Classifier, Tuning, fine_tune, predict_classes
 
 PLAN = InferencePlan(size=12, resize=12)
@@ -35,6 +36,15 @@ def stripes(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
             picture = (wave[..., None] * colour).astype(np.uint8)
             Image.fromarray(picture).save(root / name / f"p{k}.png")
     return scan(root)
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    folder = tmp_path_factory.mktemp("films")
+    write_world(
+        WorldConfig(counts=(12, 1, 1), size=24, frames=9, sound=False, truth="labels"), folder
+    )
+    return scan(folder).select(split="train")
 
 
 @pytest.fixture
@@ -84,6 +94,18 @@ def test_the_same_seed_gives_the_same_bits_with_and_without_a_cache(stripes, enc
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["head.weight"], other["head.weight"])
+
+
+def test_frames_are_drawn_from_the_same_ones_with_and_without_a_cache(films, encoder) -> None:
+    torch.set_num_threads(1)
+    labels, short = np.arange(len(films)) % 2, replace(QUICK, epochs=3)
+    cache = FrameCache.build(films, frames_per_item=2, size=24)
+    first, second, every = (
+        state(fine_tune(encoder, PLAN, films, labels, 2, short, cache=c, frames=n))
+        for c, n in ((cache, 2), (None, 2), (None, None))
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["head.weight"], every["head.weight"])
 
 
 def test_the_labels_belong_to_the_items_whatever_their_order(stripes, encoder) -> None:

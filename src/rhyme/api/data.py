@@ -184,7 +184,8 @@ def read_data(
 
     Raises:
         DataError: nothing usable, or too few groups to split.
-        ConfigError: a fold without a split column, or the reverse.
+        ConfigError: a fold without a split column, or the reverse; an option of the scan beside a
+            catalog.
     """
     check_seed(seed)
     o = options or DataOptions()
@@ -216,14 +217,14 @@ def read_source(data: str | Path | Catalog, options: ReadOptions | None = None) 
 
     Raises:
         DataError: nothing usable.
+        ConfigError: an option of the scan beside a catalog.
+        UnknownName: the catalog has no such label column.
     """
     o = options or ReadOptions()
-    if isinstance(data, Catalog):
-        return data
-    if is_catalog(data):
-        catalog = open_data(Path(data))
+    if isinstance(data, Catalog) or is_catalog(data):
+        catalog = data if isinstance(data, Catalog) else open_data(Path(data))
         lists = official_lists(o.labels, o.split_number)
-        refuse_scan_options(o, data)
+        refuse_scan_options(o, (data.path or data.root) if isinstance(data, Catalog) else data)
         if lists is not None:
             return relabelled(catalog, lists)
         if o.label_column is not None:

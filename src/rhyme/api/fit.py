@@ -21,7 +21,7 @@ from rhyme.catalog import Catalog
 from rhyme.config import override
 from rhyme.encoders import seeded
 from rhyme.errors import DataError
-from rhyme.evaluation import group_hashes
+from rhyme.evaluation import train_facts
 from rhyme.loading import CatalogSource, FrameCache, Placement, count_reasons
 from rhyme.recipes import Recipe, load_recipe
 from rhyme.run import RunFolder, read_jsonl
@@ -209,8 +209,8 @@ def about(recipe: Recipe, catalog: Catalog) -> dict[str, Any]:
 
 
 def extra(items: Catalog, system: System) -> dict[str, Any]:
-    """What an encoder package keeps: the groups that it must not be judged on, and its head."""
-    return {"train_groups": group_hashes(items.distinct_groups), "cycle_head": system.cycle_head}
+    """What an encoder package keeps: the items that it must not be judged on, and its head."""
+    return {**train_facts(items), "cycle_head": system.cycle_head}
 
 
 def tell_missing(run: RunFolder, recipe: Recipe, progress: bool | None = None) -> None:

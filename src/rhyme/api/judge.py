@@ -20,6 +20,7 @@ from rhyme.errors import ConfigError, DataError, RunError
 from rhyme.evaluation import (
     PROTOCOLS,
     Evaluation,
+    Result,
     append_results,
     load_protocol,
 )
@@ -111,6 +112,13 @@ def evaluate(
         print(f"{describe_missing(gone)}; judged without", file=sys.stderr)
     label_column = options.label_column if options is not None else None
     recorded = record and not shelf and (folder / "config.yaml").is_file()
+    files = [RunFolder.open(folder).results] if recorded else []
+    files += [] if results is None else [Path(results)]
+
+    def keep(rows: Sequence[Result]) -> None:
+        for file in files:
+            append_results(file, rows)
+
     pictures = folder / "pictures" if recorded else None
     whole = all(load_protocol(name).reads in ("frames", "videos") for name in protocols)
     with progress_bar("evaluate", "videos" if whole else "frames") as progress:
@@ -133,16 +141,13 @@ def evaluate(
             commit=commit(),
             progress=progress,
             pictures=pictures,
+            keep=keep,
         )
     if pictures is not None and any(row.protocol == "propagation" for row in done.results):
         done = replace(done, notes=(*done.notes, f"pictures: {pictures}"))
     lost = describe_missing(gone) if gone else ""
     told = [note for note in (weights_note(package), prepared_note(catalog), lost) if note]
     done = replace(done, notes=(*done.notes, *told))
-    if recorded:
-        append_results(RunFolder.open(folder).results, done.results)
-    if results is not None:
-        append_results(results, done.results)
     return done
 
 

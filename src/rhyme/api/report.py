@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from rhyme.api.train import CATALOG
 from rhyme.catalog import Catalog
 from rhyme.encoders import EncoderPackage
 from rhyme.errors import ConfigError, DataError
-from rhyme.evaluation import group_hashes
+from rhyme.evaluation import TrainedOn
 from rhyme.report import ReportData, collect, write_report, write_runs_report
 from rhyme.run import RunFolder
 from rhyme.systems import SYSTEMS
@@ -154,10 +153,9 @@ def _held_out(
         return part(catalog, "test")
     catalog = read_source(data, options)
     check_root(catalog)
-    known = set(cast("list[str]", package.extra.get("train_groups", [])))
-    groups = cast("list[str]", catalog.table.column("group").to_pylist())
-    seen = dict(zip(names := sorted(set(groups)), group_hashes(names), strict=True))
-    fresh = [row for row, name in enumerate(groups) if seen[name] not in known]
+    known, groups = TrainedOn.of(package), catalog.group_names
+    seen = {} if known is None else known.groups_in(catalog)
+    fresh = [row for row, name in enumerate(groups) if name not in seen]
     if not fresh:
         return f"The encoder was trained on all groups of {catalog.root.name}."
     notes.append(f"the pictures are of {catalog.root.name}, given for the report")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rhyme.api.checks import PNG, output_file
+from rhyme.api.checks import NAMED, PNG, output_file
 from rhyme.api.data import ReadOptions, not_taken, quarantined, read_source
 from rhyme.api.encoder import OffTheShelf, encoder_of, say_weights
 from rhyme.api.package import export_package
@@ -21,7 +21,7 @@ from rhyme.api.prepare import prepared_note
 from rhyme.api.progress import progress_bar
 from rhyme.catalog import Catalog
 from rhyme.encoders import EncoderPackage, save_package
-from rhyme.errors import ConfigError
+from rhyme.errors import ConfigError, DataError
 from rhyme.store import Hit, contact_sheet, open_store, parse_query, write_store
 from rhyme.tasks.extract import encode
 from rhyme.training import resolve_device
@@ -67,6 +67,9 @@ class Encoder:
             data: a file, a folder, or a catalog.
             every: seconds from one moment to the next.
             options: how a folder is read.
+
+        Raises:
+            DataError: no item gives a frame, with the files and the reasons.
         """
         import torch
 
@@ -76,21 +79,45 @@ class Encoder:
         vectors: list[NDArray[np.float32]] = []
         times: list[NDArray[np.float64]] = []
         rows: list[int] = []
+        failed: dict[int, str] = {}
         module = self.package.module.eval()
         with torch.inference_mode():
             for pixels, index, seconds in inference_batches(
-                catalog, self.package.plan, every=every
+                catalog, self.package.plan, every=every, failed=failed
             ):
                 found = encode(module, pixels.to(self.device))
                 unit = torch.nn.functional.normalize(found.float(), dim=1)
                 vectors.append(unit.cpu().numpy())
                 times.append(np.asarray(seconds, dtype=np.float64))
                 rows += [int(i) for i in index]
+        if not vectors:
+            raise no_frames(catalog, failed)
         return Moments(
             vectors=np.concatenate(vectors),
             times=np.concatenate(times),
             paths=[catalog.item(row).path for row in rows],
         )
+
+
+def no_frames(catalog: Catalog, failed: Mapping[int, str]) -> DataError:
+    """The error of items of which none gives a frame.
+
+    Args:
+        catalog: the items.
+        failed: why, by row; items without a reason hold no picture.
+    """
+    reasons = {
+        catalog.item(row).path: failed.get(row, f"no pictures ({catalog.item(row).kind})")
+        for row in range(min(len(catalog), NAMED))
+    }
+    listed = "; ".join(f"{path}: {reason}" for path, reason in reasons.items())
+    more = len(catalog) - len(reasons)
+    return DataError(
+        f"none of the items gives a frame: {listed}" + (f"; and {more} more" if more else ""),
+        file=catalog.root,
+        stage="embed",
+        remedy="give files with pictures that can be decoded; rhyme scan says what is there",
+    )
 
 
 def load(run: str | Path | OffTheShelf, *, device: str = "auto") -> Encoder:

@@ -357,6 +357,8 @@ class Catalog:
     def with_column(self, name: str, values: Sequence[str | None]) -> Catalog:
         """The catalog with a column of words replaced; it is not written.
 
+        With another split the catalog does not say any more how its split was drawn.
+
         Args:
             name: ``"split"``, ``"group"``, or ``"label:NAME"``.
             values: one a row.
@@ -371,6 +373,9 @@ class Catalog:
             table = self.table.set_column(names.index(name), name, words)
         else:
             table = self.table.append_column(name, words)
+        if name == "split" and "splits" in self.meta:
+            meta = {fact: value for fact, value in self.meta.items() if fact != "splits"}
+            table = with_meta(table, meta)
         return Catalog(table, root=self._root)
 
     def with_meta(self, **changes: object) -> Catalog:

@@ -197,7 +197,8 @@ def resolve(labels: Labels, paths: list[str], root: Path, *, strict: bool) -> di
         The path in the CSV file by the collection's path.
 
     Raises:
-        CatalogError: paths that match nothing, with their line numbers.
+        CatalogError: two paths that match one file, or, if strict, paths that match nothing, with
+            their line numbers.
     """
     known = set(paths)
     stems: dict[str, list[str]] = {}
@@ -217,7 +218,15 @@ def resolve(labels: Labels, paths: list[str], root: Path, *, strict: bool) -> di
         if not options:
             options = [p[0] for c in (written, beside) if len(p := stems.get(c, [])) == 1]
         if options:
-            matched[options[0]] = written
+            if (first := matched.setdefault(options[0], written)) != written:
+                raise CatalogError(
+                    f"line {labels.lines[written]}: the file is named a second time, first on line "
+                    f"{labels.lines[first]} as '{first}'",
+                    file=labels.source,
+                    stage="labels",
+                    value=written,
+                    remedy="keep one line a file",
+                )
         else:
             lost.append(written)
     if lost and strict:

@@ -11,6 +11,7 @@ from rhyme.evaluation.compare import Comparison, ComparisonLine, Difference, com
 from rhyme.evaluation.evaluate import Evaluation, evaluate
 from rhyme.evaluation.protocol import PROTOCOLS, Metric, Protocol, SplitData, load_protocol
 from rhyme.evaluation.result import Result, append_results, read_results
+from rhyme.evaluation.seen import TrainedOn, train_facts
 from rhyme.evaluation.splits import (
     Classes,
     Splits,
@@ -32,6 +33,7 @@ __all__ = [
     "Result",
     "SplitData",
     "Splits",
+    "TrainedOn",
     "append_results",
     "compare",
     "evaluate",
@@ -40,5 +42,6 @@ __all__ = [
     "load_protocol",
     "make_splits",
     "read_results",
+    "train_facts",
     "usable_classes",
 ]

@@ -16,7 +16,8 @@ from torch.nn import functional
 
 from rhyme.catalog import Catalog
 from rhyme.errors import EvaluationError, RhymeError
-from rhyme.evaluation.frames import FrameData
+from rhyme.evaluation.checks import check_above_zero, check_least
+from rhyme.evaluation.frames import FrameData, dense_check
 from rhyme.evaluation.protocol import Metric, Protocol
 from rhyme.evaluation.truth_masks import Masks, read_masks
 from rhyme.tasks import L2_GRID, DenseEncoder, dense_encoder, linear_probe
@@ -56,6 +57,10 @@ class Settings:
     items: int = 2000
     cells: int = 20_000
     l2: tuple[float, ...] = L2_GRID
+
+    def __post_init__(self) -> None:
+        check_least(self, stride=1, height=1, frames=1, items=1, cells=1)
+        check_above_zero(self, "l2")
 
 
 @dataclass(frozen=True)
@@ -255,5 +260,6 @@ PROTOCOL = Protocol(
     run=run,
     needs_labels=False,
     reads="frames",
+    check=dense_check,
     fits=True,
 )

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rhyme.errors import EvaluationError, RhymeError
-from rhyme.evaluation.frames import FrameData
+from rhyme.errors import ConfigError, EvaluationError, RhymeError
+from rhyme.evaluation.checks import check_least
+from rhyme.evaluation.frames import FrameData, dense_check
 from rhyme.evaluation.protocol import Metric, Protocol
 from rhyme.objectives import nearest_cells
 from rhyme.tasks import DenseEncoder, dense_encoder
@@ -56,6 +57,13 @@ class Settings:
     tolerance: int = 1
     colour: bool = True
     smallest: float = 0.2
+
+    def __post_init__(self) -> None:
+        check_least(self, stride=1, size=1, pairs=1, tolerance=0)
+        if not 0 < self.smallest <= 1:
+            raise ConfigError(
+                "smallest must lie above 0 and at most at 1", value=self.smallest, remedy="try 0.2"
+            )
 
 
 def run(data: FrameData, settings: Settings) -> list[Metric]:
@@ -168,4 +176,5 @@ PROTOCOL = Protocol(
     run=run,
     needs_labels=False,
     reads="frames",
+    check=dense_check,
 )

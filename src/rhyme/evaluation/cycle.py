@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rhyme.evaluation.checks import check_above_zero
 from rhyme.evaluation.protocol import Metric, Protocol, SplitData
 from rhyme.tasks import cycle_return
 
@@ -28,6 +29,9 @@ class Settings:
     temperature: float = 0.1
     split_seed: int | None = None
     standardise: bool = False
+
+    def __post_init__(self) -> None:
+        check_above_zero(self, "temperature")
 
 
 def run(split: SplitData, settings: Settings) -> list[Metric]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from torch import nn
 from rhyme.catalog import Catalog
 from rhyme.encoders import EncoderPackage, load_package, untrained
 from rhyme.errors import ConfigError, DataError, EvaluationError
-from rhyme.evaluation.heads import behind_head, cycle_head
-from rhyme.evaluation.inputs import Seen, classes_of, known_groups, without_seen
+from rhyme.evaluation.heads import behind_head, check_heads, cycle_head
+from rhyme.evaluation.inputs import Seen, classes_of, without_seen
 from rhyme.evaluation.judged import Judged
 from rhyme.evaluation.pixels import Testing
 from rhyme.evaluation.protocol import (
@@ -28,6 +28,7 @@ from rhyme.evaluation.protocol import (
 )
 from rhyme.evaluation.record import Record
 from rhyme.evaluation.result import Result
+from rhyme.evaluation.seen import TrainedOn
 from rhyme.evaluation.splits import Splits, held_out, make_splits
 from rhyme.loading import FrameCache
 from rhyme.tasks import FeatureTable
@@ -115,12 +116,14 @@ def evaluate(
     data: str | None = None,
     progress: Progress | None = None,
     pictures: Path | None = None,
+    keep: Callable[[Sequence[Result]], None] | None = None,
 ) -> Evaluation:
     """Run protocols on the split of a catalog, for the encoder and for untrained copies of it.
 
     The split is the catalog's own, else 60/20/20 by group; protocols that fit nothing, asked for
     without others, judge all items of a catalog without a split. Frames are decoded once for all
-    encoders. A protocol that the data cannot serve is skipped with its reason.
+    encoders. A protocol that the data or the encoder cannot serve is skipped with its reason;
+    settings and options that cannot be are refused before anything is measured.
 
     Args:
         package: an encoder package, or its folder.
@@ -149,24 +152,29 @@ def evaluate(
         data: name of the collection, for the record; its folder's name by default.
         progress: called with (done, total) frames.
         pictures: folder for the pictures that protocols draw of the trained encoder; None for none.
+        keep: called with the rows of each protocol as soon as it is measured, so that they are safe
+            whatever becomes of the next one.
 
     Returns:
         The rows, and everything one has to know to read them.
 
     Raises:
-        UnknownName: an unknown protocol, setting or label column.
-        ConfigError: settings of a protocol that is not asked for.
+        UnknownName: an unknown protocol, setting, head or label column.
+        ConfigError: settings of a protocol that is not asked for, that are out of range or do not
+            fit the encoder; heads where no protocol reads features; ``short`` without ``clips``.
         EvaluationError: no usable split, or test groups that the encoder was trained on.
         DataError: no item can be read.
     """
     chosen = [load_protocol(name) for name in dict.fromkeys(protocols)]
     parsed = _parsed(chosen, settings or {})
+    testing = Testing(clips=clips, short=short)
     if not isinstance(package, EncoderPackage):
         package = load_package(package, device)
+    _check_heads(package, heads, chosen)
+    skipped = _unfit(package, chosen, parsed)
     placed = all(p.reads == "frames" and not p.fits for p in chosen)
     splits = (held_out if placed else make_splits)(catalog, seed=seed)
     notes = [str(splits), *splits.notes]
-    testing = Testing(clips=clips, short=short)
     sampling = testing.sampling(package.plan)
     splits = without_seen(package, catalog, splits, seen, notes)
     before = len(notes)
@@ -184,7 +192,7 @@ def evaluate(
         seed=seed,
         frames_per_item=min(frames_per_item, longest),
         testing=testing,
-        known=() if seen == "allow" else tuple(known_groups(package) or ()),
+        known=None if seen == "allow" else TrainedOn.of(package),
         fits=any(p.fits for p in chosen),
         pictures=pictures,
         batch_size=batch_size,
@@ -219,9 +227,10 @@ def evaluate(
     wanted = {*heads} if own is None else {*heads, own}
     behind = {h: behind_head(package, h, ready) for h in sorted(wanted)} if ready else {}
     first = next(iter(judged.modules))
-    skipped: dict[str, str] = {}
     results: list[Result] = []
     for protocol in chosen:
+        if protocol.id in skipped:
+            continue
         if protocol.needs_labels and classes is None:
             skipped[protocol.id] = f"no labels to measure by: {unlabelled}"
             continue
@@ -235,14 +244,19 @@ def evaluate(
                     figures = protocol.run(table, parsed[protocol.id])
                     measured[name] += [replace(m, name=f"{m.name}@{head}") for m in figures]
         except (DataError, EvaluationError) as error:
-            skipped[protocol.id] = error.cause + (f"; {error.remedy}" if error.remedy else "")
+            skipped[protocol.id] = _reason(error)
             continue
         notes += _told(protocol.id, parsed[protocol.id], measured[first])
         notes += _noted(protocol.id, measured)
         # figure by figure, so that the rows of one metric stand together
-        for place in range(len(measured[first])):
-            for name, metrics in measured.items():
-                results.append(record.row(protocol, parsed[protocol.id], name, metrics[place]))
+        rows = [
+            record.row(protocol, parsed[protocol.id], name, metrics[place])
+            for place in range(len(measured[first]))
+            for name, metrics in measured.items()
+        ]
+        results += rows
+        if keep is not None:
+            keep(rows)
     notes += [f"{name} was skipped: {reason}" for name, reason in skipped.items()]
     features = {name: getattr(ready[first], name) for name in PARTS} if ready else {}
     return Evaluation(
@@ -268,6 +282,36 @@ def _parsed(
                 remedy=f"add it to --protocol: {','.join([*asked, name])}; or leave them out",
             )
     return {p.id: parse_settings(p, settings.get(p.id, {})) for p in chosen}
+
+
+def _check_heads(package: EncoderPackage, heads: Sequence[str], chosen: Sequence[Protocol]) -> None:
+    """Refuse heads that are not there, or that nothing would be measured behind."""
+    if heads and not any(p.reads == "features" for p in chosen):
+        raise ConfigError(
+            "heads are for protocols on features, and none is asked for",
+            stage="evaluate",
+            value=tuple(heads),
+            remedy="add one to --protocol, e.g. knn, or leave --heads out",
+        )
+    check_heads(package, heads)
+
+
+def _unfit(
+    package: EncoderPackage, chosen: Sequence[Protocol], parsed: Mapping[str, Any]
+) -> dict[str, str]:
+    """Reason by id of a protocol that the encoder cannot serve."""
+    found: dict[str, str] = {}
+    for protocol in chosen:
+        try:
+            if protocol.check is not None:
+                protocol.check(package, parsed[protocol.id], f"--{protocol.id}.")
+        except EvaluationError as error:
+            found[protocol.id] = _reason(error)
+    return found
+
+
+def _reason(error: DataError | EvaluationError) -> str:
+    return error.cause + (f"; {error.remedy}" if error.remedy else "")
 
 
 def _encoders(

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rhyme.evaluation.grid import Grid, top1_of_grid
+from rhyme.evaluation.grid import Grid, grid_check, top1_of_grid
 from rhyme.evaluation.pixels import Pixels
 from rhyme.evaluation.protocol import Metric, Protocol
 
@@ -111,5 +111,6 @@ PROTOCOL = Protocol(
     run=run,
     needs_labels=True,
     reads="pixels",
+    check=grid_check,
     presets=PRESETS,
 )

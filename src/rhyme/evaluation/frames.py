@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +13,27 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rhyme.catalog import Catalog
-from rhyme.encoders import Head, InferencePlan
+from rhyme.encoders import EncoderPackage, Head, InferencePlan
+from rhyme.tasks import dense_encoder
 from rhyme.tasks.extract import Progress
 from rhyme.views import frame_counts, frame_times
 
-__all__ = ["FrameData"]
+__all__ = ["FrameData", "dense_check"]
+
+
+def dense_check(package: EncoderPackage, settings: Any, options: str) -> None:
+    """Whether an encoder gives the map that settings with a stride and a stage ask for.
+
+    Args:
+        package: the encoder.
+        settings: the settings.
+        options: what stands before the names of the user's options, e.g. ``"--cells."``.
+
+    Raises:
+        EvaluationError: it gives no map of a frame.
+        ConfigError: it has no such stage, or none so fine.
+    """
+    dense_encoder(package.module, settings.stride, settings.stage, options=options)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from rhyme.encoders import EncoderPackage
+from rhyme.errors import ConfigError
+from rhyme.evaluation.checks import check_above_zero, check_least
 from rhyme.evaluation.pixels import Pixels, Testing, tuned
 from rhyme.evaluation.protocol import Metric
 from rhyme.tasks import Aggregate, Tuning
@@ -71,6 +74,17 @@ class Grid:
     short: ShortVideo | None = None
     aggregate: Aggregate = "softmax"
 
+    def __post_init__(self) -> None:
+        check_above_zero(self, "lr")
+        check_least(self, weight_decay=0)
+        _ = self.tunings(frozen=True)  # what does not go together is refused there
+        _ = self.testing
+
+    @property
+    def testing(self) -> Testing:
+        """The clips of a test video."""
+        return Testing(clips=self.clips, short=self.short)
+
     def tunings(self, *, frozen: bool) -> list[Tuning]:
         """Every setting that is tried."""
         own = {f.name for f in fields(self)} - {"lr", "weight_decay"}
@@ -85,6 +99,26 @@ class Grid:
         ]
 
 
+def grid_check(package: EncoderPackage, settings: Grid, options: str) -> None:
+    """Whether clips and crops of the settings go with an encoder's plan.
+
+    Args:
+        package: the encoder.
+        settings: what is tried.
+        options: what stands before the names of the user's options.
+
+    Raises:
+        ConfigError: they do not, naming the protocol.
+    """
+    try:
+        for tuning in settings.tunings(frozen=True):
+            tuning.views(package.plan)
+            settings.testing.sampling(tuning.plan(package.plan))
+    except ConfigError as error:
+        error.stage = f"settings {options}*"
+        raise
+
+
 def top1_of_grid(pixels: Pixels, grid: Grid, *, frozen: bool) -> list[Metric]:
     """``top1`` of the test items, with the setting that is best on the validation items.
 
@@ -93,8 +127,8 @@ def top1_of_grid(pixels: Pixels, grid: Grid, *, frozen: bool) -> list[Metric]:
         grid: what to try.
         frozen: train the classifier alone.
     """
-    testing = Testing(clips=grid.clips, short=grid.short)
-    found = tuned(pixels, pixels.rows["train"], grid.tunings(frozen=frozen), testing=testing)
+    tunings = grid.tunings(frozen=frozen)
+    found = tuned(pixels, pixels.rows["train"], tunings, testing=grid.testing)
     return [
         Metric(
             name="top1",

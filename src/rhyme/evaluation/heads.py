@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -12,7 +12,15 @@ from rhyme.errors import EvaluationError, UnknownName, nearest
 from rhyme.evaluation.protocol import SplitData
 from rhyme.tasks import FeatureTable
 
-__all__ = ["behind_head", "cycle_head", "fresh_head", "heads_of", "part_heads", "through_head"]
+__all__ = [
+    "behind_head",
+    "check_heads",
+    "cycle_head",
+    "fresh_head",
+    "heads_of",
+    "part_heads",
+    "through_head",
+]
 
 
 def cycle_head(package: EncoderPackage) -> str | None:
@@ -49,6 +57,27 @@ def heads_of(package: EncoderPackage, encoder: str) -> dict[str, Head]:
     return {n: fresh_head(h, int(seed)) if seed else h for n, h in package.heads.items()}
 
 
+def check_heads(package: EncoderPackage, names: Iterable[str]) -> dict[str, Head]:
+    """The heads of a package, and a reading one for each part of its feature, by name.
+
+    Args:
+        package: the encoder.
+        names: heads that it has to have.
+
+    Raises:
+        UnknownName: it has no such head and no such part.
+    """
+    known = {**part_heads(package), **package.heads}
+    for head in names:
+        if head not in known:
+            raise UnknownName(
+                f"the package has no head '{head}'",
+                file=package.directory,
+                remedy=nearest(head, known) if known else "it has none at all",
+            )
+    return known
+
+
 @torch.inference_mode()
 def through_head(table: FeatureTable, head: Head) -> FeatureTable:
     """A table of embeddings ``[n, f, out]`` from a table of backbone features ``[n, f, d]``."""
@@ -70,13 +99,7 @@ def behind_head(
     Raises:
         UnknownName: it has no such head and no such part.
     """
-    known = {**part_heads(package), **package.heads}
-    if head not in known:
-        raise UnknownName(
-            f"the package has no head '{head}'",
-            file=package.directory,
-            remedy=nearest(head, known) if known else "it has none at all",
-        )
+    known = check_heads(package, [head])
     found: dict[str, SplitData] = {}
     for name, data in ready.items():
         _, _, seed = name.partition("/")

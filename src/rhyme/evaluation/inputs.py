@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, cast
 
@@ -12,10 +11,11 @@ from rhyme.catalog import Catalog
 from rhyme.encoders import EncoderPackage
 from rhyme.errors import EvaluationError
 from rhyme.evaluation.protocol import SplitData
-from rhyme.evaluation.splits import Classes, Splits, group_hashes, usable_classes
+from rhyme.evaluation.seen import TrainedOn
+from rhyme.evaluation.splits import Classes, Splits, usable_classes
 from rhyme.tasks import FeatureTable
 
-__all__ = ["Seen", "classes_of", "known_groups", "shards_of", "split_features", "without_seen"]
+__all__ = ["Seen", "classes_of", "shards_of", "split_features", "without_seen"]
 
 Seen = Literal["error", "drop", "allow"]
 
@@ -29,17 +29,11 @@ def shards_of(catalog: Catalog) -> dict[str, Any]:
     return {"prepared": {name: kept.get(name) for name in ("size", "format", "quality", "fps")}}
 
 
-def known_groups(package: EncoderPackage) -> Sequence[str] | None:
-    """Hashes of the groups that the package says it was trained on, if it says so."""
-    known = package.extra.get("train_groups", package.card.get("train_groups"))
-    return cast(Sequence[str], known) if isinstance(known, list | tuple) else None
-
-
 def without_seen(
     package: EncoderPackage, catalog: Catalog, splits: Splits, seen: Seen, notes: list[str]
 ) -> Splits:
-    """Hold the test groups against the groups that the package says it was trained on."""
-    known = known_groups(package)
+    """Hold the test groups against what the package says that it was trained on."""
+    known = TrainedOn.of(package)
     if known is None:
         teller = "the file of weights" if package.extra.get("weights") else "the package"
         notes.append(
@@ -47,24 +41,29 @@ def without_seen(
             "unseen has to be taken on trust"
         )
         return splits
-    trained_on = set(known)
-    groups = cast("list[str]", catalog.table.column("group").to_pylist())
-    names = {int(row): groups[row] for row in splits.test}
-    hit = {name for name in set(names.values()) if group_hashes([name])[0] in trained_on}
+    hit = known.groups_in(catalog)
+    if known and not hit:
+        notes.append(
+            "no group and no file that the encoder was trained on occurs in this data: that it "
+            "does not hold the same videos under other names has to be taken on trust"
+        )
+    names = dict(zip(splits.test.tolist(), np.take(catalog.group_names, splits.test), strict=True))
     bad = {row for row, name in names.items() if name in hit}
     if not bad:
         return splits
-    overlap = sorted(hit)
+    overlap = sorted({str(names[row]) for row in bad})
+    files = [path for name in overlap if (path := hit[name]) is not None]
+    by_file = f"; {len(files)} of them by their files, e.g. {files[0]}" if files else ""
     if seen == "allow":
         notes.append(
-            f"the encoder was trained on {len(overlap)} of the test groups; they are measured all "
-            "the same, as asked"
+            f"the encoder was trained on {len(overlap)} of the test groups{by_file}; they are "
+            "measured all the same, as asked"
         )
         return splits
     kept = np.array([row for row in splits.test if int(row) not in bad], dtype=np.int64)
     if seen == "error" or len(kept) == 0:
         raise EvaluationError(
-            f"the encoder was trained on {len(overlap)} of the test groups",
+            f"the encoder was trained on {len(overlap)} of the test groups{by_file}",
             file=catalog.root,
             stage="evaluate",
             value=overlap[:5],
@@ -73,7 +72,7 @@ def without_seen(
         )
     notes.append(
         f"{len(overlap)} test groups that the encoder was trained on are left out "
-        f"({len(bad)} items)"
+        f"({len(bad)} items{by_file})"
     )
     return replace(splits, test=kept)
 

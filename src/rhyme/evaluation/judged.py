@@ -18,6 +18,7 @@ from rhyme.evaluation.heads import heads_of
 from rhyme.evaluation.inputs import split_features
 from rhyme.evaluation.pixels import Pixels, Testing
 from rhyme.evaluation.protocol import Reads, SplitData
+from rhyme.evaluation.seen import TrainedOn
 from rhyme.evaluation.splits import Classes, Splits
 from rhyme.evaluation.videos import VideoData, whole_videos
 from rhyme.loading import FrameCache
@@ -44,7 +45,7 @@ class Judged:
         seed: seed of the evaluation.
         frames_per_item: equally spaced moments of an item.
         testing: clips of an item by a rule instead.
-        known: hashes of groups that the encoder was trained on, where that matters.
+        known: what the encoder was trained on, where that is told and matters.
         fits: whether a protocol fits something on frames.
         pictures: where the trained encoder's pictures go; None for none.
         batch_size: frames a forward pass.
@@ -63,7 +64,7 @@ class Judged:
     seed: int
     frames_per_item: int
     testing: Testing
-    known: tuple[str, ...]
+    known: TrainedOn | None
     fits: bool
     pictures: Path | None
     batch_size: int

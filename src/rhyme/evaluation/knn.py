@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rhyme.evaluation.checks import check_above_zero, check_least, check_some
 from rhyme.evaluation.protocol import Metric, Protocol, SplitData
 from rhyme.tasks import knn_classify
 from rhyme.tasks.table import Integer
@@ -40,6 +41,11 @@ class Settings:
     standardise: bool = True
     levels: tuple[Level, ...] = ("video", "frame")
     per_class: bool = True
+
+    def __post_init__(self) -> None:
+        check_least(self, k=1)
+        check_above_zero(self, "temperature")
+        check_some(self, "levels")
 
 
 def majority_share(train: Integer, test: Integer) -> float:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from rhyme.evaluation.checks import check_above_zero, check_least, check_some
 from rhyme.evaluation.knn import majority_share
 from rhyme.evaluation.protocol import Metric, Protocol, SplitData
 from rhyme.tasks import L2_GRID, linear_probe
@@ -32,6 +33,11 @@ class Settings:
     refit: Literal["train", "train+val"] = "train"
     iterations: int = 1000
     levels: tuple[Level, ...] = ("video",)
+
+    def __post_init__(self) -> None:
+        check_above_zero(self, "l2")
+        check_least(self, iterations=1)
+        check_some(self, "levels")
 
 
 def run(split: SplitData, settings: Settings) -> list[Metric]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rhyme.evaluation.grid import Grid, top1_of_grid
+from rhyme.evaluation.grid import Grid, grid_check, top1_of_grid
 from rhyme.evaluation.pixels import Pixels
 from rhyme.evaluation.protocol import Metric, Protocol
 
@@ -79,5 +79,6 @@ PROTOCOL = Protocol(
     run=run,
     needs_labels=True,
     reads="pixels",
+    check=grid_check,
     presets=PRESETS,
 )

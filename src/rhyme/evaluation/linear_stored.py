@@ -10,9 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from rhyme.evaluation.checks import check_above_zero, check_least
 from rhyme.evaluation.knn import class_accuracy, majority_share
 from rhyme.evaluation.protocol import Metric, Protocol, SplitData
 from rhyme.tasks import norm_probe
+from rhyme.training.config import ScheduleConfig
 
 __all__ = ["PROTOCOL", "Settings", "run"]
 
@@ -34,6 +36,12 @@ class Settings:
     epochs: int = 100
     batch_size: int = 1024
     milestones: tuple[int, ...] = (60, 80)
+
+    def __post_init__(self) -> None:
+        check_above_zero(self, "lr")
+        check_least(self, weight_decay=0, epochs=1, batch_size=2)
+        name = "step" if self.milestones else "constant"  # that they rise is checked there
+        ScheduleConfig(name=name, milestones=self.milestones, per="epoch")
 
 
 def run(split: SplitData, settings: Settings) -> list[Metric]:

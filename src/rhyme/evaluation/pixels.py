@@ -12,7 +12,7 @@ from torch import nn
 
 from rhyme.catalog import Catalog
 from rhyme.encoders import InferencePlan
-from rhyme.errors import DataError, Diverged, EvaluationError
+from rhyme.errors import ConfigError, DataError, Diverged, EvaluationError
 from rhyme.loading import FrameCache
 from rhyme.tasks import Classifier, Tuning, fine_tune, predict_classes
 from rhyme.tasks.extract import Progress
@@ -31,10 +31,27 @@ class Testing:
     Attributes:
         clips: a rule of ``rhyme.views.CLIP_RULES``; None for equally spaced moments.
         short: what becomes of videos shorter than a clip; None takes the rule's own.
+
+    Raises:
+        UnknownName: no such rule.
+        ConfigError: ``short`` without a rule.
     """
 
     clips: str | None = None
     short: ShortVideo | None = None
+
+    def __post_init__(self) -> None:
+        if self.clips is not None:
+            clip_sampling(self.clips, short=self.short)
+        elif self.short is not None:
+            raise ConfigError(
+                "short says what becomes of videos shorter than a clip, and no rule for clips is "
+                "named",
+                stage="evaluate",
+                value=self.short,
+                remedy="name one, e.g. --clips linspace10 (of a protocol: --finetune.clips "
+                "linspace10), or leave short out",
+            )
 
     def sampling(self, plan: InferencePlan) -> ClipSampling | None:
         """The rule for clips of this plan.
@@ -123,6 +140,7 @@ class Pixels:
     def fit(self, rows: Integer, tuning: Tuning) -> Classifier:
         """A classifier trained on these rows."""
         catalog = self.catalog.select(indices=rows)
+        clip = tuning.plan(self.plan).frames
         return fine_tune(
             self.encoder,
             self.plan,
@@ -133,7 +151,8 @@ class Pixels:
             seed=self.seed,
             workers=self.workers,
             device=self.device,
-            cache=self._cache(rows, catalog, tuning.plan(self.plan).frames),
+            cache=self._cache(rows, catalog, clip),
+            frames=self.frames_per_item if clip == 1 else None,
             progress=self.progress,
         )
 
@@ -163,14 +182,20 @@ class Pixels:
             truth=truth,
         )
 
+    def in_memory(self, rows: Integer, tuning: Tuning) -> bool:
+        """Whether these rows were trained on from memory, where frames are scaled to the plan."""
+        return self.caches.get(_key(rows, tuning.plan(self.plan).frames)) is not None
+
     def _cache(self, rows: Integer, catalog: Catalog, clip: int) -> FrameCache | None:
         """Frames in memory where they fit: epochs then cost no decoding.
 
-        For clips that is every frame, so that their strides mean what they say.
+        Of single frames those that are drawn from without a cache too, so that which frames are
+        trained on does not depend on the room. For clips that is every frame, so that their strides
+        mean what they say.
         """
         longest = int(np.max(catalog.facts().frames, initial=1))
         kept = self.frames_per_item if clip == 1 else longest
-        key = b"%d/" % kept + rows.tobytes()
+        key = _key(rows, clip)
         if key not in self.caches:
             side = max(self.plan.resize, self.plan.size)
             taken = sum(c.frames.nbytes for c in self.caches.values() if c is not None)
@@ -185,6 +210,11 @@ class Pixels:
             except DataError:
                 self.caches[key] = None
         return self.caches[key]
+
+
+def _key(rows: Integer, clip: int) -> bytes:
+    """What tells the caches of an evaluation apart: their items, and frames against clips."""
+    return b"%d/" % (clip > 1) + rows.tobytes()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,6 +292,7 @@ def tuned(
         "batch_size": min(chosen.batch_size, len(rows)),
         "epochs": 0 if chosen.steps else chosen.epochs,
         **({"steps": chosen.steps} if chosen.steps else {}),
+        "in_memory": pixels.in_memory(rows, chosen),
         "unreadable": test.left_out,
         "short_videos": test.short,
     }

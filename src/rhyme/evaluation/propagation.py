@@ -19,7 +19,8 @@ from torch.nn import functional
 
 from rhyme.config import to_dict
 from rhyme.errors import EvaluationError, RhymeError
-from rhyme.evaluation.frames import FrameData
+from rhyme.evaluation.checks import check_above_zero, check_least
+from rhyme.evaluation.frames import FrameData, dense_check
 from rhyme.evaluation.protocol import Metric, Protocol
 from rhyme.evaluation.truth_masks import read_masks
 from rhyme.tasks import (
@@ -69,6 +70,10 @@ class Settings:
     temperature: float | None = None
     radius: float | None = None
     score_ends: bool = False
+
+    def __post_init__(self) -> None:
+        check_least(self, stride=1, height=1, context=1, k=1)
+        check_above_zero(self, "temperature", "radius")
 
     def rule(self) -> PropagationRule:
         """The rule, with what was changed of the preset."""
@@ -258,4 +263,5 @@ PROTOCOL = Protocol(
     run=run,
     needs_labels=False,
     reads="frames",
+    check=dense_check,
 )

@@ -10,7 +10,8 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from rhyme.config import from_dict, to_dict
-from rhyme.errors import EvaluationError, UnknownName, nearest
+from rhyme.encoders import EncoderPackage
+from rhyme.errors import ConfigError, EvaluationError, UnknownName, nearest
 from rhyme.evaluation.pixels import unlabelled
 from rhyme.tasks import FeatureTable
 from rhyme.tasks.table import Integer
@@ -126,6 +127,11 @@ class Protocol:
             :class:`~rhyme.evaluation.frames.FrameData` of the test items, ``"videos"`` on a
             :class:`~rhyme.evaluation.videos.VideoData` of the training and test items.
         fits: whether it fits something on frames, and so needs a split.
+        check: ``(package, settings, options)``, called before anything is measured, with what
+            stands before the names of the user's options (``"--knn."``): raises an
+            :class:`~rhyme.errors.EvaluationError` where the encoder cannot serve the protocol,
+            which is skipped then, and a :class:`~rhyme.errors.ConfigError` where the settings do
+            not fit the encoder.
         presets: published settings by name, for settings that have a ``preset``; what is changed
             is changed of the preset that is named.
     """
@@ -137,6 +143,7 @@ class Protocol:
     needs_labels: bool
     reads: Reads = "features"
     fits: bool = False
+    check: Callable[[EncoderPackage, Any, str], None] | None = None
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
 
 
@@ -166,7 +173,7 @@ def parse_settings(protocol: Protocol, changes: Mapping[str, Any]) -> Any:
 
     Raises:
         UnknownName: a name, or a preset, that it does not have.
-        ConfigError: a value of another type.
+        ConfigError: a value of another type or out of range, or values that do not go together.
     """
     preset: Mapping[str, Any] = {}
     if protocol.presets and "preset" in changes:
@@ -180,4 +187,8 @@ def parse_settings(protocol: Protocol, changes: Mapping[str, Any]) -> Any:
         preset = protocol.presets[name]
     # together and not one by one: some settings only fit with others
     values = {**to_dict(protocol.settings()), **preset, **changes}
-    return from_dict(protocol.settings, values, where=f"{protocol.id}.")
+    try:
+        return from_dict(protocol.settings, values, where=f"{protocol.id}.")
+    except ConfigError as error:
+        error.stage = f"settings of {protocol.id}"
+        raise

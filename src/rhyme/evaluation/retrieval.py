@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rhyme.errors import DataError
+from rhyme.evaluation.checks import check_least, check_some
 from rhyme.evaluation.protocol import Metric, Protocol, SplitData
 from rhyme.tasks import FeatureTable, group_retrieval, retrieval
 from rhyme.tasks.table import Float, Integer
@@ -48,6 +49,11 @@ class Settings:
     centring: tuple[Centring, ...] = ()
     levels: tuple[Level, ...] = ("video",)
     group: bool = True
+
+    def __post_init__(self) -> None:
+        check_least(self, ks=1)
+        if not self.group:
+            check_some(self, "levels")
 
 
 def run(split: SplitData, settings: Settings) -> list[Metric]:

@@ -7,12 +7,13 @@ counts and nothing is chosen, so validation videos have no part.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
+from rhyme.encoders import EncoderPackage
 from rhyme.errors import EvaluationError, RhymeError, UnknownName, nearest
 from rhyme.evaluation.frame_labels import (
     FrameLabels,
@@ -202,7 +203,11 @@ def _extracted(
         yield _Video(line=line, labels=codes, features=wanted)
 
 
-def _parts(settings: Settings, features: dict[str, Float]) -> tuple[str, ...]:
+def _check(package: EncoderPackage, settings: Settings, options: str) -> None:
+    _parts(settings, ("pooled", *package.config.parts))
+
+
+def _parts(settings: Settings, features: Collection[str]) -> tuple[str, ...]:
     for part in settings.parts:
         if part not in features:
             raise UnknownName(
@@ -277,4 +282,5 @@ PROTOCOL = Protocol(
     run=run,
     needs_labels=False,
     reads="videos",
+    check=_check,
 )

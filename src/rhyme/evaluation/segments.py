@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rhyme.errors import ConfigError, EvaluationError
+from rhyme.errors import EvaluationError
+from rhyme.evaluation.checks import check_least
 from rhyme.evaluation.frames import FrameData
 from rhyme.evaluation.protocol import Metric, Protocol
 from rhyme.loading import inference_batches
@@ -39,8 +40,7 @@ class Settings:
     batch_size: int = 64
 
     def __post_init__(self) -> None:
-        if self.clips < 2:
-            raise ConfigError("segments.clips must be at least 2", value=self.clips)
+        check_least(self, clips=2, batch_size=1)
 
 
 def run(data: FrameData, settings: Settings) -> list[Metric]:

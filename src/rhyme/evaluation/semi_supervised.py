@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from rhyme.encoders import EncoderPackage
 from rhyme.errors import ConfigError
 from rhyme.evaluation.pixels import Pixels, tuned
 from rhyme.evaluation.protocol import Metric, Protocol
@@ -62,6 +63,15 @@ class Settings:
                 value=self.lists,
                 remedy="rename one of them",
             )
+        _ = self.tunings
+
+    @property
+    def tunings(self) -> list[Tuning]:
+        """How each share of the labels is trained on."""
+        return [
+            Tuning(epochs=epochs, batch_size=self.batch_size, lr=self.lr, scale=self.scale)
+            for epochs in self.epochs
+        ]
 
 
 def run(pixels: Pixels, settings: Settings) -> list[Metric]:
@@ -76,15 +86,9 @@ def run(pixels: Pixels, settings: Settings) -> list[Metric]:
         were chosen.
     """
     metrics: list[Metric] = []
-    for (name, rows, written), epochs in zip(
-        _chosen(pixels, settings), settings.epochs, strict=True
+    for (name, rows, written), tuning in zip(
+        _chosen(pixels, settings), settings.tunings, strict=True
     ):
-        tuning = Tuning(
-            epochs=epochs,
-            batch_size=settings.batch_size,
-            lr=settings.lr,
-            scale=settings.scale,
-        )
         found = tuned(pixels, rows, [tuning])
         metrics.append(
             Metric(
@@ -97,6 +101,11 @@ def run(pixels: Pixels, settings: Settings) -> list[Metric]:
             )
         )
     return metrics
+
+
+def _check(package: EncoderPackage, settings: Settings, options: str) -> None:
+    for tuning in settings.tunings:
+        tuning.views(package.plan)
 
 
 def _chosen(pixels: Pixels, settings: Settings) -> Iterator[tuple[str, Integer, dict[str, Any]]]:
@@ -119,4 +128,5 @@ PROTOCOL = Protocol(
     run=run,
     needs_labels=True,
     reads="pixels",
+    check=_check,
 )

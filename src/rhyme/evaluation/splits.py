@@ -36,7 +36,8 @@ class Splits:
         train: ``int64``, ascending.
         val: ``int64``.
         test: ``int64``.
-        origin: where the split comes from, one line.
+        origin: where the split comes from, one line; a setting of the rows, which pair by it.
+        drawn: how the split was drawn that the data bring; empty where it was not, or not here.
         notes: what had to be done to make it usable.
     """
 
@@ -44,6 +45,7 @@ class Splits:
     val: Integer
     test: Integer
     origin: str
+    drawn: str = ""
     notes: tuple[str, ...] = ()
 
     @property
@@ -66,7 +68,7 @@ class Splits:
 
     def __str__(self) -> str:
         counts = ", ".join(f"{name} {len(getattr(self, name))}" for name in SPLIT_NAMES)
-        return f"{self.origin}: {counts} items"
+        return f"{self.drawn or self.origin}: {counts} items"
 
 
 def make_splits(catalog: Catalog, *, seed: int = 0) -> Splits:
@@ -86,8 +88,13 @@ def make_splits(catalog: Catalog, *, seed: int = 0) -> Splits:
         EvaluationError: a group stands in two splits, or train or test is empty.
         DataError: too few groups to make a split of.
     """
+    return _make(catalog, seed, ("train", "test"))
+
+
+def _make(catalog: Catalog, seed: int, needed: Sequence[str]) -> Splits:
     names = _column(catalog, "split")
     notes: list[str] = []
+    drawn = ""
     if any(name is not None for name in names):
         fold = catalog.meta.get("fold")
         lists = catalog.meta.get("lists")
@@ -103,6 +110,9 @@ def make_splits(catalog: Catalog, *, seed: int = 0) -> Splits:
                     f"{lists['missing']} of the {lists['listed']} videos that the lists name are "
                     "not there: they are named in the quarantine of the catalog"
                 )
+        elif facts := catalog.meta.get("splits"):
+            shares = "/".join(f"{100 * share:g}" for share in facts["fractions"])
+            drawn = f"{shares} by group, seed {facts['seed']}"
     else:
         origin = f"60/20/20 by group, seed {seed}"
         names = _column(assign_splits(catalog, seed=seed), "split")
@@ -119,9 +129,9 @@ def make_splits(catalog: Catalog, *, seed: int = 0) -> Splits:
             if (found == "val").any()
             else "the split has no validation items, and all training items are of one group"
         )
-    _check(catalog, found, groups)
+    _check(catalog, found, groups, needed)
     rows = {name: np.flatnonzero(found == name).astype(np.int64) for name in SPLIT_NAMES}
-    return Splits(**rows, origin=origin, notes=tuple(notes))
+    return Splits(**rows, origin=origin, drawn=drawn, notes=tuple(notes))
 
 
 def held_out(catalog: Catalog, *, seed: int = 0) -> Splits:
@@ -132,10 +142,10 @@ def held_out(catalog: Catalog, *, seed: int = 0) -> Splits:
         seed: as for :func:`make_splits`.
 
     Raises:
-        EvaluationError: as :func:`make_splits`.
+        EvaluationError: a group stands in two splits, or test is empty.
     """
     if any(name is not None for name in _column(catalog, "split")):
-        return make_splits(catalog, seed=seed)
+        return _make(catalog, seed, ("test",))
     none = np.empty(0, dtype=np.int64)
     rows = np.arange(len(catalog), dtype=np.int64)
     return Splits(train=none, val=none, test=rows, origin="no split, all items judged")
@@ -154,14 +164,16 @@ def _set_aside(found: NDArray[np.object_], groups: Integer, seed: int) -> NDArra
     return out
 
 
-def _check(catalog: Catalog, found: NDArray[np.object_], groups: Integer) -> None:
-    for name in ("train", "test"):
+def _check(
+    catalog: Catalog, found: NDArray[np.object_], groups: Integer, needed: Sequence[str]
+) -> None:
+    for name in needed:
         if not (found == name).any():
             raise EvaluationError(
                 f"the split '{name}' has no items",
                 file=catalog.root,
                 stage="evaluate",
-                remedy="give more groups, or a split column with train and test",
+                remedy=f"give more groups, or a split column with {' and '.join(needed)}",
             )
     first: dict[int, tuple[str, int]] = {}
     for row in np.flatnonzero(found != "").tolist():

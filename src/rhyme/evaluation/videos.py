@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from rhyme.catalog import Catalog
 from rhyme.evaluation.frames import FrameData
-from rhyme.evaluation.splits import Splits, group_hashes
+from rhyme.evaluation.seen import TrainedOn
+from rhyme.evaluation.splits import Splits
 from rhyme.tasks.table import Integer
 
 __all__ = ["VideoData", "whole_videos"]
@@ -30,7 +30,7 @@ class VideoData(FrameData):
 
 
 def whole_videos(
-    data: FrameData, catalog: Catalog, splits: Splits, known: Sequence[str] = ()
+    data: FrameData, catalog: Catalog, splits: Splits, known: TrainedOn | None = None
 ) -> VideoData:
     """The same encoder with the whole collection.
 
@@ -38,15 +38,13 @@ def whole_videos(
         data: the encoder, with the test items alone.
         catalog: all items.
         splits: who trains and who is judged.
-        known: hashes of the groups that the encoder was trained on, where that matters.
+        known: what the encoder was trained on, where that is told and matters.
     """
     given: dict[str, Any] = {f.name: getattr(data, f.name) for f in fields(FrameData)}
     given["catalog"] = catalog
-    hashes = set(known)
-    names = catalog.distinct_groups if hashes else []
     return VideoData(
         **given,
         train=splits.train,
         test=splits.test,
-        seen=frozenset(name for name in names if group_hashes([name])[0] in hashes),
+        seen=frozenset() if known is None else frozenset(known.groups_in(catalog)),
     )

@@ -55,7 +55,7 @@ class _Job:
 
     def _decode(self, row: int) -> _Decoded:
         facts = self.readers.catalog.facts([row])
-        index = _kept(frame_counts(facts), self.frames)
+        index = kept_frames(frame_counts(facts), self.frames)
         frames, times = self.readers.frames(row, frame_times(facts, index)[0])
         # Prepared shards give smaller copies; maps lead to the original all the same.
         rows, columns = int(facts.height[0]), int(facts.width[0])
@@ -305,7 +305,7 @@ def too_many_bad(bad: Mapping[Any, str], items: int, limit: float) -> DataError 
     )
 
 
-def _kept(counts: NDArray[np.int64], frames: int) -> NDArray[np.int64]:
+def kept_frames(counts: NDArray[np.int64], frames: int) -> NDArray[np.int64]:
     """Frame numbers that are kept: equally spaced, or all and the last one again."""
     spaced = equally_spaced(counts, frames)
     every = np.minimum(np.arange(frames)[None, :], counts[:, None] - 1)

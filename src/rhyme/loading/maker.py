@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from rhyme.catalog import Catalog, ItemFacts
 from rhyme.errors import CatalogError, DataError, MediaError
 from rhyme.loading.batch import Batch
-from rhyme.loading.cache import FrameCache
+from rhyme.loading.cache import FrameCache, kept_frames, with_frames
 from rhyme.loading.decode import Readers
 from rhyme.loading.gathering import Decoded, Gathering, stacked
 from rhyme.loading.placement import Raw
 from rhyme.views import ClipPixels, Draws, Keys, View, ViewPlan
+from rhyme.views.clips import FrameDraws
+from rhyme.views.facts import frame_counts, frame_times
 
 __all__ = ["BatchMaker", "Made", "Replaced", "Request"]
 
@@ -79,12 +81,15 @@ class BatchMaker:
         plan: the draws and views.
         seed: run seed.
         cache: decoded frames to read instead of the files.
+        frames: draw from so many equally spaced frames of an item alone, those that a cache of so
+            many holds; None draws from all.
     """
 
     catalog: Catalog
     plan: ViewPlan
     seed: int
     cache: FrameCache | None = None
+    frames: int | None = None
 
     def __post_init__(self) -> None:
         self.readers = Readers(self.catalog)
@@ -142,7 +147,11 @@ class BatchMaker:
     def facts(self, rows: NDArray[np.int64] | None = None) -> ItemFacts:
         """Facts of items as the draws see them."""
         facts = self.catalog.facts(rows)
-        return facts if self.cache is None else self.cache.facts(facts)
+        if self.cache is not None:
+            return self.cache.facts(facts)
+        if self.frames is None:
+            return facts
+        return with_frames(facts, np.minimum(frame_counts(facts), self.frames))
 
     def close(self) -> None:
         """Close all files."""
@@ -151,7 +160,17 @@ class BatchMaker:
     def _draw(self, epoch: int, rows: NDArray[np.int64], repeats: NDArray[np.int64]) -> Draws:
         facts = self.facts(rows)
         keys = Keys(self.seed, epoch, np.asarray(facts.id, dtype=np.uint64), repeats)
-        return self.plan.draw(facts, keys)
+        draws = self.plan.draw(facts, keys)
+        if self.cache is not None or self.frames is None:
+            return draws
+        # what was drawn is a place among the frames that count: where they lie in the files
+        own = self.catalog.facts(rows)
+        numbers = kept_frames(frame_counts(own), self.frames)
+        clips: dict[str, FrameDraws] = {}
+        for name, drawn in draws.clips.items():
+            index = np.take_along_axis(numbers, drawn.index, axis=1)
+            clips[name] = replace(drawn, index=index, times=frame_times(own, index))
+        return replace(draws, clips=clips)
 
     def _decoded(self, row: int, draws: Draws, place: int) -> Decoded:
         """Frames and times of all clips of an item, as small as all their views want them."""

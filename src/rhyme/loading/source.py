@@ -61,6 +61,8 @@ class CatalogSource:
         seed: run seed.
         workers: processes that make batches ahead; 0 makes them here, when asked.
         cache: decoded frames to use instead of the files.
+        frames: draw from so many equally spaced frames of an item alone, as a cache of so many
+            does; None draws from all.
         drop_last: leave out the last batch of an epoch if it is smaller.
         shuffle: permute the items in each epoch.
         weights: ``[n]`` sampling weights, see ``set_sampler_weights``.
@@ -90,6 +92,7 @@ class CatalogSource:
         seed: int,
         workers: int = 0,
         cache: FrameCache | None = None,
+        frames: int | None = None,
         drop_last: bool = True,
         shuffle: bool = True,
         weights: Tensor | NDArray[Any] | None = None,
@@ -99,7 +102,7 @@ class CatalogSource:
         tell: Tell | None = None,
         placement: Placement | None = None,
     ) -> None:
-        self.left_out: dict[int, str] = unusable(catalog, plan, cache)
+        self.left_out: dict[int, str] = unusable(catalog, plan, cache, frames=frames)
         kept = np.setdiff1d(np.arange(len(catalog)), list(self.left_out))
         if self.left_out and not len(kept):
             raise DataError(
@@ -113,7 +116,9 @@ class CatalogSource:
         self.plan = plan
         self.replaced: deque[Replaced] = deque(maxlen=_NOTED)
         self.wait_seconds = 0.0
-        self._maker = BatchMaker(catalog=self.catalog, plan=plan, seed=seed, cache=cache)
+        self._maker = BatchMaker(
+            catalog=self.catalog, plan=plan, seed=seed, cache=cache, frames=frames
+        )
         self._workers, self._prefetch, self._deadline = workers, prefetch, deadline
         self._placement = placement or Placement("cpu", torch.device("cpu"))
         self._placement.ahead = workers * prefetch + 1

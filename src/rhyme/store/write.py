@@ -105,9 +105,11 @@ def write_store(
         raise ConfigError("every must be a positive number of seconds", stage="embed", value=every)
     target = Path(directory)
     package = load_package(package_dir, device)
-    info = _accept(target, package, every)
+    _accept(target, package, every)  # before a folder is made
     target.mkdir(parents=True, exist_ok=True)
     with locked(target):
+        # once more: another process may have committed meanwhile, and what it wrote counts
+        info = _accept(target, package, every)
         _sweep(target, info)
         keys = _keys(catalog)
         before = old_moments(target, info)

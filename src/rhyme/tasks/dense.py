@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rhyme.encoders import Backbone, BackboneConfig, Features, build_backbone
-from rhyme.errors import ConfigError, DataError, UnknownName, nearest
+from rhyme.errors import ConfigError, DataError, EvaluationError, UnknownName, nearest
 
 __all__ = ["DenseEncoder", "dense_encoder"]
 
@@ -84,19 +84,20 @@ def dense_encoder(
         The dense encoder; a copy where strides differ from the module's.
 
     Raises:
+        EvaluationError: the encoder reads clips, or gives no map.
         ConfigError: the module is no backbone, or the given stage cannot be so fine.
         UnknownName: there is no such stage.
     """
     if not isinstance(module, Backbone):
         raise ConfigError("dense features need a backbone", value=type(module).__name__)
     if module.reads_clips:
-        raise ConfigError(
+        raise EvaluationError(
             "dense features need an encoder of frames",
             value=module.config.name,
             remedy="this one reads whole clips: judge it by neighbours, probes or retrieval",
         )
     if not module.geometry:
-        raise ConfigError(
+        raise EvaluationError(
             "dense features need an encoder that gives a map",
             value=module.config.name,
             remedy="this one gives a feature a frame: judge it by neighbours, probes or retrieval",

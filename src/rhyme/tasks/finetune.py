@@ -160,6 +160,7 @@ def fine_tune(
     workers: int = 0,
     device: str | torch.device = "cpu",
     cache: FrameCache | None = None,
+    frames: int | None = None,
     progress: Progress | None = None,
 ) -> Classifier:
     """Train a classifier on one random frame or clip of each item and epoch.
@@ -178,6 +179,8 @@ def fine_tune(
         workers: decoding processes.
         device: where to train.
         cache: decoded frames to use instead of the files; for clips it must hold every frame.
+        frames: draw from so many equally spaced frames of an item, as a cache of so many does;
+            None draws from all.
         progress: called with (done, total) items, smaller batches counted as whole ones.
 
     Returns:
@@ -198,6 +201,7 @@ def fine_tune(
         seed=seed,
         workers=workers,
         cache=cache,
+        frames=frames,
         placement=Placement("cpu" if device.type == "cpu" else "device", device),
     )
     ids = np.asarray(catalog.numbers("id")).view(np.int64)

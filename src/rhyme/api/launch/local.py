@@ -85,20 +85,23 @@ def start_ranks(
 
 @dataclass(frozen=True, kw_only=True)
 class _Death:
-    """A rank that ended without saying how.
+    """A rank that ended without saying how, or did not end.
 
     Attributes:
         rank: its number.
-        code: exit code, or minus the signal that ended it.
+        code: exit code, or minus the signal that ended it; None where it was still running when
+            all had to have ended.
         said: last lines of its standard error, where they were not shown.
     """
 
     rank: int
-    code: int
+    code: int | None
     said: str
 
     @property
     def how(self) -> str:
+        if self.code is None:
+            return f"rank {self.rank} still ran {END_S:g} s after another one had ended"
         if self.code < 0:
             return f"rank {self.rank} was ended by {signal.Signals(-self.code).name}"
         return f"rank {self.rank} ended with code {self.code}"
@@ -162,9 +165,11 @@ class _Job:
         ended = outcome.common(self.folder, self.ranks)
         if ended is not None:
             return ended
-        # One that was killed comes before those that lost the connection to it.
-        rank = min(dead, key=lambda r: (codes[r] or 0) >= 0)
-        return _Death(rank=rank, code=codes[rank] or 0, said=self._said(rank))
+        # One that was killed comes before those that lost the connection to it, and these before
+        # one that hangs.
+        silent = [r for r in range(self.ranks) if not said[r]]
+        rank = min(silent, key=lambda r: (codes[r] is None, (codes[r] or 0) >= 0))
+        return _Death(rank=rank, code=codes[rank], said=self._said(rank))
 
     def kill(self) -> None:
         """End all ranks and their workers at once."""
