@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from rhyme.encoders import seeded
 from rhyme.errors import DataError
 from rhyme.evaluation import group_hashes
 from rhyme.loading import CatalogSource, FrameCache, Placement, count_reasons
+from rhyme.notices import tell
 from rhyme.recipes import Recipe, load_recipe
 from rhyme.run import RunFolder, read_jsonl
 from rhyme.systems import System, system_class
@@ -101,11 +101,11 @@ def _fit(run: RunFolder, device: str, resume: bool, progress: bool | None) -> Tr
         start_from(run, system)
     items = part(catalog, "train")
     frames = run.path / FRAMES
-    tell = damage_log(run)
+    damaged = damage_log(run)
     cache = leader_first(lambda: frame_cache(recipe, items, frames))
     if cache is not None and distributed.rank() == 0:
         for row, reason in cache.failed.items():
-            tell(items.item(row).path, reason)
+            damaged(items.item(row).path, reason)
     source = CatalogSource(
         items,
         system.plans()["train"],
@@ -114,7 +114,7 @@ def _fit(run: RunFolder, device: str, resume: bool, progress: bool | None) -> Tr
         workers=recipe.train.workers,
         cache=cache,
         bad_limit=recipe.data.bad_limit,
-        tell=lambda one: tell(one.path, one.reason, epoch=one.epoch),
+        tell=lambda one: damaged(one.path, one.reason, epoch=one.epoch),
         placement=Placement(
             recipe.data.augment,
             resolve_device(recipe.train.device),
@@ -125,7 +125,7 @@ def _fit(run: RunFolder, device: str, resume: bool, progress: bool | None) -> Tr
     if reasons and distributed.rank() == 0:
         note_left_out(run, items, source.left_out)
         if progress is not False:
-            print(f"{describe_left_out(reasons)}, {source.items} are used", file=sys.stderr)
+            tell(f"{describe_left_out(reasons)}, {source.items} are used")
     tell_shuffle(run, system, progress)
     trainer = Trainer(
         system,
@@ -165,7 +165,7 @@ def tell_shuffle(run: RunFolder, system: System, progress: bool | None) -> None:
     for pair in (module for module in system.modules() if isinstance(module, MomentumPair)):
         run.event("shuffle_bn", active=pair.shuffle_told)
         if progress is not False:
-            print(f"shuffle-BN: {pair.shuffle_told}", file=sys.stderr)
+            tell(f"shuffle-BN: {pair.shuffle_told}")
 
 
 def describe_left_out(reasons: Mapping[str, int]) -> str:
@@ -237,7 +237,7 @@ def tell_missing(run: RunFolder, recipe: Recipe, progress: bool | None = None) -
         if gone:
             run.event("missing", files=len(gone), first=list(gone)[:NAMED], remedy=PUT_BACK)
     if gone and progress is not False:
-        print(f"{describe_missing(gone)}; others take their place", file=sys.stderr)
+        tell(f"{describe_missing(gone)}; others take their place")
 
 
 def _finished(run: RunFolder) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from rhyme.evaluation import (
 from rhyme.evaluation import evaluate as run_protocols
 from rhyme.evaluation.evaluate import STANDARD
 from rhyme.evaluation.inputs import Seen
+from rhyme.notices import tell
 from rhyme.run import RunFolder
 from rhyme.training import resolve_device
 from rhyme.views import ShortVideo
@@ -107,7 +107,7 @@ def evaluate(
         check_held_out(catalog)
     gone = find_missing(catalog)
     if gone:
-        print(f"{describe_missing(gone)}; judged without", file=sys.stderr)
+        tell(f"{describe_missing(gone)}; judged without")
     label_column = options.label_column if options is not None else None
     recorded = record and not shelf and (folder / "config.yaml").is_file()
     pictures = folder / "pictures" if recorded else None

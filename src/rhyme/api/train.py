@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from rhyme.catalog import Catalog, official_lists, without_files
 from rhyme.errors import ConfigError, DataError
 from rhyme.group import in_a_group, launch_id, restarted
 from rhyme.loading import count_reasons, unusable
+from rhyme.notices import tell
 from rhyme.recipes import Recipe, load_recipe, recipe_to_dict
 from rhyme.run import RunFolder, read_jsonl
 from rhyme.systems import System
@@ -144,13 +144,13 @@ def new_run(
     run, saved = begin(chosen, catalog, out, initial)
     if progress is not False:
         where = "" if elsewhere else f" on {resolve_device(chosen.train.device)}"
-        print(describe(saved, chosen) + where + several(ranks), file=sys.stderr)
+        tell(describe(saved, chosen) + where + several(ranks))
         if beside := not_taken(data, catalog):
-            print(beside, file=sys.stderr)
+            tell(beside)
         if gone:
-            print(f"{describe_missing(gone)}; left out", file=sys.stderr)
+            tell(f"{describe_missing(gone)}; left out")
         if initial is not None:
-            print(f"starts from {initial.told}", file=sys.stderr)
+            tell(f"starts from {initial.told}")
     return run
 
 
