@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rhyme import distributed
-from rhyme.api.checks import NAMED, check_root, describe_missing, find_missing
+from rhyme.api.checks import NAMED, STAGED, check_root, describe_missing, find_missing
 from rhyme.api.data import part, quarantined
 from rhyme.api.initial import start_from
 from rhyme.api.progress import progress_bar
@@ -96,6 +96,7 @@ def _fit(run: RunFolder, device: str, resume: bool, progress: bool | None) -> Tr
     recipe = override(load_recipe(run.config), {"train.device": device})
     catalog = Catalog.open(run.path / CATALOG)
     check_root(catalog)
+    note_staged(run, catalog, progress)
     system = build_system(recipe)
     if recipe.init is not None:
         start_from(run, system)
@@ -166,6 +167,16 @@ def tell_shuffle(run: RunFolder, system: System, progress: bool | None) -> None:
         run.event("shuffle_bn", active=pair.shuffle_told)
         if progress is not False:
             tell(f"shuffle-BN: {pair.shuffle_told}")
+
+
+def note_staged(run: RunFolder, catalog: Catalog, progress: bool | None) -> None:
+    """Say that the data were put in their place anew, and write it once into the run's events."""
+    if distributed.rank() != 0 or not catalog.staged_again():
+        return
+    if not any(row.get("event") == "staged_again" for row in read_jsonl(run.events)):
+        run.event("staged_again", data=str(catalog.root), told=STAGED)
+    if progress is not False:
+        tell(STAGED)
 
 
 def describe_left_out(reasons: Mapping[str, int]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from rhyme.api.checks import check_seed, describe_missing, find_missing
+from rhyme.api.checks import STAGED, check_seed, describe_missing, find_missing
 from rhyme.api.data import DataOptions, read_data
 from rhyme.api.encoder import OffTheShelf, encoder_of, weights_note
 from rhyme.api.prepare import prepared_note
@@ -108,6 +108,8 @@ def evaluate(
     gone = find_missing(catalog)
     if gone:
         tell(f"{describe_missing(gone)}; judged without")
+    if catalog.staged_again():
+        tell(STAGED)
     label_column = options.label_column if options is not None else None
     recorded = record and not shelf and (folder / "config.yaml").is_file()
     pictures = folder / "pictures" if recorded else None

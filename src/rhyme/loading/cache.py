@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +21,7 @@ from rhyme.views.facts import equally_spaced, frame_counts, frame_times
 from rhyme.views.geometry import crop_resize_map
 from rhyme.workers import map_ordered
 
-__all__ = ["FrameCache", "too_many_bad"]
+__all__ = ["FrameCache", "remedy_of", "too_many_bad"]
 
 _GIB = 2**30
 _TOGETHER = 32
@@ -301,7 +301,20 @@ def too_many_bad(bad: Mapping[Any, str], items: int, limit: float) -> DataError 
         f"{len(bad)} of {items} items cannot be decoded",
         stage="loading",
         value=listed,
-        remedy="scan again with --depth frames, which leaves damaged files out",
+        remedy=remedy_of(bad.values()),
+    )
+
+
+def remedy_of(reasons: Iterable[str]) -> str:
+    """What helps against items that cannot be decoded, by the reasons that were given."""
+    if any(reason.startswith(CatalogError.__name__) for reason in reasons):
+        return (
+            "put back the files that have changed, with their times (cp -a, rsync -t), and go on; "
+            "or scan the folder again and begin a new run"
+        )
+    return (
+        "scan again with --depth frames, which leaves damaged files out, and begin a new run "
+        "with that catalog; or copy the files again from where they are whole"
     )
 
 
