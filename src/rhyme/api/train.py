@@ -30,6 +30,7 @@ from rhyme.loading import count_reasons, unusable
 from rhyme.notices import tell
 from rhyme.recipes import Recipe, load_recipe, recipe_to_dict
 from rhyme.run import RunFolder, read_jsonl
+from rhyme.signals import StartGuard
 from rhyme.systems import System
 from rhyme.systems.base import RunContext
 from rhyme.training import check_loggers, resolve_device
@@ -277,16 +278,17 @@ def _start(
         ConfigError: a launcher that does not fit the environment, or that only submits.
     """
     where = how.resolved()
-    if where == "alone":
-        run = make(1)
-        return fit_run(run.path, device=device, resume=not fresh, progress=progress)
-    if where == "local":
-        ranks = ranks_here(how, device)
-        run = make(ranks)
-        return start_ranks(
-            run.path, ranks=ranks, restarts=how.restarts, device=device, fresh=fresh,
-            progress=progress,
-        )  # fmt: skip
+    if where in ("alone", "local"):
+        with StartGuard("before the first step", file=out, remedy=lambda: way_on(out)):
+            if where == "alone":
+                run = make(1)
+                return fit_run(run.path, device=device, resume=not fresh, progress=progress)
+            ranks = ranks_here(how, device)
+            run = make(ranks)
+            return start_ranks(
+                run.path, ranks=ranks, restarts=how.restarts, device=device, fresh=fresh,
+                progress=progress,
+            )  # fmt: skip
     if where == "torchrun":
         check_shared(device)
         with joined(device), one_fate():
@@ -299,6 +301,13 @@ def _start(
         stage="launch",
         remedy="rhyme.api.submit(rhyme.api.new_run(..., ranks=8, elsewhere=True).path)",
     )
+
+
+def way_on(out: Path) -> str:
+    """How to go on with what was stopped before its first step."""
+    if RunFolder(out).config.is_file():
+        return f"go on with: rhyme train --resume {out}"
+    return "nothing was begun: give the same command again"
 
 
 def check_device(recipe: Recipe) -> None:

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from rhyme.errors import ConfigError, RhymeError, UnknownName, disk_trouble, nearest
-from rhyme.group import check_alone, follower
+from rhyme.group import check_alone, follower, started_as_rank
 from rhyme.notices import let_go, open_closed_streams, tell
+from rhyme.signals import StartGuard
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("rhyme.cli.run_commands:Demo", "world, training, evaluation, search, report"),
@@ -82,8 +83,9 @@ def run(argv: list[str]) -> int:
             with answering(listing=True):
                 print(f"rhyme {rhyme.__version__}")
             return 0
-        command = _parse(argv[0], argv[1:])
-        answer = None if command is None else command()
+        with _start_of(argv[0]):
+            command = _parse(argv[0], argv[1:])
+            answer = None if command is None else command()
         if answer is None:
             return 0
         with answering(listing=argv[0] in LISTINGS):
@@ -100,6 +102,14 @@ def run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         tell("rhyme: stopped")
         return 130
+
+
+def _start_of(name: str) -> contextlib.AbstractContextManager[object]:
+    """Signals that find a training before its first step, also while its libraries are read."""
+    if name != "train" or started_as_rank():
+        return contextlib.nullcontext()
+    again = "nothing was begun: give the same command again"
+    return StartGuard("before the first step", file=None, remedy=lambda: again)
 
 
 def _usage() -> str:

@@ -26,6 +26,7 @@ from rhyme.encoders.features import InferencePlan
 from rhyme.errors import ConfigError, DataError, TrainingError
 from rhyme.loading.batch import Batch, Source
 from rhyme.run import RunFolder
+from rhyme.signals import Preempted, StopRequest
 from rhyme.systems.base import RunContext, StepContext, StepOutput, System
 from rhyme.training.config import TrainConfig
 from rhyme.training.environment import (
@@ -42,7 +43,6 @@ from rhyme.training.packages import load_module
 from rhyme.training.parallel import check_ranks
 from rhyme.training.recorder import Probe, Recorder
 from rhyme.training.saving import Saver
-from rhyme.training.signals import Preempted, StopRequest
 from rhyme.training.stepper import Stepper
 
 

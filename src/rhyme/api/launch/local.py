@@ -26,7 +26,7 @@ from rhyme.board import Meeting
 from rhyme.errors import RhymeError, TrainingError
 from rhyme.notices import tell
 from rhyme.run import RunFolder
-from rhyme.training.signals import Preempted, StopRequest
+from rhyme.signals import Preempted, StopRequest
 
 RANK: tuple[str, ...] = (sys.executable, "-m", "rhyme.api.launch.rank")
 """The command of a rank."""
