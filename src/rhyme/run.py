@@ -14,6 +14,7 @@ Layout of a run, readable without rhyme::
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import json
 import math
@@ -57,8 +58,12 @@ def atomic_write(path: str | Path, content: bytes | str) -> None:
     that is synced too.
     """
     target = Path(path)
+    with naming(target):
+        _replace(target, content.encode() if isinstance(content, str) else content)
+
+
+def _replace(target: Path, data: bytes) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     temporary = Path(name)
     try:
@@ -75,6 +80,40 @@ def atomic_write(path: str | Path, content: bytes | str) -> None:
         temporary.unlink(missing_ok=True)
         raise
     fsync_directory(target.parent)
+
+
+@contextmanager
+def naming(path: str | Path) -> Generator[None]:
+    """Within it an error of the system names the file: a write to a full disk by itself does not.
+
+    Args:
+        path: what is being written, for errors that name nothing.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def take_room(file: Path) -> None:
+    """Have the disk give a file of holes its blocks now, where the system can.
+
+    A write to a mapped hole for which a full disk has no block ends the process by SIGBUS.
+
+    Raises:
+        OSError: there is no room.
+    """
+    allocate = getattr(os, "posix_fallocate", None)
+    if allocate is None:
+        return
+    with file.open("r+b") as opened:
+        try:
+            allocate(opened.fileno(), 0, file.stat().st_size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system without it
+                raise
 
 
 def to_json(value: Any) -> str:

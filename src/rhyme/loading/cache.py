@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rhyme.catalog import Catalog, ItemFacts
-from rhyme.errors import CatalogError, DataError, MediaError, WorkerError
+from rhyme.errors import CatalogError, DataError, MediaError, StorageError, WorkerError
 from rhyme.loading.decode import Readers
-from rhyme.run import atomic_write, fsync_directory
+from rhyme.run import atomic_write, fsync_directory, naming, take_room
 from rhyme.views.crops import centre_square, resized, shorter_side
 from rhyme.views.facts import equally_spaced, frame_counts, frame_times
 from rhyme.views.geometry import crop_resize_map
@@ -183,7 +183,8 @@ class FrameCache:
         cache = cls(arrays, fingerprint=catalog.fingerprint, cut=cut, failed=failed)
         if folder is None or partial is None:
             return cache
-        cache._save(partial, folder, options)
+        with naming(folder):
+            cache._save(partial, folder, options)
         return cls.open(folder)
 
     @classmethod
@@ -346,7 +347,20 @@ def _allocate(shape: tuple[int, ...], folder: Path | None) -> NDArray[np.uint8]:
     if folder is None:
         return np.zeros(shape, dtype=np.uint8)
     file = folder / "frames.npy"
-    return np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
+    try:
+        mapped = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
+        take_room(file)
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise StorageError(
+            f"there is no room for the decoded frames: {error.strerror or error}",
+            file=folder.parent,
+            stage="cache",
+            value=f"{np.prod(shape, dtype=np.int64) / _GIB:.2f} GiB",
+            remedy="make room on that disk, or keep fewer or smaller frames: "
+            "--data.cache_frames, --data.cache_size",
+        ) from error
+    return mapped
 
 
 def _decoded(
