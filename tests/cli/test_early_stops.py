@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rhyme.run import read_jsonl
-from support.tiny_runs import OVERRIDES, catalog, flags, trained
+from support.tiny_runs import OVERRIDES, catalog, flags, rhyme, trained
 
 PAUSE = """
 import os, sys, time
@@ -81,3 +81,13 @@ def test_a_signal_before_the_first_step_of_a_run_that_goes_on(tmp_path: Path) ->
     assert code == 75, told
     assert f"--resume {run}" in told
     assert [row["step"] for row in read_jsonl(run / "metrics.jsonl") if "loss" in row][-1] == 6
+
+
+def test_a_kill_while_the_run_folder_is_made_leaves_one_that_can_be_begun(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = ["moco_world_demo", "--data", catalog(), "--out", run, *flags(OVERRIDES["moco"])]
+    code, _ = stopped("rhyme.catalog.Catalog.save", signal.SIGKILL, words, tmp_path / "reached")
+    assert code == -signal.SIGKILL
+    assert run.exists()
+    done = rhyme("train", *words)
+    assert done.code == 0, done.err

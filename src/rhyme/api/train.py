@@ -90,7 +90,9 @@ def train(
 def _begun_here(run: RunFolder) -> bool:
     """Whether an earlier start of the same ranks has made the folder."""
     mine = launch_id()
-    return any(row.get("launch", "") == mine for row in read_jsonl(run.events))
+    return run.config.is_file() and any(
+        row.get("launch", "") == mine for row in read_jsonl(run.events)
+    )
 
 
 def new_run(
@@ -177,29 +179,29 @@ def begin(
     Raises:
         RunError: the folder is in use.
     """
-    run = RunFolder.create(out, recipe_to_dict(recipe))
-    if initial is not None:
-        keep_initial(run, initial)
-    saved = catalog.save(run.path / CATALOG)
-    trained = part(saved, "train")
-    run.event(
-        "data",
-        data=saved.root.name,
-        items=len(saved),
-        groups=int(saved.group_codes.max()) + 1,
-        splits=saved.summary()["splits"],
-        train_items=len(trained),
-        train_groups=len(trained.distinct_groups),
-        fingerprint=saved.fingerprint,
-        prepared=prepared_note(saved),
-        command=command_line(),
-        commit=commit(),
-        **({"launch": launch_id()} if in_a_group() else {}),
-    )
-    for row in quarantined(saved):
-        run.event("quarantined", **row)
-    for path in saved.partial:
-        run.event("partial", path=path, cause="the file ends early; its readable part is used")
+    with RunFolder.beginning(out, recipe_to_dict(recipe)) as run:
+        if initial is not None:
+            keep_initial(run, initial)
+        saved = catalog.save(run.path / CATALOG)
+        trained = part(saved, "train")
+        run.event(
+            "data",
+            data=saved.root.name,
+            items=len(saved),
+            groups=int(saved.group_codes.max()) + 1,
+            splits=saved.summary()["splits"],
+            train_items=len(trained),
+            train_groups=len(trained.distinct_groups),
+            fingerprint=saved.fingerprint,
+            prepared=prepared_note(saved),
+            command=command_line(),
+            commit=commit(),
+            **({"launch": launch_id()} if in_a_group() else {}),
+        )
+        for row in quarantined(saved):
+            run.event("quarantined", **row)
+        for path in saved.partial:
+            run.event("partial", path=path, cause="the file ends early; its readable part is used")
     return run, saved
 
 
