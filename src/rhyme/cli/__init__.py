@@ -97,7 +97,7 @@ def run(argv: list[str]) -> int:
             print_error(error, as_json=as_json)
         return error.exit_code
     except OSError as error:
-        print_error(disk_trouble(error), as_json=as_json)
+        print_error(disk_trouble(error, argv[0]), as_json=as_json)
         return 1
     except KeyboardInterrupt:
         tell("rhyme: stopped")
