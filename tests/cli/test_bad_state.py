@@ -111,6 +111,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
         "step-00000006"
     ]
     assert [e["step"] for e in events if e["event"] == "resumed"] == [4]
+    assert "checkpoint step-00000006 is damaged and passed over" in done.err
+    assert "goes on from step 4 of 6" in done.err
     assert toolkit.load(run).package.hash == toolkit.load(trained("moco")).package.hash
 
 
@@ -122,6 +124,19 @@ def test_when_every_checkpoint_is_damaged_nothing_is_thrown_away(tmp_path: Path)
     before = contents(run / "checkpoints") | contents(run / "encoder")
     refused(rhyme("train", "--resume", run), 1, "checkpoint", run)
     assert contents(run / "checkpoints") | contents(run / "encoder") == before
+
+
+@pytest.mark.parametrize("damage", [cut_short, Path.unlink])
+def test_a_damaged_catalog_of_a_run_is_told_with_what_helps_a_run(
+    damage: Callable[[Path], None], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained("moco"), run)
+    shutil.rmtree(run / "checkpoints" / "step-00000006")
+    damage(run / "catalog.arrow")
+    done = rhyme("train", "--resume", run)
+    refused(done, 1, run / "catalog.arrow", "restore this file from a copy, or begin a new run")
+    assert "scan" not in done.err
 
 
 def test_a_damaged_encoder_is_not_used(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from support.tiny_runs import ALONE, Outcome, catalog, contents, refused, rhyme,
 
 
 @contextmanager
-def room(size: int) -> Iterator[None]:
+def room(size: int) -> Generator[None]:
     """No file may grow beyond a size: the system says so as it does of a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))

@@ -19,7 +19,7 @@ from rhyme.api.progress import progress_bar
 from rhyme.catalog import Catalog
 from rhyme.config import override
 from rhyme.encoders import seeded
-from rhyme.errors import DataError
+from rhyme.errors import CatalogError, DataError
 from rhyme.evaluation import group_hashes
 from rhyme.loading import CatalogSource, FrameCache, Placement, count_reasons
 from rhyme.notices import tell
@@ -94,7 +94,7 @@ def fit_run(
 
 def _fit(run: RunFolder, device: str, resume: bool, progress: bool | None) -> Trained:
     recipe = override(load_recipe(run.config), {"train.device": device})
-    catalog = Catalog.open(run.path / CATALOG)
+    catalog = catalog_of(run.path)
     check_root(catalog)
     note_staged(run, catalog, progress)
     system = build_system(recipe)
@@ -167,6 +167,24 @@ def tell_shuffle(run: RunFolder, system: System, progress: bool | None) -> None:
         run.event("shuffle_bn", active=pair.shuffle_told)
         if progress is not False:
             tell(f"shuffle-BN: {pair.shuffle_told}")
+
+
+def catalog_of(folder: Path) -> Catalog:
+    """The catalog that a run folder keeps of its data.
+
+    Raises:
+        CatalogError: missing or damaged; a new scan would not help the run.
+    """
+    try:
+        return Catalog.open(folder / CATALOG)
+    except CatalogError as error:
+        raise CatalogError(
+            f"the run's copy of its catalog cannot be used: {error.cause}",
+            file=folder / CATALOG,
+            stage="open",
+            value=error.value,
+            remedy="restore this file from a copy, or begin a new run",
+        ) from error
 
 
 def note_staged(run: RunFolder, catalog: Catalog, progress: bool | None) -> None:
@@ -243,7 +261,7 @@ def tell_missing(run: RunFolder, recipe: Recipe, progress: bool | None = None) -
     with run.held():
         if _finished(run):
             return
-        items = part(Catalog.open(run.path / CATALOG), "train")
+        items = part(catalog_of(run.path), "train")
         gone = find_missing(items, recipe.data.bad_limit, remedy=PUT_BACK)
         if gone:
             run.event("missing", files=len(gone), first=list(gone)[:NAMED], remedy=PUT_BACK)

@@ -10,6 +10,7 @@ from typing import Any
 from rhyme.api.checks import STAGED, check_seed, describe_missing, find_missing
 from rhyme.api.data import DataOptions, read_data
 from rhyme.api.encoder import OffTheShelf, encoder_of, weights_note
+from rhyme.api.fit import catalog_of
 from rhyme.api.prepare import prepared_note
 from rhyme.api.progress import progress_bar
 from rhyme.api.provenance import command_line, commit
@@ -97,7 +98,7 @@ def evaluate(
                 file=folder,
                 remedy="say what to judge on: --data",
             )
-        catalog = Catalog.open(folder / CATALOG)
+        catalog = catalog_of(folder)
         refuse_data_options(options)
         if options is not None and options.label_column is not None:
             catalog.labels(options.label_column)

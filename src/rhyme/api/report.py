@@ -12,6 +12,7 @@ import numpy as np
 from rhyme.api.checks import HTML, check_root, check_seed, output_file
 from rhyme.api.data import DataOptions, part, read_data
 from rhyme.api.encoder import encoder_of
+from rhyme.api.fit import catalog_of
 from rhyme.api.overlaps import with_overlaps
 from rhyme.api.pictures import Pictures, draw_pictures
 from rhyme.api.segment_pictures import draw_segments
@@ -133,7 +134,7 @@ def _held_out(
     if data is None:
         if not (folder.path / CATALOG).is_file():
             return "The run has no catalog of its data."
-        catalog = Catalog.open(folder.path / CATALOG)
+        catalog = catalog_of(folder.path)
         check_root(catalog)
         if "test" not in catalog.split_names:
             if catalog.split_names != ["train"]:

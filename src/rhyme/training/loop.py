@@ -201,7 +201,7 @@ class Trainer:
             before = self._restore(path)
             changed = {k: [before.get(k), v] for k, v in facts.items() if before.get(k) != v}
             facts["changed"] = changed
-        self.recorder.start(self.step)
+        self.recorder.start(self.step, self.saver.passed_over if resume else None)
         if self._leader:
             redone = forget_rows_after(self.run, self.step) if resume else 0
             kind = "started" if path is None else "resumed"
