@@ -245,8 +245,8 @@ class RankError(RhymeError):
 def disk_trouble(error: OSError, stage: str | None = None) -> RhymeError:
     """What the system says of a file or folder, as an error with a remedy."""
     cause, file = error.strerror or str(error), error.filename
-    if isinstance(error, shutil.Error):  # a list of what could not be copied, and why
-        _, file, cause = error.args[0][0]
+    if isinstance(error, shutil.Error) and isinstance(error.args[0], list):
+        _, file, cause = error.args[0][0]  # of what could not be copied, the first
         cause = re.sub(r"^\[Errno \d+\] |: '.*", "", str(cause))
     return RhymeError(
         cause,

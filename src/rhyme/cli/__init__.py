@@ -83,7 +83,7 @@ def run(argv: list[str]) -> int:
             with answering(listing=True):
                 print(f"rhyme {rhyme.__version__}")
             return 0
-        with _start_of(argv[0]):
+        with _start_of(argv):
             command = _parse(argv[0], argv[1:])
             answer = None if command is None else command()
         if answer is None:
@@ -104,9 +104,10 @@ def run(argv: list[str]) -> int:
         return 130
 
 
-def _start_of(name: str) -> contextlib.AbstractContextManager[object]:
+def _start_of(argv: Sequence[str]) -> contextlib.AbstractContextManager[object]:
     """Signals that find a training before its first step, also while its libraries are read."""
-    if name != "train" or started_as_rank():
+    queued = any(word.endswith("slurm") for word in argv)  # its first step is taken elsewhere
+    if argv[0] != "train" or queued or started_as_rank():
         return contextlib.nullcontext()
     again = "nothing was begun: give the same command again"
     return StartGuard("before the first step", file=None, remedy=lambda: again)
