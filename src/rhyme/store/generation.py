@@ -149,9 +149,8 @@ def read_table(directory: Path, info: StoreInfo) -> pa.Table:
         opened = lancedb.connect(str(folder)).open_table(TABLE)
         found = opened.search().select(names).limit(info.count + 1).to_arrow()
     except Exception as error:  # the database raises plain RuntimeError, ValueError, OSError
-        why = str(error).partition(", /")[0][:300]  # what follows are lines of lance's source
         raise StoreError(
-            f"the table of the store cannot be written: {why}",
+            f"the table of moments is missing or damaged: {error}".splitlines()[0],
             file=folder,
             stage="open store",
             remedy=_REMEDY,
