@@ -11,6 +11,8 @@ Example:
 from __future__ import annotations
 
 import difflib
+import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -240,11 +242,16 @@ class RankError(RhymeError):
     """A rank was lost, so that the others cannot go on; a restart may help."""
 
 
-def disk_trouble(error: OSError) -> RhymeError:
+def disk_trouble(error: OSError, stage: str | None = None) -> RhymeError:
     """What the system says of a file or folder, as an error with a remedy."""
+    cause, file = error.strerror or str(error), error.filename
+    if isinstance(error, shutil.Error) and isinstance(error.args[0], list):
+        _, file, cause = error.args[0][0]  # of what could not be copied, the first
+        cause = re.sub(r"^\[Errno \d+\] |: '.*", "", str(cause))
     return RhymeError(
-        error.strerror or str(error),
-        file=error.filename,
+        cause,
+        file=file,
+        stage=stage,
         remedy="check the path, its permissions and the free space; then run the command again",
     )
 

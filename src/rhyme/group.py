@@ -12,6 +12,14 @@ def started_as_rank() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
+def tasks_of_step() -> int:
+    """How many tasks srun has started beside this one, itself included; 1 without srun."""
+    if "SLURM_STEP_ID" not in os.environ or "SLURM_PROCID" not in os.environ:
+        return 1
+    told = os.environ.get("SLURM_STEP_NUM_TASKS", os.environ.get("SLURM_NTASKS", ""))
+    return int(told) if told.isdigit() else 1
+
+
 def in_a_group() -> bool:
     """Whether there are other ranks beside this process."""
     return started_as_rank() and os.environ["WORLD_SIZE"] not in ("", "1")

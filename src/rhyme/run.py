@@ -2,7 +2,8 @@
 
 Layout of a run, readable without rhyme::
 
-    config.yaml      the whole configuration
+    config.yaml      the whole configuration; written when all that a run begins with is there
+    catalog.arrow    the items, with their split
     metrics.jsonl    one object a logged step
     events.jsonl     what happened: start, resume, quarantine, alarms, stop
     results.jsonl    one object a measured figure
@@ -14,10 +15,12 @@ Layout of a run, readable without rhyme::
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import json
 import math
 import os
+import re
 import tempfile
 import time
 from collections.abc import Generator, Iterator, Mapping
@@ -57,8 +60,12 @@ def atomic_write(path: str | Path, content: bytes | str) -> None:
     that is synced too.
     """
     target = Path(path)
+    with naming(target):
+        _replace(target, content.encode() if isinstance(content, str) else content)
+
+
+def _replace(target: Path, data: bytes) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     temporary = Path(name)
     try:
@@ -75,6 +82,40 @@ def atomic_write(path: str | Path, content: bytes | str) -> None:
         temporary.unlink(missing_ok=True)
         raise
     fsync_directory(target.parent)
+
+
+@contextmanager
+def naming(path: str | Path) -> Generator[None]:
+    """Within it an error of the system names the file: a write to a full disk by itself does not.
+
+    Args:
+        path: what is being written, for errors that name nothing.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def take_room(file: Path) -> None:
+    """Have the disk give a file of holes its blocks now, where the system can.
+
+    A write to a mapped hole for which a full disk has no block ends the process by SIGBUS.
+
+    Raises:
+        OSError: there is no room.
+    """
+    allocate = getattr(os, "posix_fallocate", None)
+    if allocate is None:
+        return
+    with file.open("r+b") as opened:
+        try:
+            allocate(opened.fileno(), 0, file.stat().st_size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system without it
+                raise
 
 
 def to_json(value: Any) -> str:
@@ -153,6 +194,13 @@ def _blocks(file: Any, size: int = 1 << 20) -> Iterator[bytes]:
         yield block
 
 
+_FIRST = re.compile(
+    r"checkpoints|(events\.jsonl|catalog\.arrow|initial\.safetensors)|"
+    r"\.(config\.yaml|catalog\.arrow|initial\.safetensors)\..*"
+)
+"""What is made before a run's configuration, and what a kill leaves of writing it."""
+
+
 class RunFolder:
     """Paths of one run, and its event log.
 
@@ -177,18 +225,50 @@ class RunFolder:
         Raises:
             RunError: something is there already; an existing run is never overwritten.
         """
+        with cls.beginning(path, config) as folder:
+            return folder
+
+    @classmethod
+    @contextmanager
+    def beginning(cls, path: str | Path, config: Any) -> Generator[RunFolder]:
+        """Make the folder of a new run; what else it begins with is written within.
+
+        The configuration, which makes the folder a run, comes last. Where that was never reached,
+        the folder is begun anew.
+
+        Raises:
+            RunError: something is there already, or another process begins there.
+        """
         from rhyme.config import dump_yaml
 
         folder = cls(path)
-        if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+        if folder.path.exists() and not folder._never_begun():
+            way = f", or go on with it: rhyme train --resume {path}"
             raise RunError(
                 "the run folder exists and is not empty",
                 file=folder.path,
-                remedy=f"choose another --out, or go on with it: rhyme train --resume {path}",
+                remedy="choose another --out" + (way if folder.config.exists() else ""),
             )
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
-        atomic_write(folder.config, dump_yaml(config))
-        return folder
+        with folder.held():
+            if not folder._never_begun():
+                raise RunError("another process has begun this run", file=path)
+            for entry in folder.path.iterdir():
+                if entry not in (folder.checkpoints, folder.events):
+                    entry.unlink()
+            os.truncate(folder.events, 0)
+            yield folder
+            atomic_write(folder.config, dump_yaml(config))
+
+    def _never_begun(self) -> bool:
+        """Whether the folder is empty, or holds only what was made before its configuration."""
+        if not self.path.is_dir():
+            return False
+        names = {entry.name for entry in self.path.iterdir()}
+        if not names:
+            return True
+        ours = self.checkpoints.is_dir() and not any(self.checkpoints.iterdir())
+        return ours and all(_FIRST.fullmatch(name) for name in names)
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from rhyme.api.fit import Trained
-from rhyme.api.launch import local, outcome
+from rhyme.api.launch import LaunchOptions, local, outcome
 from rhyme.run import read_jsonl
+from rhyme.signals import StopRequest
 from rhyme.training import checkpoint
-from rhyme.training.signals import StopRequest
 from support.tiny_runs import MOCO, Outcome, catalog, flags, rhyme, train, trained
 
 TWO = ("--launch", "local", "--ranks", "2")
@@ -121,6 +121,22 @@ def test_what_the_user_got_wrong_is_found_before_ranks_start(
     assert done.code == code, done.err
     assert said in done.err
     assert not (tmp_path / "run").exists()
+
+
+def test_several_tasks_of_srun_are_no_ranks_by_themselves(tmp_path, monkeypatch) -> None:
+    for name, value in (("STEP_ID", "0"), ("PROCID", "1"), ("NTASKS", "2")):
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    done = train("moco", tmp_path / "run")
+    assert done.code == 2
+    for word in ("srun has started 2", "--launch slurm --slurm.ranks 2", "torchrun"):
+        assert word in done.err
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert LaunchOptions().resolved() == "alone"
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert LaunchOptions().resolved() == "torchrun"
 
 
 def test_other_commands_refuse_to_be_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:

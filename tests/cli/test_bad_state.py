@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
         "step-00000006"
     ]
     assert [e["step"] for e in events if e["event"] == "resumed"] == [4]
+    assert "checkpoint step-00000006 is damaged and passed over" in done.err
+    assert "goes on from step 4 of 6" in done.err
     assert toolkit.load(run).package.hash == toolkit.load(trained("moco")).package.hash
 
 
@@ -121,6 +124,19 @@ def test_when_every_checkpoint_is_damaged_nothing_is_thrown_away(tmp_path: Path)
     before = contents(run / "checkpoints") | contents(run / "encoder")
     refused(rhyme("train", "--resume", run), 1, "checkpoint", run)
     assert contents(run / "checkpoints") | contents(run / "encoder") == before
+
+
+@pytest.mark.parametrize("damage", [cut_short, Path.unlink])
+def test_a_damaged_catalog_of_a_run_is_told_with_what_helps_a_run(
+    damage: Callable[[Path], None], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained("moco"), run)
+    shutil.rmtree(run / "checkpoints" / "step-00000006")
+    damage(run / "catalog.arrow")
+    done = rhyme("train", "--resume", run)
+    refused(done, 1, run / "catalog.arrow", "restore this file from a copy, or begin a new run")
+    assert "scan" not in done.err
 
 
 def test_a_damaged_encoder_is_not_used(tmp_path: Path) -> None:
@@ -289,6 +305,35 @@ def test_files_that_are_gone_are_all_told_before_a_run_goes_on(tmp_path: Path) -
     assert damaged, "those that came were replaced"
     assert damaged <= set(told["first"])
     assert (run / "catalog.arrow").read_bytes() == listed, "the order of items hangs on it"
+
+
+def test_data_that_were_staged_again_go_on_and_are_judged(tmp_path: Path) -> None:
+    """The same bytes at the same place with new times, as `cp -r` and restores leave them."""
+    folder, run = tmp_path / "clips", tmp_path / "run"
+    made = videos(folder, 20)
+    assert train("moco", run, data=folder).code == 0
+    for path in made:
+        os.utime(path, ns=(1, path.stat().st_mtime_ns + 10**9))
+    shutil.rmtree(run / "checkpoints" / "step-00000006")
+    done = rhyme("train", "--resume", run)
+    assert done.code == 0, done.err
+    assert done.err.count("taken for a fresh copy") == 1
+    events = [row["event"] for row in read_jsonl(run / "events.jsonl")]
+    assert events.count("staged_again") == 1
+    assert "damaged" not in events
+    judged = rhyme("evaluate", run, "--protocol", "cycle")
+    assert judged.code == 0, judged.err
+    assert "taken for a fresh copy" in judged.err
+
+
+def test_a_run_whose_files_changed_is_told_how_to_mend_it(tmp_path: Path) -> None:
+    folder, run = tmp_path / "clips", tmp_path / "run"
+    made = videos(folder, 20)
+    assert train("moco", run, "--split", "all", data=folder).code == 0
+    for path in made[:8]:
+        os.utime(path, ns=(1, path.stat().st_mtime_ns + 10**9))
+    shutil.rmtree(run / "checkpoints" / "step-00000006")
+    refused(rhyme("train", "--resume", run), 1, "has changed", "cp -a", "begin a new run")
 
 
 def test_only_files_to_train_on_matter_when_a_run_goes_on(tmp_path: Path) -> None:

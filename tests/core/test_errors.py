@@ -1,6 +1,8 @@
 import pickle
+import shutil
+from pathlib import Path
 
-from rhyme.errors import FileMissing, RhymeError, UnknownName, nearest, printable
+from rhyme.errors import FileMissing, RhymeError, UnknownName, disk_trouble, nearest, printable
 
 
 def test_an_error_says_what_where_and_what_to_do() -> None:
@@ -33,3 +35,12 @@ def test_nearest_and_printable() -> None:
     assert "did you mean 'moco'" in nearest("mocco", ["moco", "dual"])
     assert nearest("zzz", ["moco", "dual"]) == "known: dual, moco"
     assert printable("a\nb\u202ec") == "a\\nb\\u202ec"
+
+
+def test_a_copy_that_failed_names_its_first_file(tmp_path: Path) -> None:
+    """`shutil` gives a list, or one sentence."""
+    where = tmp_path / "b"
+    failed = shutil.Error([("a", str(where), "[Errno 28] No space left on device: 'a' -> 'b'")])
+    told = disk_trouble(failed, "embed")
+    assert (told.cause, told.file, told.stage) == ("No space left on device", str(where), "embed")
+    assert "already there" in disk_trouble(shutil.Error("it is already there")).cause

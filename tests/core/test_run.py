@@ -47,6 +47,40 @@ def test_an_existing_run_is_never_overwritten(tmp_path: Path) -> None:
     assert folder.config.read_text() == "seed: 1\n"
 
 
+def test_a_run_that_was_cut_short_in_its_beginning_is_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "r"
+
+    def cut_short() -> None:
+        with run.RunFolder.beginning(path, {"seed": 1}) as folder:
+            folder.event("data", items=3)
+            (path / "catalog.arrow").write_bytes(b"half")
+            raise OSError(5, "cut")
+
+    with pytest.raises(OSError, match="cut"):
+        cut_short()
+    (path / ".config.yaml.x1").write_bytes(b"")
+    with pytest.raises(RunError, match=r"config\.yaml"):
+        run.RunFolder.open(path)
+    with run.RunFolder.beginning(path, {"seed": 2}):
+        assert {p.name for p in path.iterdir()} == {"checkpoints", "events.jsonl"}
+        with pytest.raises(RunError, match="another process"):
+            run.RunFolder.create(path, {"seed": 3})
+    assert run.RunFolder.open(path).config.read_text() == "seed: 2\n"
+    with pytest.raises(RunError, match="not empty"):
+        run.RunFolder.create(path, {"seed": 4})
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "metrics.jsonl", "catalog.arrow"])
+def test_a_folder_of_something_else_is_never_begun(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("keep me")
+    if name != "catalog.arrow":
+        (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(RunError, match="not empty") as caught:
+        run.RunFolder.create(tmp_path, {"seed": 1})
+    assert "--resume" not in str(caught.value)
+    assert (tmp_path / name).read_text() == "keep me"
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no such"):
         run.RunFolder.open(tmp_path / "missing")

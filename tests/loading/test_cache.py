@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 
 import numpy as np
@@ -8,7 +10,7 @@ import torch
 from PIL import Image
 
 from rhyme.catalog import scan
-from rhyme.errors import DataError
+from rhyme.errors import DataError, StorageError
 from rhyme.loading import CatalogSource, FrameCache
 from rhyme.views import Clip, EvalTransform, ViewPlan, ViewSpec
 from rhyme.workers import map_ordered
@@ -79,6 +81,32 @@ def test_over_budget_is_refused_before_decoding(catalog):
     with pytest.raises(DataError, match="budget"):
         FrameCache.build(catalog, 4, budget_bytes=12 * 4 * 3 * 32 * 40 - 1)
     FrameCache.build(catalog, 1, budget_bytes=12 * 3 * 32 * 40)
+
+
+def test_a_shared_cache_takes_its_room_on_the_disk_before_it_is_filled(
+    catalog, tmp_path, monkeypatch
+):
+    """A write to a hole that a full disk cannot fill would end the process by SIGBUS."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(StorageError, match="No space left") as caught:
+            FrameCache.build(catalog, 4, path=tmp_path / "c")
+    assert str(tmp_path) in str(caught.value.file)
+    assert "make room" in str(caught.value.remedy)
+    assert list(tmp_path.iterdir()) == []
+
+    taken = []
+    monkeypatch.setattr(
+        "rhyme.loading.cache.Readers.frames",
+        lambda *_: taken.append((tmp_path / ".c.partial" / "frames.npy").stat()) or 1 / 0,
+    )
+    with pytest.raises(ZeroDivisionError):
+        FrameCache.build(catalog, 4, path=tmp_path / "c")
+    assert taken[0].st_blocks * 512 >= 12 * 4 * 3 * 32 * 40
 
 
 def test_a_saved_cache_is_mapped_and_belongs_to_its_catalog(catalog, tmp_path):

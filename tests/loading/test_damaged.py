@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rhyme.catalog import scan
-from rhyme.errors import DataError, TruncatedMedia
+from rhyme.errors import DataError, MediaError, TruncatedMedia
 from rhyme.loading.decode import Readers
 from support.sources import make, take
 
@@ -227,3 +227,17 @@ def test_an_item_that_kills_its_worker_is_found_and_replaced(
     (own_folder / "v03.mp4").unlink()
     for one, two in zip(batches, take(make(catalog.select(), plan, batch_size=3), 3), strict=True):
         same(one, two)
+
+
+def test_a_file_that_was_gone_for_a_moment_is_opened_anew(own_folder):
+    """To go back to a film's start is to open it again, which fails while the folder is gone."""
+    catalog = scan(own_folder)
+    readers = Readers(catalog)
+    later = readers.frames(0, np.array([0.7]))[0]
+    aside = own_folder.with_name("aside")
+    own_folder.rename(aside)
+    with pytest.raises(MediaError):
+        readers.frames(0, np.array([0.0]))
+    aside.rename(own_folder)
+    assert torch.equal(readers.frames(0, np.array([0.7]))[0], later)
+    assert len(readers.frames(0, np.array([0.0]))[0]) == 1

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import time
 
 import pytest
@@ -42,6 +43,20 @@ def test_plain_lines_are_rare_but_the_last_is_shown():
     for step in range(1, 6):
         progress.row({**ROW, "step": step})
     assert [line.split()[1] for line in stream.getvalue().splitlines()] == ["1/5", "5/5"]
+
+
+def test_a_terminal_that_is_gone_or_never_was_is_no_failure(monkeypatch):
+    class Gone(Terminal):
+        def write(self, text: str) -> int:
+            raise OSError(5, "Input/output error")
+
+    for stream in (Gone(), None):
+        monkeypatch.setattr(sys, "stderr", None)
+        progress = Progress(10, stream=stream)
+        progress.row(ROW)
+        progress.say("hello")
+        progress.advance(10)
+        progress.close()
 
 
 def test_silence():

@@ -12,6 +12,7 @@ from rhyme.errors import CatalogError, ConfigError, DataError, printable
 PNG = (b"\x89PNG",)
 HTML = (b"<!doctype", b"<!DOCTYPE", b"<html")
 CATALOG = (b"ARROW1", b"PAR1")
+STAGED = "all files have their sizes of the scan and other times: taken for a fresh copy of them"
 NAMED = 20
 """Missing files that are named in a message."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from rhyme.api.train import train
 from rhyme.api.use import embed, search
 from rhyme.errors import RunError
 from rhyme.evaluation import Evaluation
+from rhyme.notices import tell
 
 GATE = 0.25
 """Least gain of the trained encoder over untrained ones in video k-NN; nothing more is claimed."""
@@ -77,7 +77,7 @@ class Demo:
 
     def timed(self, name: str, work: Callable[[], T]) -> T:
         """Run a stage and note its time."""
-        print(f"demo: {name}", file=sys.stderr)
+        tell(f"demo: {name}")
         begun = time.perf_counter()
         made = work()
         stage = Stage(name=name, seconds=time.perf_counter() - begun, budget=BUDGETS[name])

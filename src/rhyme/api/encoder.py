@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from rhyme.encoders import EncoderPackage, load_package, open_shelf
 from rhyme.encoders.weights import told
 from rhyme.errors import ConfigError, PackageError, RunError
+from rhyme.notices import tell
 from rhyme.run import RunFolder
 from rhyme.training import resolve_device
 from rhyme.training.checkpoint import newest
@@ -119,4 +119,4 @@ def say_weights(package: EncoderPackage) -> None:
     """The same on standard error, for verbs whose answer has no notes."""
     note = weights_note(package)
     if note:
-        print(note, file=sys.stderr)
+        tell(note)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from rhyme.catalog import Catalog
 from rhyme.errors import ConfigError
 from rhyme.loading import Batch, count_reasons, unusable
 from rhyme.loading.maker import BatchMaker
+from rhyme.notices import tell
 from rhyme.recipes import Recipe
 from rhyme.run import RunFolder
 from rhyme.systems import RunContext, System
@@ -134,7 +134,7 @@ def estimate(
         found, sample = take_sample(chosen, data, options, chosen.train.seed, room)
         count = items or len(part(found, "train"))
         _length(chosen, count)  # refuses too few before anything is measured
-        say(f"measuring {chosen.name} on {target}: {local} items a step, about {seconds:.0f} s")
+        tell(f"measuring {chosen.name} on {target}: {local} items a step, about {seconds:.0f} s")
         baseline, held = in_use(target), resident() or 0
         system = build_system(chosen)
         short: dict[str, int] = {}
@@ -169,11 +169,6 @@ def estimate(
         stand_in=data is None,
         short=short,
     )
-
-
-def say(text: str) -> None:
-    """A line on standard error."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def _local_batch(recipe: Recipe, ranks: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -13,16 +12,17 @@ from typing import Any
 import numpy as np
 
 from rhyme import distributed
-from rhyme.api.checks import NAMED, check_root, describe_missing, find_missing
+from rhyme.api.checks import NAMED, STAGED, check_root, describe_missing, find_missing
 from rhyme.api.data import part, quarantined
 from rhyme.api.initial import start_from
 from rhyme.api.progress import progress_bar
 from rhyme.catalog import Catalog
 from rhyme.config import override
 from rhyme.encoders import seeded
-from rhyme.errors import DataError
+from rhyme.errors import CatalogError, DataError
 from rhyme.evaluation import train_facts
 from rhyme.loading import CatalogSource, FrameCache, Placement, count_reasons
+from rhyme.notices import tell
 from rhyme.recipes import Recipe, load_recipe
 from rhyme.run import RunFolder, read_jsonl
 from rhyme.systems import System, system_class
@@ -94,18 +94,19 @@ def fit_run(
 
 def _fit(run: RunFolder, device: str, resume: bool, progress: bool | None) -> Trained:
     recipe = override(load_recipe(run.config), {"train.device": device})
-    catalog = Catalog.open(run.path / CATALOG)
+    catalog = catalog_of(run.path)
     check_root(catalog)
+    note_staged(run, catalog, progress)
     system = build_system(recipe)
     if recipe.init is not None:
         start_from(run, system)
     items = part(catalog, "train")
     frames = run.path / FRAMES
-    tell = damage_log(run)
+    damaged = damage_log(run)
     cache = leader_first(lambda: frame_cache(recipe, items, frames))
     if cache is not None and distributed.rank() == 0:
         for row, reason in cache.failed.items():
-            tell(items.item(row).path, reason)
+            damaged(items.item(row).path, reason)
     source = CatalogSource(
         items,
         system.plans()["train"],
@@ -114,7 +115,7 @@ def _fit(run: RunFolder, device: str, resume: bool, progress: bool | None) -> Tr
         workers=recipe.train.workers,
         cache=cache,
         bad_limit=recipe.data.bad_limit,
-        tell=lambda one: tell(one.path, one.reason, epoch=one.epoch),
+        tell=lambda one: damaged(one.path, one.reason, epoch=one.epoch),
         placement=Placement(
             recipe.data.augment,
             resolve_device(recipe.train.device),
@@ -125,7 +126,7 @@ def _fit(run: RunFolder, device: str, resume: bool, progress: bool | None) -> Tr
     if reasons and distributed.rank() == 0:
         note_left_out(run, items, source.left_out)
         if progress is not False:
-            print(f"{describe_left_out(reasons)}, {source.items} are used", file=sys.stderr)
+            tell(f"{describe_left_out(reasons)}, {source.items} are used")
     tell_shuffle(run, system, progress)
     trainer = Trainer(
         system,
@@ -165,7 +166,35 @@ def tell_shuffle(run: RunFolder, system: System, progress: bool | None) -> None:
     for pair in (module for module in system.modules() if isinstance(module, MomentumPair)):
         run.event("shuffle_bn", active=pair.shuffle_told)
         if progress is not False:
-            print(f"shuffle-BN: {pair.shuffle_told}", file=sys.stderr)
+            tell(f"shuffle-BN: {pair.shuffle_told}")
+
+
+def catalog_of(folder: Path) -> Catalog:
+    """The catalog that a run folder keeps of its data.
+
+    Raises:
+        CatalogError: missing or damaged; a new scan would not help the run.
+    """
+    try:
+        return Catalog.open(folder / CATALOG)
+    except CatalogError as error:
+        raise CatalogError(
+            f"the run's copy of its catalog cannot be used: {error.cause}",
+            file=folder / CATALOG,
+            stage="open",
+            value=error.value,
+            remedy="restore this file from a copy, or begin a new run",
+        ) from error
+
+
+def note_staged(run: RunFolder, catalog: Catalog, progress: bool | None) -> None:
+    """Say that the data were put in their place anew, and write it once into the run's events."""
+    if distributed.rank() != 0 or not catalog.staged_again():
+        return
+    if not any(row.get("event") == "staged_again" for row in read_jsonl(run.events)):
+        run.event("staged_again", data=str(catalog.root), told=STAGED)
+    if progress is not False:
+        tell(STAGED)
 
 
 def describe_left_out(reasons: Mapping[str, int]) -> str:
@@ -232,12 +261,12 @@ def tell_missing(run: RunFolder, recipe: Recipe, progress: bool | None = None) -
     with run.held():
         if _finished(run):
             return
-        items = part(Catalog.open(run.path / CATALOG), "train")
+        items = part(catalog_of(run.path), "train")
         gone = find_missing(items, recipe.data.bad_limit, remedy=PUT_BACK)
         if gone:
             run.event("missing", files=len(gone), first=list(gone)[:NAMED], remedy=PUT_BACK)
     if gone and progress is not False:
-        print(f"{describe_missing(gone)}; others take their place", file=sys.stderr)
+        tell(f"{describe_missing(gone)}; others take their place")
 
 
 def _finished(run: RunFolder) -> bool:

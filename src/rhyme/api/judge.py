@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from rhyme.api.checks import check_seed, describe_missing, find_missing
+from rhyme.api.checks import STAGED, check_seed, describe_missing, find_missing
 from rhyme.api.data import DataOptions, ReadOptions, read_data
 from rhyme.api.encoder import OffTheShelf, encoder_of, weights_note
+from rhyme.api.fit import catalog_of
 from rhyme.api.prepare import prepared_note
 from rhyme.api.progress import progress_bar
 from rhyme.api.provenance import command_line, commit
@@ -27,6 +27,7 @@ from rhyme.evaluation import (
 from rhyme.evaluation import evaluate as run_protocols
 from rhyme.evaluation.evaluate import STANDARD
 from rhyme.evaluation.inputs import Seen
+from rhyme.notices import tell
 from rhyme.run import RunFolder
 from rhyme.training import resolve_device
 from rhyme.views import ShortVideo
@@ -99,7 +100,7 @@ def evaluate(
                 file=folder,
                 remedy="say what to judge on: --data",
             )
-        catalog = Catalog.open(folder / CATALOG)
+        catalog = catalog_of(folder)
         refuse_data_options(options)
         if options is not None and options.label_column is not None:
             catalog.labels(options.label_column)
@@ -109,7 +110,9 @@ def evaluate(
         check_held_out(catalog)
     gone = find_missing(catalog)
     if gone:
-        print(f"{describe_missing(gone)}; judged without", file=sys.stderr)
+        tell(f"{describe_missing(gone)}; judged without")
+    if catalog.staged_again():
+        tell(STAGED)
     label_column = options.label_column if options is not None else None
     recorded = record and not shelf and (folder / "config.yaml").is_file()
     files = [RunFolder.open(folder).results] if recorded else []

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rhyme.api.data import part
 from rhyme.api.encoder import encoder_of
-from rhyme.api.fit import CATALOG, FRAMES, build_system, frame_cache
+from rhyme.api.fit import FRAMES, build_system, catalog_of, frame_cache
 from rhyme.catalog import Catalog
 from rhyme.errors import ConfigError, RhymeError
 from rhyme.loading import Batch, CatalogSource
@@ -99,7 +99,7 @@ def overlap_answers(
     folder = RunFolder.open(run)
     where = resolve_device(device)
     system = trained_system(folder).to(where).eval()
-    items = part(Catalog.open(folder.path / CATALOG), split)
+    items = part(catalog_of(folder.path), split)
     order = np.random.default_rng([seed, 3]).permutation(len(items))[:max_items]
     items = items.select(indices=np.sort(order))
     overlap = replace(system.config.overlap, labels="drawn")

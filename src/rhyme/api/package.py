@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rhyme.api.data import part
-from rhyme.api.fit import CATALOG, about, build_system, extra
-from rhyme.catalog import Catalog
+from rhyme.api.fit import about, build_system, catalog_of, extra
 from rhyme.encoders.files import check_target
 from rhyme.errors import PackageError
 from rhyme.recipes import load_recipe
@@ -48,7 +47,7 @@ def export_package(run: str | Path, out: str | Path | None = None) -> Packaged:
     if out is not None:
         check_target(Path(out), overwrite=False)
     recipe = load_recipe(folder.config)
-    catalog = Catalog.open(folder.path / CATALOG)
+    catalog = catalog_of(folder.path)
     system = build_system(recipe)
     held = load_newest(folder, system, recipe.train)
     card = export_card(system, recipe.train, held.step, held.state["data"], folder)

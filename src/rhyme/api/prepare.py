@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +15,7 @@ from rhyme.errors import ConfigError, DataError
 from rhyme.loading import PREPARED, PreparedSummary, PrepareOptions, prepare_shards
 from rhyme.loading import verify_shards as verify_folder
 from rhyme.loading.prepare_file import sources, typical_bytes
+from rhyme.notices import tell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +84,13 @@ def prepare(
     check_root(catalog)
     beside = not_taken(data, catalog)
     if beside and progress is not False:
-        print(beside, file=sys.stderr)
+        tell(beside)
     target = Path(out)
     if not (target / PREPARED).is_file():
         expected = expect(catalog, kept, target)
         if expected is not None:
             if progress is not False:
-                print(_about(expected), file=sys.stderr)
+                tell(_about(expected))
             if expected.bytes > expected.free_bytes:
                 raise DataError(
                     f"the shards will take about {mib(expected.bytes)} and the disk has "

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import TextIO, cast
+
+from rhyme.notices import log, tell
 
 EVERY = 15.0
 """Seconds between the lines of a log."""
@@ -21,7 +23,7 @@ def progress_bar(title: str, unit: str) -> Generator[Callable[[int, int], None]]
         title: what is being done.
         unit: what is counted.
     """
-    if not sys.stderr.isatty():
+    if not log().isatty():
         yield _Lines(title, unit)
         return
     from rich.console import Console
@@ -40,7 +42,7 @@ def progress_bar(title: str, unit: str) -> Generator[Callable[[int, int], None]]
         TextColumn(unit),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=Console(file=cast(TextIO, log())),
         transient=True,
     ) as bars:
         task = bars.add_task(title, total=None, rate="")
@@ -77,7 +79,4 @@ class _Lines:
         self._told = now
         rate = max(done - self._first, 1) / (now - self._begun)
         left = (total - done) / rate
-        print(
-            f"{self._title}: {done} of {total} {self._unit}, {rate:.3g}/s, {left:.0f} s left",
-            file=sys.stderr,
-        )
+        tell(f"{self._title}: {done} of {total} {self._unit}, {rate:.3g}/s, {left:.0f} s left")

@@ -11,6 +11,7 @@ import numpy as np
 from rhyme.api.checks import HTML, check_root, check_seed, output_file
 from rhyme.api.data import ReadOptions, part, read_source
 from rhyme.api.encoder import encoder_of
+from rhyme.api.fit import catalog_of
 from rhyme.api.judge import refuse_data_options
 from rhyme.api.overlaps import with_overlaps
 from rhyme.api.pictures import Pictures, draw_pictures
@@ -138,7 +139,7 @@ def _held_out(
     if data is None:
         if not (folder.path / CATALOG).is_file():
             return "The run has no catalog of its data."
-        catalog = Catalog.open(folder.path / CATALOG)
+        catalog = catalog_of(folder.path)
         check_root(catalog)
         if options is not None and options.label_column is not None:
             catalog.labels(options.label_column)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -28,8 +27,10 @@ from rhyme.catalog import Catalog, official_lists, without_files
 from rhyme.errors import ConfigError, DataError
 from rhyme.group import in_a_group, launch_id, restarted
 from rhyme.loading import count_reasons, unusable
+from rhyme.notices import tell
 from rhyme.recipes import Recipe, load_recipe, recipe_to_dict
 from rhyme.run import RunFolder, read_jsonl
+from rhyme.signals import StartGuard
 from rhyme.systems import System
 from rhyme.systems.base import RunContext
 from rhyme.training import check_loggers, resolve_device
@@ -89,7 +90,9 @@ def train(
 def _begun_here(run: RunFolder) -> bool:
     """Whether an earlier start of the same ranks has made the folder."""
     mine = launch_id()
-    return any(row.get("launch", "") == mine for row in read_jsonl(run.events))
+    return run.config.is_file() and any(
+        row.get("launch", "") == mine for row in read_jsonl(run.events)
+    )
 
 
 def new_run(
@@ -144,13 +147,13 @@ def new_run(
     run, saved = begin(chosen, catalog, out, initial)
     if progress is not False:
         where = "" if elsewhere else f" on {resolve_device(chosen.train.device)}"
-        print(describe(saved, chosen) + where + several(ranks), file=sys.stderr)
+        tell(describe(saved, chosen) + where + several(ranks))
         if beside := not_taken(data, catalog):
-            print(beside, file=sys.stderr)
+            tell(beside)
         if gone:
-            print(f"{describe_missing(gone)}; left out", file=sys.stderr)
+            tell(f"{describe_missing(gone)}; left out")
         if initial is not None:
-            print(f"starts from {initial.told}", file=sys.stderr)
+            tell(f"starts from {initial.told}")
     return run
 
 
@@ -176,30 +179,30 @@ def begin(
     Raises:
         RunError: the folder is in use.
     """
-    run = RunFolder.create(out, recipe_to_dict(recipe))
-    if initial is not None:
-        keep_initial(run, initial)
-    saved = catalog.save(run.path / CATALOG)
-    trained = part(saved, "train")
-    run.event(
-        "data",
-        data=saved.root.name,
-        items=len(saved),
-        groups=int(saved.group_codes.max()) + 1,
-        splits=saved.summary()["splits"],
-        train_items=len(trained),
-        train_groups=len(trained.distinct_groups),
-        fingerprint=saved.fingerprint,
-        collection=saved.with_splits([None] * len(saved)).fingerprint,  # of any seed, of any fold
-        prepared=prepared_note(saved),
-        command=command_line(),
-        commit=commit(),
-        **({"launch": launch_id()} if in_a_group() else {}),
-    )
-    for row in quarantined(saved):
-        run.event("quarantined", **row)
-    for path in saved.partial:
-        run.event("partial", path=path, cause="the file ends early; its readable part is used")
+    with RunFolder.beginning(out, recipe_to_dict(recipe)) as run:
+        if initial is not None:
+            keep_initial(run, initial)
+        saved = catalog.save(run.path / CATALOG)
+        trained = part(saved, "train")
+        run.event(
+            "data",
+            data=saved.root.name,
+            items=len(saved),
+            groups=int(saved.group_codes.max()) + 1,
+            splits=saved.summary()["splits"],
+            train_items=len(trained),
+            train_groups=len(trained.distinct_groups),
+            fingerprint=saved.fingerprint,
+            collection=saved.with_splits([None] * len(saved)).fingerprint,  # of any seed or fold
+            prepared=prepared_note(saved),
+            command=command_line(),
+            commit=commit(),
+            **({"launch": launch_id()} if in_a_group() else {}),
+        )
+        for row in quarantined(saved):
+            run.event("quarantined", **row)
+        for path in saved.partial:
+            run.event("partial", path=path, cause="the file ends early; its readable part is used")
     return run, saved
 
 
@@ -278,16 +281,17 @@ def _start(
         ConfigError: a launcher that does not fit the environment, or that only submits.
     """
     where = how.resolved()
-    if where == "alone":
-        run = make(1)
-        return fit_run(run.path, device=device, resume=not fresh, progress=progress)
-    if where == "local":
-        ranks = ranks_here(how, device)
-        run = make(ranks)
-        return start_ranks(
-            run.path, ranks=ranks, restarts=how.restarts, device=device, fresh=fresh,
-            progress=progress,
-        )  # fmt: skip
+    if where in ("alone", "local"):
+        with StartGuard("before the first step", file=out, remedy=lambda: way_on(out)):
+            if where == "alone":
+                run = make(1)
+                return fit_run(run.path, device=device, resume=not fresh, progress=progress)
+            ranks = ranks_here(how, device)
+            run = make(ranks)
+            return start_ranks(
+                run.path, ranks=ranks, restarts=how.restarts, device=device, fresh=fresh,
+                progress=progress,
+            )  # fmt: skip
     if where == "torchrun":
         check_shared(device)
         with joined(device), one_fate():
@@ -300,6 +304,13 @@ def _start(
         stage="launch",
         remedy="rhyme.api.submit(rhyme.api.new_run(..., ranks=8, elsewhere=True).path)",
     )
+
+
+def way_on(out: Path) -> str:
+    """How to go on with what was stopped before its first step."""
+    if RunFolder(out).config.is_file():
+        return f"go on with: rhyme train --resume {out}"
+    return "nothing was begun: give the same command again"
 
 
 def check_device(recipe: Recipe) -> None:

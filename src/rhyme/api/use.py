@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from rhyme.api.progress import progress_bar
 from rhyme.catalog import Catalog
 from rhyme.encoders import EncoderPackage, save_package
 from rhyme.errors import ConfigError, DataError
+from rhyme.notices import tell
 from rhyme.store import Hit, contact_sheet, open_store, parse_query, write_store
 from rhyme.tasks.extract import encode
 from rhyme.training import resolve_device
@@ -184,7 +184,7 @@ def embed(
     catalog = read_items(data, options)
     for note in (prepared_note(catalog), not_taken(data, catalog)):
         if note:
-            print(note, file=sys.stderr)
+            tell(note)
     with progress_bar("embed", "items") as progress, in_a_folder(package) as place:
         written = write_store(
             Path(store),

@@ -11,16 +11,17 @@ import numpy as np
 from rhyme.catalog import storage
 from rhyme.catalog.columns import Columns
 from rhyme.catalog.content import content_hash
-from rhyme.catalog.item_reader import item_reader
+from rhyme.catalog.item_reader import has_moved, item_reader
 from rhyme.catalog.schema import (
     ASSET,
     LABEL,
     Item,
     ItemFacts,
-    encode_words,
     with_meta,
+    with_words,
 )
 from rhyme.catalog.select import pick_rows
+from rhyme.catalog.staged import staged_again
 from rhyme.catalog.summary import summarise
 from rhyme.errors import DataError, UnknownName, nearest
 from rhyme.media import DEFAULT_LIMITS, FrameReader, Limits
@@ -55,6 +56,7 @@ class Catalog:
         self._root = root
         self._groups: np.ndarray | None = None
         self._fingerprint: str | None = None
+        self._staged = False
         self.meta = storage.read_meta(table, path)
 
     @classmethod
@@ -352,7 +354,14 @@ class Catalog:
             CatalogError: the file has changed or gone since the scan, or the catalog is forged.
         """
         row = self._columns.row(index % len(self))
-        return item_reader(self.root, self.meta, row, self.item(index), limits)
+        item = self.item(index)
+        return item_reader(self.root, self.meta, row, item, limits, self.staged_again)
+
+    def staged_again(self) -> bool:
+        """Whether all files lie in their place anew since the scan: other times, the same sizes."""
+        if not self._staged and not has_moved(self.root, self.meta):
+            self._staged = staged_again(self.root, self._columns.base)
+        return self._staged
 
     def with_column(self, name: str, values: Sequence[str | None]) -> Catalog:
         """The catalog with a column of words replaced; it is not written.
@@ -363,16 +372,7 @@ class Catalog:
             name: ``"split"``, ``"group"``, or ``"label:NAME"``.
             values: one a row.
         """
-        import pyarrow as pa
-
-        words = encode_words(list(values))
-        if name == "group":  # mostly one value an item: plain strings
-            words = pa.array(list(values), type=pa.string())
-        names = self.table.column_names
-        if name in names:
-            table = self.table.set_column(names.index(name), name, words)
-        else:
-            table = self.table.append_column(name, words)
+        table = with_words(self.table, name, values)
         if name == "split" and "splits" in self.meta:
             meta = {fact: value for fact, value in self.meta.items() if fact != "splits"}
             table = with_meta(table, meta)

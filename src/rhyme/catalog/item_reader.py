@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 
 def item_reader(
-    root: Path, meta: Mapping[str, Any], row: pa.Table, item: Item, limits: Limits
+    root: Path,
+    meta: Mapping[str, Any],
+    row: pa.Table,
+    item: Item,
+    limits: Limits,
+    staged: Callable[[], bool],
 ) -> FrameReader:
     """A reader of an item; times are those of its file.
 
@@ -26,6 +31,7 @@ def item_reader(
         row: the item's row.
         item: the same, for people.
         limits: bounds for the file.
+        staged: tells whether the collection was put in its place anew, so that times say nothing.
 
     Raises:
         CatalogError: the file has changed or gone since the scan, or the catalog is forged.
@@ -33,15 +39,15 @@ def item_reader(
     if SHARD in row.column_names:
         return _shard_reader(root, meta, row, item.path, limits)
     if OFFSET in row.column_names and row.column(OFFSET)[0].is_valid:
-        return _archived(root, meta, row, item.path, limits)
+        return _archived(root, meta, row, item.path, limits, staged)
     files = [root / name for name in item.files or (item.path,)]
     size, stamp = row.column("bytes")[0].as_py(), row.column("mtime_ns")[0].as_py()
-    moved = _moved(root, meta)
     # A copy of the folder has other times, and of a frame folder only the sum was kept.
     storage.check_unchanged(
         files[0],
         size=None if item.files else size,
-        mtime_ns=None if moved else stamp,
+        mtime_ns=None if has_moved(root, meta) else stamp,
+        excused=staged,
     )
     spacing = row.column("spacing")[0].as_py()
     return open_reader(
@@ -52,12 +58,18 @@ def item_reader(
     )
 
 
-def _moved(root: Path, meta: Mapping[str, Any]) -> bool:
+def has_moved(root: Path, meta: Mapping[str, Any]) -> bool:
+    """Whether the data lie elsewhere than at the scan."""
     return str(root.absolute()) != str(meta.get("root"))
 
 
 def _archived(
-    root: Path, meta: Mapping[str, Any], row: pa.Table, path: str, limits: Limits
+    root: Path,
+    meta: Mapping[str, Any],
+    row: pa.Table,
+    path: str,
+    limits: Limits,
+    staged: Callable[[], bool],
 ) -> Picture:
     """A reader of a picture within an archive.
 
@@ -67,6 +79,7 @@ def _archived(
         row: the item's row.
         path: the item's path, ``archive!/member``.
         limits: bounds.
+        staged: as for :func:`item_reader`.
 
     Raises:
         CatalogError: the archive has changed or gone since the scan, or the catalog is forged.
@@ -82,8 +95,8 @@ def _archived(
             value=path,
             remedy="scan the folder again",
         )
-    stamp = None if _moved(root, meta) else row.column("mtime_ns")[0].as_py()
-    storage.check_unchanged(root / archive, size=None, mtime_ns=stamp)
+    stamp = None if has_moved(root, meta) else row.column("mtime_ns")[0].as_py()
+    storage.check_unchanged(root / archive, size=None, mtime_ns=stamp, excused=staged)
     member = Member(archive=root / archive, name=name, offset=offset, stored=stored, size=size)
     return Picture(member, limits=limits)
 

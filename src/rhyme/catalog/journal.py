@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -38,9 +39,7 @@ class Journal:
             if text and not text.endswith(b"\n"):
                 self._file.write(b"\n")
         except OSError as error:
-            raise CatalogError(
-                f"the scan's journal cannot be written: {error.strerror}", file=path, stage="scan"
-            ) from error
+            raise _refused(error, path) from error
         for line in text.splitlines():
             try:
                 row = cast("dict[str, Any]", json.loads(line))
@@ -64,11 +63,7 @@ class Journal:
             self._file.write(json.dumps(row).encode() + b"\n")
             self._file.flush()
         except OSError as error:
-            raise CatalogError(
-                f"the scan's journal cannot be written: {error.strerror}",
-                file=self._path,
-                stage="scan",
-            ) from error
+            raise _refused(error, self._path) from error
 
     def remove(self) -> None:
         """Delete the file: the catalog itself now holds everything."""
@@ -79,7 +74,8 @@ class Journal:
     def close(self) -> None:
         """Close the file and keep it, unless nothing was learnt."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # what a full disk has refused was told when it was added
+                self._file.close()
             self._file = None
         if self._path is not None and self._path.is_file() and self._path.stat().st_size == 0:
             self._path.unlink()
@@ -94,3 +90,13 @@ class Journal:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _refused(error: OSError, path: Path | None) -> CatalogError:
+    return CatalogError(
+        f"the scan's journal cannot be written: {error.strerror}",
+        file=path,
+        stage="scan",
+        remedy="make room there, or let it lie elsewhere: the journal of rhyme scan beside the "
+        "catalog (--out FILE), that of other commands in the cache (RHYME_CACHE=DIR)",
+    )

@@ -104,7 +104,12 @@ def read_header(file: Path) -> list[str]:
                 value=twice or header,
             )
         return header
-    raise CatalogError("the file has no line", file=file, stage="labels")
+    raise CatalogError(
+        "the file has no line",
+        file=file,
+        stage="labels",
+        remedy="write its header, path,label, and a line a file; or leave it out: --labels none",
+    )
 
 
 def read_csv(file: Path, columns: Columns) -> Labels:

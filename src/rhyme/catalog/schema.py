@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -193,6 +193,25 @@ def encode_words(values: list[str | None]) -> pa.DictionaryArray:
     place = {name: i for i, name in enumerate(names)}
     codes = pa.array([None if v is None else place[v] for v in values], type=pa.int32())
     return pa.DictionaryArray.from_arrays(codes, pa.array(names, type=pa.string()))
+
+
+def with_words(table: pa.Table, name: str, values: Sequence[str | None]) -> pa.Table:
+    """The table with a column of words, replaced or new.
+
+    Args:
+        table: the table.
+        name: the column.
+        values: one a row.
+    """
+    import pyarrow as pa
+
+    words = encode_words(list(values))
+    if name == "group":  # mostly one value an item: plain strings
+        words = pa.array(list(values), type=pa.string())
+    names = table.column_names
+    if name in names:
+        return table.set_column(names.index(name), name, words)
+    return table.append_column(name, words)
 
 
 def with_meta(table: pa.Table, meta: Mapping[str, object]) -> pa.Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 FILE_NAME = "catalog.arrow"
 """Name of the catalog file in a folder."""
+
+
+CHANGED = "put it back with its time (cp -a, rsync -t); or scan again, for a new run"
 
 
 def file_of(path: str | Path) -> Path:
@@ -147,13 +150,16 @@ def write_parquet(table: pa.Table, file: Path) -> None:
         raise CatalogError(f"cannot be written: {error}", file=file) from error
 
 
-def check_unchanged(file: Path, *, size: int | None, mtime_ns: int | None) -> None:
+def check_unchanged(
+    file: Path, *, size: int | None, mtime_ns: int | None, excused: Callable[[], bool]
+) -> None:
     """Refuse a file that is no longer the one that was scanned.
 
     Args:
         file: the file.
         size: bytes at the scan; None does not compare.
         mtime_ns: time of its last change at the scan, nanoseconds; None does not compare.
+        excused: asked whether another time alone says nothing, as the whole folder was copied.
 
     Raises:
         CatalogError: the file has changed or gone.
@@ -168,9 +174,10 @@ def check_unchanged(file: Path, *, size: int | None, mtime_ns: int | None) -> No
             stage="open",
             remedy="scan again, or give the folder the data has moved to",
         ) from error
-    if size not in (None, facts.st_size) or mtime_ns not in (None, facts.st_mtime_ns):
+    later = mtime_ns not in (None, facts.st_mtime_ns)
+    if size not in (None, facts.st_size) or (later and not excused()):
         raise CatalogError(
-            "the file has changed since the scan", file=file, stage="open", remedy="scan again"
+            "the file has changed since the scan", file=file, stage="open", remedy=CHANGED
         )
 
 

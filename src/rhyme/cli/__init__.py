@@ -11,12 +11,15 @@ import importlib
 import inspect
 import io
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rhyme.errors import ConfigError, RhymeError, UnknownName, disk_trouble, nearest
-from rhyme.group import check_alone, follower
+from rhyme.group import check_alone, follower, started_as_rank
+from rhyme.notices import let_go, open_closed_streams, tell
+from rhyme.signals import StartGuard
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("rhyme.cli.run_commands:Demo", "world, training, evaluation, search, report"),
@@ -38,6 +41,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Command to (``module:function``, what it does)."""
 
+LISTINGS = {"doctor", "systems", "recipes", "compare", "search", "runs"}
+"""Commands that only show: who closes their output has seen enough of it."""
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code.
@@ -45,7 +51,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: the arguments after the program's name; those of the process by default.
     """
-    sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
+    open_closed_streams()
+    code = run(list(sys.argv[1:] if argv is None else argv))
+    let_go()
+    sys.exit(code)
 
 
 def run(argv: list[str]) -> int:
@@ -57,7 +66,7 @@ def run(argv: list[str]) -> int:
     Returns:
         The exit code.
     """
-    from rhyme.cli.answer import print_answer, print_error
+    from rhyme.cli.answer import answering, print_answer, print_error
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a letter shows its code
@@ -65,32 +74,43 @@ def run(argv: list[str]) -> int:
     as_json = "--json" in argv
     try:
         if not argv or argv[0] in ("-h", "--help", "help"):
-            print(_usage())
+            with answering(listing=True):
+                print(_usage())
             return 0
         if argv[0] in ("-V", "--version", "version"):
             import rhyme
 
-            print(f"rhyme {rhyme.__version__}")
+            with answering(listing=True):
+                print(f"rhyme {rhyme.__version__}")
             return 0
-        answer = _parse(argv[0], argv[1:])
+        with _start_of(argv):
+            command = _parse(argv[0], argv[1:])
+            answer = None if command is None else command()
         if answer is None:
             return 0
-        print_answer(answer, as_json=as_json)
+        with answering(listing=argv[0] in LISTINGS):
+            print_answer(answer, as_json=as_json)
         return answer.exit_code
     except RhymeError as error:
         # What is wrong with the options is so on all ranks, and the leader says it.
         if not error.told and not (follower() and isinstance(error, ConfigError)):
             print_error(error, as_json=as_json)
         return error.exit_code
-    except BrokenPipeError:  # `rhyme runs | head`: the reader has seen enough
-        sys.stderr.close()
-        return 0
     except OSError as error:
-        print_error(disk_trouble(error), as_json=as_json)
+        print_error(disk_trouble(error, argv[0]), as_json=as_json)
         return 1
     except KeyboardInterrupt:
-        print("rhyme: stopped", file=sys.stderr)
+        tell("rhyme: stopped")
         return 130
+
+
+def _start_of(argv: Sequence[str]) -> contextlib.AbstractContextManager[object]:
+    """Signals that find a training before its first step, also while its libraries are read."""
+    queued = any(word.endswith("slurm") for word in argv)  # its first step is taken elsewhere
+    if argv[0] != "train" or queued or started_as_rank():
+        return contextlib.nullcontext()
+    again = "nothing was begun: give the same command again"
+    return StartGuard("before the first step", file=None, remedy=lambda: again)
 
 
 def _usage() -> str:
@@ -105,12 +125,15 @@ def _usage() -> str:
     )
 
 
-def _parse(name: str, arguments: list[str]) -> Any:
+def _parse(name: str, arguments: list[str]) -> Callable[[], Any] | None:
+    """The command, ready to be called; None where its help was asked for and shown."""
     if name not in COMMANDS:
         raise UnknownName(
             f"unknown command '{name}'", remedy=nearest(name, COMMANDS), stage="command line"
         )
     import tyro
+
+    from rhyme.cli.answer import answering
 
     module, attribute = COMMANDS[name][0].split(":")
     command: type[Any] = getattr(importlib.import_module(module), attribute)
@@ -125,19 +148,21 @@ def _parse(name: str, arguments: list[str]) -> Any:
             value=next(iter(overrides)),
             remedy=f"see: rhyme {name} --help",
         )
+    bound = None
     try:
         quiet = (
             contextlib.redirect_stderr(io.StringIO()) if follower() else contextlib.nullcontext()
         )
-        with quiet:
+        with quiet, answering(listing=True):
             bound = tyro.cli(command, args=rest, prog=f"rhyme {name}")
     except SystemExit as stop:
         if stop.code in (0, None):
-            return None
+            with answering(listing=True):
+                return None
         raise ConfigError(
             f"cannot read the arguments of 'rhyme {name}'", remedy=_way_out(name, command, rest)
         ) from stop
-    return bound(overrides) if takes_overrides else bound()
+    return partial(bound, overrides) if takes_overrides and bound is not None else bound
 
 
 def _way_out(name: str, command: type[Any], rest: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rhyme.errors import RhymeError, printable
+from rhyme.notices import tell
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -74,6 +75,34 @@ def _cell(value: Any) -> str:
     return "" if value is None else printable(str(value))
 
 
+@contextlib.contextmanager
+def answering(*, listing: bool) -> Generator[None]:
+    """Within it standard output is written, to the last letter.
+
+    Args:
+        listing: nothing but a list is shown: a reader that goes (``| head``) has had its fill.
+
+    Raises:
+        RhymeError: nobody got the answer.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        if not (listing and isinstance(error, BrokenPipeError)):
+            raise RhymeError(
+                f"the answer could not be written: {error.strerror or error}",
+                file="standard output",
+                remedy="the work itself is done; give the output a reader, or a file on a disk "
+                "with room",
+            ) from error
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise  # to who knows what was written; rich itself would end the process
+
+
 def print_answer(answer: Answer, *, as_json: bool) -> None:
     """Print an answer on standard output."""
     if as_json:
@@ -81,7 +110,7 @@ def print_answer(answer: Answer, *, as_json: bool) -> None:
         sys.stdout.flush()
         return
     # A pipe or a log has no width: rows stay whole there.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 240)
+    console = _Console(highlight=False, width=None if sys.stdout.isatty() else 240)
     for part in answer.show:
         console.print(part if isinstance(part, Table) else Text(str(part)))
 
@@ -92,4 +121,4 @@ def print_error(error: RhymeError, *, as_json: bool) -> None:
         with contextlib.suppress(OSError):  # a full disk behind a pipe; standard error says it
             sys.stdout.write(json.dumps(error.facts()) + "\n")
             sys.stdout.flush()
-    sys.stderr.write(f"rhyme: {error}\n".encode("utf-8", "backslashreplace").decode())
+    tell(f"rhyme: {error}".encode("utf-8", "backslashreplace").decode())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -94,10 +94,9 @@ def to_torch_export(package: EncoderPackage, path: str | Path, *, normalise: boo
             program.to(device), (example,), dynamic_shapes={"pixels": {0: batch}}
         )
     facts = {"plan": to_dict(plan), "normalised": normalise, "source": package.hash}
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / path.name
-        torch.export.save(exported, file, extra_files={_FACTS: json.dumps(facts)})
-        atomic_write(path, file.read_bytes())
+    made = io.BytesIO()  # PyTorch's own writer ends the process where the disk is full
+    torch.export.save(exported, made, extra_files={_FACTS: json.dumps(facts)})
+    atomic_write(path, made.getvalue())
     return path
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rhyme.catalog import Catalog, ItemFacts
-from rhyme.errors import CatalogError, DataError, MediaError, WorkerError
+from rhyme.errors import CatalogError, DataError, MediaError, StorageError, WorkerError
 from rhyme.loading.decode import Readers
-from rhyme.run import atomic_write, fsync_directory
+from rhyme.run import atomic_write, fsync_directory, naming, take_room
 from rhyme.views.crops import centre_square, resized, shorter_side
 from rhyme.views.facts import equally_spaced, frame_counts, frame_times
 from rhyme.views.geometry import crop_resize_map
 from rhyme.workers import map_ordered
 
-__all__ = ["FrameCache", "too_many_bad"]
+__all__ = ["FrameCache", "remedy_of", "too_many_bad"]
 
 _GIB = 2**30
 _TOGETHER = 32
@@ -183,7 +183,8 @@ class FrameCache:
         cache = cls(arrays, fingerprint=catalog.fingerprint, cut=cut, failed=failed)
         if folder is None or partial is None:
             return cache
-        cache._save(partial, folder, options)
+        with naming(folder):
+            cache._save(partial, folder, options)
         return cls.open(folder)
 
     @classmethod
@@ -301,7 +302,20 @@ def too_many_bad(bad: Mapping[Any, str], items: int, limit: float) -> DataError 
         f"{len(bad)} of {items} items cannot be decoded",
         stage="loading",
         value=listed,
-        remedy="scan again with --depth frames, which leaves damaged files out",
+        remedy=remedy_of(bad.values()),
+    )
+
+
+def remedy_of(reasons: Iterable[str]) -> str:
+    """What helps against items that cannot be decoded, by the reasons that were given."""
+    if any(reason.startswith(CatalogError.__name__) for reason in reasons):
+        return (
+            "put back the files that have changed, with their times (cp -a, rsync -t), and go on; "
+            "or scan the folder again and begin a new run"
+        )
+    return (
+        "scan again with --depth frames, which leaves damaged files out, and begin a new run "
+        "with that catalog; or copy the files again from where they are whole"
     )
 
 
@@ -333,7 +347,20 @@ def _allocate(shape: tuple[int, ...], folder: Path | None) -> NDArray[np.uint8]:
     if folder is None:
         return np.zeros(shape, dtype=np.uint8)
     file = folder / "frames.npy"
-    return np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
+    try:
+        mapped = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
+        take_room(file)
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise StorageError(
+            f"there is no room for the decoded frames: {error.strerror or error}",
+            file=folder.parent,
+            stage="cache",
+            value=f"{np.prod(shape, dtype=np.int64) / _GIB:.2f} GiB",
+            remedy="make room on that disk, or keep fewer or smaller frames: "
+            "--data.cache_frames, --data.cache_size",
+        ) from error
+    return mapped
 
 
 def _decoded(

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from rhyme.catalog import Catalog
 from rhyme.errors import ConfigError, DataError, MediaError
 from rhyme.loading.batch import Batch
-from rhyme.loading.cache import FrameCache
+from rhyme.loading.cache import FrameCache, remedy_of
 from rhyme.loading.maker import BatchMaker, Made, Request
 from rhyme.loading.usable import unusable
 from rhyme.views import View, ViewPlan
@@ -132,7 +132,7 @@ class ViewDataset(Dataset[Batch]):
             if not self.replace_damaged:
                 raise MediaError(
                     one.reason, file=one.path, stage="loading",
-                    remedy="scan again with --depth frames, which leaves damaged files out",
+                    remedy=remedy_of([one.reason]),
                 )  # fmt: skip
             warnings.warn(f"{one.path} is damaged and replaced: {one.reason}", stacklevel=3)
         return made.batch

@@ -57,6 +57,15 @@ class Readers:
             CatalogError: the file has gone or changed since the scan.
         """
         reader = self._reader(row)
+        try:
+            return self._read(reader, times)
+        except Exception:
+            self._drop(reader)  # it may be left half open: the next read opens the file anew
+            raise
+
+    def _read(
+        self, reader: FrameReader, times: NDArray[np.float64]
+    ) -> tuple[Tensor, NDArray[np.float64]]:
         if isinstance(reader, Video) and len(times):
             table = reader.table
             # A header that is believed at the scan may be off by a little.
@@ -107,6 +116,11 @@ class Readers:
         if len(self._open) > self.limit:
             self._open.popitem(last=False)[1].close()
         return reader
+
+    def _drop(self, reader: FrameReader) -> None:
+        for key in [key for key, held in self._open.items() if held is reader]:
+            del self._open[key]
+        reader.close()
 
 
 def _close(readers: OrderedDict[tuple[str, ...], FrameReader]) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rhyme.catalog import Catalog, ItemFacts
 from rhyme.errors import CatalogError, DataError, MediaError
 from rhyme.loading.batch import Batch
-from rhyme.loading.cache import FrameCache, kept_frames, with_frames
+from rhyme.loading.cache import FrameCache, kept_frames, remedy_of, with_frames
 from rhyme.loading.decode import Readers
 from rhyme.loading.gathering import Decoded, Gathering, stacked
 from rhyme.loading.placement import Raw
@@ -135,7 +135,7 @@ class BatchMaker:
                 f"an item and {_ATTEMPTS} stand-ins cannot be decoded",
                 stage="loading",
                 value=[f"{r.path}: {r.reason}" for r in replaced[-3:]],
-                remedy="scan again with --depth frames, which leaves damaged files out",
+                remedy=remedy_of(r.reason for r in replaced),
             )
         if replaced:
             draws = self._draw(request.epoch, rows, repeats)

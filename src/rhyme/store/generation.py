@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rhyme.errors import StoreError
-from rhyme.run import fsync_directory, sha256_file
+from rhyme.run import fsync_directory, naming, sha256_file, take_room
 from rhyme.store.layout import TABLE, VECTORS, StoreInfo
 from rhyme.store.shards import ItemKey, Rows
 
@@ -235,7 +235,9 @@ def write_generation(
 
     folder.mkdir()
     file = folder / VECTORS
-    matrix = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=(total, dim))
+    with naming(file):
+        matrix = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=(total, dim))
+        take_room(file)
     at = 0
     for part in vectors:
         matrix[at : at + len(part)] = part
@@ -254,8 +256,18 @@ def write_generation(
             yield from part.to_batches()
 
     reader = pa.RecordBatchReader.from_batches(schema, batches())
-    lancedb.connect(str(folder)).create_table(TABLE, data=reader, schema=schema)
-    _make_durable(folder)
+    try:
+        lancedb.connect(str(folder)).create_table(TABLE, data=reader, schema=schema)
+    except (OSError, RuntimeError) as error:
+        why = str(error).partition(", /")[0][:300]  # what follows are lines of lance's source
+        raise StoreError(
+            f"the table of the store cannot be written: {why}",
+            file=folder.parent,
+            stage="embed",
+            remedy="check the free space, then run the command again: it goes on",
+        ) from error
+    with naming(folder):
+        _make_durable(folder)
     return Written(count=total, items=items, dim=dim, sha256=sha256_file(file))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rhyme.signals import Preempted
 from rhyme.training.checkpoint import latest
 from rhyme.training.config import OptimizerConfig, ScheduleConfig, TrainConfig
 from rhyme.training.environment import alive, resolve_device
@@ -11,7 +12,6 @@ from rhyme.training.monitors import CollapseAlarm, effective_rank, embedding_std
 from rhyme.training.optim import Lars, build_optimizers
 from rhyme.training.packages import export_packages, load_part, save_part
 from rhyme.training.schedules import learning_rate
-from rhyme.training.signals import Preempted
 
 __all__ = [
     "CollapseAlarm",

@@ -284,7 +284,7 @@ def newest(folder: Path, damaged: Callable[[Path, str], None] | None = None) -> 
     return None
 
 
-def latest(run: RunFolder, *, tell: bool = True) -> Path | None:
+def latest(run: RunFolder, *, tell: bool = True, passed: list[str] | None = None) -> Path | None:
     """The checkpoint to resume a run from; None where the run has none.
 
     A damaged one is entered into the events, and the one before is taken.
@@ -292,6 +292,7 @@ def latest(run: RunFolder, *, tell: bool = True) -> Path | None:
     Args:
         run: the run.
         tell: False where another rank writes the events.
+        passed: gets a line for each damaged one, for the user.
 
     Raises:
         CheckpointError: there are checkpoints, and all are damaged.
@@ -300,6 +301,8 @@ def latest(run: RunFolder, *, tell: bool = True) -> Path | None:
 
     def note(path: Path, cause: str) -> None:
         causes.append(f"{path.name}: {cause}")
+        if passed is not None:
+            passed.append(f"checkpoint {path.name} is damaged and passed over: {cause}")
         if tell:
             run.event("checkpoint_damaged", checkpoint=path.name, cause=cause)
 

@@ -26,6 +26,7 @@ from rhyme.encoders.features import InferencePlan
 from rhyme.errors import ConfigError, DataError, TrainingError
 from rhyme.loading.batch import Batch, Source
 from rhyme.run import RunFolder
+from rhyme.signals import Preempted, StopRequest
 from rhyme.systems.base import RunContext, StepContext, StepOutput, System
 from rhyme.training.config import TrainConfig
 from rhyme.training.environment import (
@@ -42,7 +43,6 @@ from rhyme.training.packages import load_module
 from rhyme.training.parallel import check_ranks
 from rhyme.training.recorder import Probe, Recorder
 from rhyme.training.saving import Saver
-from rhyme.training.signals import Preempted, StopRequest
 from rhyme.training.stepper import Stepper
 
 
@@ -201,7 +201,7 @@ class Trainer:
             before = self._restore(path)
             changed = {k: [before.get(k), v] for k, v in facts.items() if before.get(k) != v}
             facts["changed"] = changed
-        self.recorder.start(self.step)
+        self.recorder.start(self.step, self.saver.passed_over if resume else None)
         if self._leader:
             redone = forget_rows_after(self.run, self.step) if resume else 0
             kind = "started" if path is None else "resumed"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any, TextIO, cast
+
+from rhyme.notices import Log, log
 
 
 def duration(seconds: float) -> str:
@@ -41,7 +42,7 @@ class Progress:
     ) -> None:
         self.steps = steps
         self.shown = shown
-        self.stream = sys.stderr if stream is None else stream
+        self.stream = log() if stream is None else Log(stream)
         self.every = every
         self._last = float("-inf")
         self._bar: Any = None
@@ -55,7 +56,8 @@ class Progress:
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False)
         elif self.shown:
-            print(text, file=self.stream, flush=True)
+            self.stream.write(text + "\n")
+            self.stream.flush()
 
     def advance(self, step: int) -> None:
         """Move the bar to a step."""
@@ -82,7 +84,7 @@ class Progress:
             self._bar = None
 
 
-def _bar(stream: TextIO) -> Any:
+def _bar(stream: Log) -> Any:
     """A bar of rich's on a stream."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
@@ -93,5 +95,5 @@ def _bar(stream: TextIO) -> Any:
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TextColumn("{task.fields[facts]}", markup=False),
-        console=Console(file=stream),
+        console=Console(file=cast(TextIO, stream)),
     )

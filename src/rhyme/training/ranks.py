@@ -10,7 +10,6 @@ ends their wait (NCCL), and all raise the error that was pinned first. A step co
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -20,6 +19,7 @@ from typing import TypeVar
 from rhyme import distributed
 from rhyme.board import Board, lost_peer
 from rhyme.errors import RankError, RhymeError, disk_trouble, from_facts
+from rhyme.notices import tell
 
 Value = TypeVar("Value")
 
@@ -58,8 +58,7 @@ class _Guard(threading.Thread):
         if self._over.wait(GRACE_S):
             return
         if self._leader:
-            sys.stderr.write(f"rhyme: {failure}\n")
-            sys.stderr.flush()
+            tell(f"rhyme: {failure}")
         os._exit(failure.exit_code)
 
     def end(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -49,9 +49,17 @@ class Recorder:
         self._loggers = Loggers((), run)
         self.start(0)
 
-    def start(self, step: int) -> None:
-        """Begin to measure, at the first step of this part of the run."""
+    def start(self, step: int, passed_over: Sequence[str] | None = None) -> None:
+        """Begin to measure, at the first step of this part of the run.
+
+        Args:
+            step: steps done before.
+            passed_over: of a run that goes on, lines on checkpoints that could not be used.
+        """
         self.first = step
+        self._told: list[str] = []
+        if passed_over is not None:
+            self._told = [*passed_over, f"goes on from step {step} of {self.steps}"]
         self._began = time.perf_counter()
         self._paused = 0.0
         self._mark = (self._began, 0, 0.0)  # of the window: when, items and wait until then
@@ -63,6 +71,8 @@ class Recorder:
         if self.leader:
             self._loggers = Loggers(self.config.loggers, self.run, self.first)
         self.progress = Progress(self.steps, done=self.first, shown=self.shown)
+        for line in self._told:
+            self.progress.say(line)
         if self.steps - self.first > ESTIMATE_AFTER:
             self.progress.say(f"training on {device}: measuring {ESTIMATE_AFTER} steps ...")
 

@@ -89,6 +89,7 @@ class Saver:
         self._counters, self._say = counters, say
         self._about, self._extra = dict(about or {}), dict(extra or {})
         self._leader = distributed.rank() == 0
+        self.passed_over: list[str] = []  # what `find` has to say of damaged checkpoints
         self._saved: int | None = None
         self._slow = False
         self._copies, self._background = Copies(), Background()
@@ -200,7 +201,7 @@ class Saver:
             CheckpointError: there are checkpoints and ``resume`` is False, or all are damaged.
         """
         if resume:
-            return checkpoint.latest(self.run, tell=self._leader)
+            return checkpoint.latest(self.run, tell=self._leader, passed=self.passed_over)
         if checkpoint.steps_on_disk(self.run.checkpoints):
             raise CheckpointError(
                 "the run has checkpoints already",

@@ -24,8 +24,9 @@ from rhyme.api.fit import Trained
 from rhyme.api.launch import outcome
 from rhyme.board import Meeting
 from rhyme.errors import RhymeError, TrainingError
+from rhyme.notices import tell
 from rhyme.run import RunFolder
-from rhyme.training.signals import Preempted, StopRequest
+from rhyme.signals import Preempted, StopRequest
 
 RANK: tuple[str, ...] = (sys.executable, "-m", "rhyme.api.launch.rank")
 """The command of a rank."""
@@ -206,10 +207,9 @@ def _tell_restart(
     RunFolder(run).event("restarted", cause=death.how, number=number)
     if progress is not False:
         said = f"\n{death.said}" if death.said else ""
-        print(
+        tell(
             f"{death.how}; all ranks start again from the last checkpoint "
-            f"({number} of at most {restarts}){said}",
-            file=sys.stderr,
+            f"({number} of at most {restarts}){said}"
         )
 
 

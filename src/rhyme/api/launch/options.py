@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 from rhyme.errors import ConfigError
-from rhyme.group import in_a_group, started_as_rank
+from rhyme.group import in_a_group, started_as_rank, tasks_of_step
 from rhyme.recipes import Recipe
 from rhyme.systems import System
 from rhyme.training import resolve_device
@@ -46,8 +47,8 @@ class LaunchOptions:
         """The launcher with ``auto`` decided.
 
         Raises:
-            ConfigError: torchrun was named and has not started this process, or ``ranks`` was
-                given to another launcher than ``local``.
+            ConfigError: torchrun was named and has not started this process, ``ranks`` was
+                given to another launcher than ``local``, or srun has started several of this.
         """
         if self.ranks is not None and self.launch not in ("auto", "local"):
             raise ConfigError(
@@ -75,6 +76,16 @@ class LaunchOptions:
                 f"--launch {where} within a process that torchrun has started",
                 stage="launch",
                 remedy="leave torchrun out, or --launch and --ranks",
+            )
+        tasks = tasks_of_step()
+        if tasks > 1 and not started_as_rank():
+            raise ConfigError(
+                f"srun has started {tasks} of this command, and they do not know of each other",
+                stage="launch",
+                value={"SLURM_PROCID": os.environ["SLURM_PROCID"], "RANK": None},
+                remedy=f"without srun: rhyme train ... --launch slurm --slurm.ranks {tasks}; or "
+                "one torchrun a node: srun --ntasks-per-node 1 torchrun ...; where every task is "
+                "to train a run of its own: env -u SLURM_PROCID rhyme train ...",
             )
         return where
 

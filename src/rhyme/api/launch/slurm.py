@@ -19,8 +19,8 @@ from rhyme.api.fit import Trained, fit_run
 from rhyme.api.launch import outcome
 from rhyme.errors import ConfigError, MissingExtra, RhymeError, TrainingError
 from rhyme.run import RunFolder
+from rhyme.signals import Preempted
 from rhyme.training.ranks import joined, one_fate
-from rhyme.training.signals import Preempted
 
 LOGS = "slurm"
 _REQUEUES = 1000  # a run is as long as it is; a job that makes no step ends by its error
