@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -60,6 +62,9 @@ class StopRequest:
         _restore(self._before)
 
 
+_AGAIN = 0.05  # seconds until a signal that was swallowed is sent anew
+
+
 class _Asked(KeyboardInterrupt):
     """Raised where a signal finds the work; no handler of ordinary errors may swallow it."""
 
@@ -68,8 +73,10 @@ class StartGuard:
     """Until a :class:`StopRequest` takes over, a signal ends the work where it is.
 
     There is no state to save before the first step, and what is on the disk is whole at any moment;
-    so nothing is gained by waiting for the end of a scan. Outside the main thread signals cannot be
-    caught, and nothing changes.
+    so nothing is gained by waiting for the end of a scan. Where code in C calls Python, as FFmpeg
+    does to read a file, nothing that is raised comes through: there the signal is sent once more,
+    until it finds another place. Outside the main thread signals cannot be caught, and nothing
+    changes.
 
     Args:
         cause: what to say after "stopped by SIGTERM ".
@@ -85,14 +92,28 @@ class StartGuard:
         self.name: str | None = None
         self.over = False
         self.before: dict[int, Any] = {}
+        self._hook = sys.unraisablehook
 
     def take(self, number: int, frame: FrameType | None) -> None:
         """The handler; of several signals the first is told."""
         self.name = self.name or signal.Signals(number).name
         raise _Asked
 
+    def _swallowed(self, lost: sys.UnraisableHookArgs) -> None:
+        if not issubclass(lost.exc_type, _Asked):
+            self._hook(lost)
+        elif self.name is not None:
+            once_more = threading.Timer(_AGAIN, self._send, (getattr(signal, self.name),))
+            once_more.daemon = True
+            once_more.start()
+
+    def _send(self, number: int) -> None:
+        if not self.over:
+            os.kill(os.getpid(), number)
+
     def __enter__(self) -> StartGuard:
         if threading.current_thread() is threading.main_thread():
+            self._hook, sys.unraisablehook = sys.unraisablehook, self._swallowed
             for name in SIGNALS:
                 if hasattr(signal, name):
                     number = getattr(signal, name)
@@ -105,8 +126,11 @@ class StartGuard:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
+        if self.before:
+            sys.unraisablehook = self._hook
         if self.over:
             return
+        self.over = True
         _restore(self.before)
         if self.name is not None:
             raise Preempted(
