@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):  # its keywords hold the names of folders too
             item.add_marker(pytest.mark.skip(reason="no GPU"))
+
+
+@pytest.fixture(autouse=True)
+def shared_runs_stay_as_they_are() -> Iterator[None]:
+    """No test may leave results in a run that others look at: they would depend on their order."""
+    yield
+    module = sys.modules.get("support.tiny_runs")
+    if module is not None:
+        left = module.judged_shared_runs()
+        assert not left, f"judge a copy of the run instead: {left}"
 
 
 @pytest.fixture(scope="session")

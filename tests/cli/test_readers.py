@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -54,10 +55,10 @@ def test_training_goes_on_when_nobody_reads_its_log(
 
 
 @pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC])
-def test_work_whose_answer_is_lost_does_not_end_with_0(number: int) -> None:
-    told = io.StringIO()
+def test_work_whose_answer_is_lost_does_not_end_with_0(tmp_path: Path, number: int) -> None:
+    told, judged = io.StringIO(), shutil.copytree(trained("moco"), tmp_path / "run")
     with contextlib.redirect_stdout(Lost(number)), contextlib.redirect_stderr(told):
-        assert run(["evaluate", str(trained("moco")), "--protocol", "knn"]) == 1
+        assert run(["evaluate", str(judged), "--protocol", "knn"]) == 1
     for word in ("the answer could not be written", "standard output", "remedy:"):
         assert word in told.getvalue()
 
