@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,8 +87,8 @@ def test_what_it_refuses() -> None:
     assert PROTOCOL.reads == "frames"
 
 
-def test_a_run_is_judged_and_drawn() -> None:
-    folder = trained("dual")
+def test_a_run_is_judged_and_drawn(tmp_path: Path) -> None:
+    folder = shutil.copytree(trained("dual"), tmp_path / "run")
     done = rhyme("evaluate", folder, "--protocol", "segments", "--json")
     assert done.code == 0, done.err
     rows = [row for row in done.document["results"] if row["protocol"] == "segments"]
