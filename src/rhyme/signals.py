@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, ClassVar
 
 from rhyme.errors import RhymeError
@@ -53,12 +53,7 @@ class StopRequest:
                     self._before[number] = handler
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         _restore(self._before)
 
 
@@ -120,12 +115,7 @@ class StartGuard:
                     self.before[number] = signal.signal(number, self.take)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         if self.before:
             sys.unraisablehook = self._hook
         if self.over:

@@ -243,6 +243,19 @@ def test_another_encoder_or_spacing_is_refused(made, catalog, copy):
     assert content(copy)[0] == before[0]
 
 
+def before_the_lock(monkeypatch, work):
+    """The next writer finds, once it holds the lock, what another one has done meanwhile."""
+
+    @contextmanager
+    def after_another(folder):
+        monkeypatch.setattr(module, "locked", locked)
+        work()
+        with locked(folder):
+            yield
+
+    monkeypatch.setattr(module, "locked", after_another)
+
+
 @pytest.mark.parametrize("there", [False, True])
 def test_what_another_process_commits_before_the_lock_is_kept(
     made, catalog, tmp_path, monkeypatch, there
@@ -252,14 +265,7 @@ def test_what_another_process_commits_before_the_lock_is_kept(
     if there:
         write_store(target, made / "encoder", first.select(indices=[0]))
 
-    @contextmanager
-    def after_another(folder):
-        monkeypatch.setattr(module, "locked", locked)
-        write_store(target, made / "encoder", first)
-        with locked(folder):
-            yield
-
-    monkeypatch.setattr(module, "locked", after_another)
+    before_the_lock(monkeypatch, lambda: write_store(target, made / "encoder", first))
     summary = write_store(target, made / "encoder", second)
     assert (summary.items, summary.embedded) == (10, 5)
     assert len({row[0] for row in content(target)[0]}) == 10
@@ -268,14 +274,7 @@ def test_what_another_process_commits_before_the_lock_is_kept(
 def test_another_encoder_that_came_before_the_lock_is_refused(made, catalog, tmp_path, monkeypatch):
     target = tmp_path / "s.store"
 
-    @contextmanager
-    def after_another(folder):
-        monkeypatch.setattr(module, "locked", locked)
-        write_store(target, made / "other", catalog)
-        with locked(folder):
-            yield
-
-    monkeypatch.setattr(module, "locked", after_another)
+    before_the_lock(monkeypatch, lambda: write_store(target, made / "other", catalog))
     with pytest.raises(StoreError, match="belongs to the encoder"):
         write_store(target, made / "encoder", catalog)
     assert len(content(target)[0]) == read_info(target).count > 0

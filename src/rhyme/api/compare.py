@@ -9,7 +9,7 @@ from pathlib import Path
 from rhyme.config import load_yaml
 from rhyme.evaluation import Comparison, Result, read_results
 from rhyme.evaluation import compare as compare_results
-from rhyme.report.arms import TrainedOn, sort_runs, trained_on
+from rhyme.report.arms import TrainingData, sort_runs, trained_on
 from rhyme.run import RunFolder, read_jsonl
 
 
@@ -22,7 +22,7 @@ class _Judged:
     config: str
     rows: Sequence[Result]
     earlier: int
-    trained: TrainedOn
+    trained: TrainingData
 
     @property
     def name(self) -> str:

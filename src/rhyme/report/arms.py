@@ -51,7 +51,7 @@ class Arm:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedOn:
+class TrainingData:
     """The collection that a run was trained on, however it was split.
 
     Attributes:
@@ -65,7 +65,7 @@ class TrainedOn:
     collection: str = ""
     counts: tuple[float | str | None, ...] = ()
 
-    def differs(self, other: TrainedOn) -> bool:
+    def differs(self, other: TrainingData) -> bool:
         """Whether the two are surely not the same; what is not told may be anything."""
         if self.collection and other.collection and self.collection != other.collection:
             return True
@@ -119,7 +119,7 @@ def arms(runs: Sequence[ReportData]) -> list[Arm]:
 def sort_runs(
     runs: Sequence[Configured],
     judged: Sequence[Sequence[str]],
-    trained: Sequence[TrainedOn],
+    trained: Sequence[TrainingData],
     *,
     apart: bool = False,
 ) -> list[tuple[str, list[int]]]:
@@ -149,7 +149,7 @@ def sort_runs(
     return [*zip(names, [own for _, own in found], strict=True)]
 
 
-def trained_on(events: Sequence[Row]) -> TrainedOn:
+def trained_on(events: Sequence[Row]) -> TrainingData:
     """What a run was trained on, by its event ``data``.
 
     Args:
@@ -157,7 +157,7 @@ def trained_on(events: Sequence[Row]) -> TrainedOn:
     """
     event = next((row for row in reversed(events) if row.get("event") == "data"), {})
     counts = tuple(number(event.get(name)) for name in ("items", "groups"))
-    return TrainedOn(
+    return TrainingData(
         name=str(event.get("data", "")),
         collection=str(event.get("collection", "")),
         counts=(*counts, *sorted(mapping(event.get("splits")))),
@@ -218,7 +218,7 @@ def _value(options: Mapping[str, Any], name: str) -> str:
 def _by_data(
     places: Sequence[int],
     judged: Sequence[Sequence[str]],
-    trained: Sequence[TrainedOn],
+    trained: Sequence[TrainingData],
     apart: bool,
 ) -> list[tuple[str, list[int]]]:
     """Runs of one configuration by their data, named where there are several."""

@@ -71,24 +71,21 @@ def _tuned(name: Name, half: bool, width: int) -> Blocks:
 
 
 def _common(name: Name, half: bool, width: int, major: int) -> Blocks:
-    """Sizes for all others."""
-    if name.startswith("batch"):
-        if not half:
-            return Blocks(rows=64, keys=64, depth=32, warps=4, stages=3)
-        if name == "batch_weights":
-            return Blocks(rows=128, keys=128, depth=64, warps=8, stages=3)
+    """Sizes for all others, where those of an H100 do not fit or compile."""
+    if name == "batch_weights" and half:
+        return Blocks(rows=128, keys=128, depth=64, warps=8, stages=3)
+    if name == "batch_sums" and half:
         # wider tiles of columns do not compile for capability 10 (Triton 3.9)
         return Blocks(rows=128, keys=64 if major == 10 else 128, depth=64, warps=8, stages=2)
-    if name == "queue_keys":
-        if half:
-            return Blocks(rows=32, keys=64, warps=8, stages=1)
-        few = 32 if width <= 128 else 16
-        return Blocks(rows=few, keys=few, warps=4, stages=1)
-    if half:
+    if name in ("queue_forward", "queue_backward"):
+        if not half:
+            return Blocks(rows=32, keys=32, warps=4, stages=1, resident=2, exact="bf16x6")
         if width <= 128:
             return Blocks(rows=64, keys=64, warps=4, stages=2)
         return Blocks(rows=64, keys=32, warps=8, stages=2)
-    return Blocks(rows=32, keys=32, warps=4, stages=1, resident=2, exact="bf16x6")
+    if name == "queue_keys" and not half and width > 128:
+        return Blocks(rows=16, keys=16, warps=4, stages=1)
+    return _tuned(name, half, width)
 
 
 _instead: dict[Name, Blocks] = {}
