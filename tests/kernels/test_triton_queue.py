@@ -89,8 +89,12 @@ def check(kernels, b, n, d, e, dtype, scale, kind, seed=0) -> None:
     near(found.mean.cpu(), mean, tolerance)
     near(found.maximum.cpu(), top, tolerance)
     assert torch.equal(found.allowed.cpu(), allowed)
+    assert (found.expected is None) == (v is not None)
+    if found.expected is not None:
+        near(found.expected.cpu(), (q.cpu().double() * mean).sum(1) * scale, tolerance)
     plain = kernels.queue.forward_pass(q, k, v, scale, exclusion, False)
     assert plain.mean is None
+    assert plain.expected is None
     near(plain.log_sum_exp.cpu(), lse, tolerance)
     back = kernels.queue.backward_pass(
         q,
@@ -168,7 +172,7 @@ def test_a_learned_scale_lies_on_the_device(triton_kernels) -> None:
 
 def test_nothing_to_look_at_and_zero_vectors(triton_kernels) -> None:
     q = torch.zeros(3, 16, device=triton_kernels.device)
-    _, mean, lse, top, allowed = triton_kernels.queue.forward_pass(
+    _, mean, lse, top, allowed, _ = triton_kernels.queue.forward_pass(
         q, q[:0], None, 1.0, Exclusion(), True
     )
     assert lse.isneginf().all()
@@ -176,18 +180,19 @@ def test_nothing_to_look_at_and_zero_vectors(triton_kernels) -> None:
     assert not mean.any()
     assert not allowed.any()
     keys = torch.zeros(5, 16, device=triton_kernels.device)
-    _, mean, lse, _, allowed = triton_kernels.queue.forward_pass(
+    _, mean, lse, _, allowed, expected = triton_kernels.queue.forward_pass(
         q, keys, None, 1e4, Exclusion(), True
     )
     torch.testing.assert_close(lse.cpu(), torch.full((3,), math.log(5)))
     assert not mean.any()
+    assert not expected.any()
     assert allowed.tolist() == [5, 5, 5]
 
 
 def test_the_gradient_of_the_log_sum_exp_alone_needs_no_kernel(triton_kernels) -> None:
     generator = torch.Generator().manual_seed(0)
     q, k = (unit(generator, n, 16).to(triton_kernels.device) for n in (4, 40))
-    powers, mean, lse, _, _ = triton_kernels.queue.forward_pass(q, k, None, 10.0, Exclusion(), True)
+    powers, mean, lse, *_ = triton_kernels.queue.forward_pass(q, k, None, 10.0, Exclusion(), True)
     on_lse = torch.ones_like(lse)
     rest = (None, on_lse, True, False, False)
     short = triton_kernels.queue.backward_pass(q, k, None, 10.0, Exclusion(), powers, mean, *rest)

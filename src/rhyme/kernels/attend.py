@@ -17,6 +17,7 @@ from rhyme.kernels.common import (
     check_rows,
     check_temperature,
     full_precision,
+    full_type,
     no_autocast,
     plain,
     triton_passes,
@@ -107,13 +108,13 @@ class _Attend(torch.autograd.Function):
             # the mean of the keys beside that of the values: the entropy needs it
             payload = torch.cat([values, keys.to(values.dtype)], 1)
         found = passes.forward_pass(queries, keys, payload, scale, exclusion, want_mean)
-        mean, other, expected = found.mean, None, None
+        mean, other, expected = found.mean, None, found.expected if want_expected else None
         if mean is not None:
             key_mean = mean
             if values is not None:
                 key_mean = other = mean[:, values.shape[1] :]
                 mean = mean[:, : values.shape[1]].contiguous()
-            if want_expected:
+            if want_expected and expected is None:
                 expected = (queries * key_mean).sum(1) * scale
         rest = [found.maximum, found.allowed, *([] if expected is None else [expected])]
         ctx.set_materialize_grads(False)
@@ -270,10 +271,9 @@ def attend(
     if passes is None or passes is streaming:
         queries, keys, *rest = full_precision(queries, keys, *([] if values is None else [values]))
         values = rest[0] if rest else None
-    wide = full_precision(queries[:0], keys[:0])[0].dtype
     scale = 1 / temperature
     if isinstance(scale, Tensor):
-        scale = scale.reshape(()).to(queries.device, wide)
+        scale = scale.reshape(()).to(queries.device, full_type(queries, keys))
     if passes is None:
         found = eager.attend(queries, keys, values, scale, exclusion, want_mean)
         expected = None

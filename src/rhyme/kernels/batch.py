@@ -26,6 +26,7 @@ from rhyme.kernels.common import (
     check_rows,
     check_temperature,
     full_precision,
+    full_type,
     no_autocast,
     plain,
     triton_passes,
@@ -162,8 +163,7 @@ def _summaries(
             second = first  # not a second copy of it
         scale = 1 / temperature
         if isinstance(scale, Tensor):
-            wide = full_precision(first[:0], second[:0])[0]
-            scale = scale.reshape(()).to(wide)
+            scale = scale.reshape(()).to(first.device, full_type(first, second))
         if passes is None:
             found = eager.log_sum_exps(first, second, scale, exclusion, form)
         else:

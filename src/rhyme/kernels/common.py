@@ -31,6 +31,8 @@ class Found(NamedTuple):
         log_sum_exp: ``[b]``.
         maximum: ``[b]``, the largest logit.
         allowed: int64 ``[b]``, number of allowed keys.
+        expected: ``[b]``, the mean logit, 0 without an allowed key, if keys were averaged and the
+            pass brings it; None otherwise.
     """
 
     powers: Tensor
@@ -38,6 +40,7 @@ class Found(NamedTuple):
     log_sum_exp: Tensor
     maximum: Tensor
     allowed: Tensor
+    expected: Tensor | None = None
 
 
 def weighing(powers: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,10 +127,14 @@ def triton_passes(kernel: Kernel, module: str, *inputs: Tensor | None) -> Any | 
     return None
 
 
+def full_type(*tensors: Tensor) -> torch.dtype:
+    """The type to compute in: float64 if any of the tensors is, else float32."""
+    return torch.float64 if any(t.dtype is torch.float64 for t in tensors) else torch.float32
+
+
 def full_precision(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors in one type to compute in: float64 if any is, else float32."""
-    wide = any(t.dtype is torch.float64 for t in tensors)
-    dtype = torch.float64 if wide else torch.float32
+    """The tensors in the one type of :func:`full_type`."""
+    dtype = full_type(*tensors)
     return tuple(t.to(dtype) for t in tensors)
 
 

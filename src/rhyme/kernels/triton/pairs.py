@@ -32,6 +32,16 @@ def weight(x):
 
 
 @triton.jit
+def weighing_of(powers, b, rows, inside):
+    """:func:`rhyme.kernels.common.weighing` of some rows; 0 and 0 beyond the last."""
+    largest = tl.load(powers + rows, mask=inside, other=float("-inf"))
+    total = tl.load(powers + b + rows, mask=inside, other=0.0)
+    level = tl.where(largest == float("-inf"), 0.0, largest)
+    share = tl.where(total == 0.0, 0.0, 1.0 / tl.where(total == 0.0, 1.0, total))
+    return level, share
+
+
+@triton.jit
 def owners_of(row_owner, rows, inside, GROUPS: tl.constexpr):
     """The owner of each row of the tile; anything where there are no groups."""
     owner = rows.to(tl.int64)

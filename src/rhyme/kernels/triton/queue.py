@@ -18,7 +18,7 @@ import triton
 from torch import Tensor
 from torch.nn import functional
 
-from rhyme.kernels.common import Exclusion, Found, weighing
+from rhyme.kernels.common import Exclusion, Found
 from rhyme.kernels.triton import queue_kernels
 from rhyme.kernels.triton.blocks import (
     Blocks,
@@ -86,7 +86,8 @@ def forward_pass(
         lse = queries.new_full((b,), -torch.inf, dtype=torch.float32)
         mean = lse.new_zeros(b, width) if want_mean else None
         powers = torch.stack([lse, torch.zeros_like(lse)])
-        return Found(powers, mean, lse, lse.clone(), lse.new_zeros(b, dtype=torch.int64))
+        none = lse.new_zeros(b, dtype=torch.int64)
+        return Found(powers, mean, lse, lse.clone(), none)
     lse = queries.new_empty(b, dtype=torch.float32)
     mean = lse.new_empty(b, e) if want_mean else None
     powers, maximum = lse.new_empty(2, b), torch.empty_like(lse)
@@ -102,15 +103,17 @@ def forward_pass(
         **_inputs(queries, keys, values, scale, exclusion, sizes),
         top=top, total=total, sums=sums, count=count, tiles=tiles, MEAN=want_mean,
     )  # fmt: skip
+    expected = torch.empty_like(lse) if want_mean and values is None else None
     kernels.merge[(b,)](
-        top, total, sums, count, powers, lse, maximum, allowed, lse if mean is None else mean,
-        b, e, n, parts,
-        MEAN=want_mean, COUNTED=counted, PARTS=triton.next_power_of_2(parts), STEP=16,
-        WIDTH=_tile(e), num_warps=4,
+        queries, top, total, sums, count, powers, lse, maximum, allowed,
+        lse if mean is None else mean, lse if expected is None else expected,
+        b, e, n, parts, queries.stride(0), scale,
+        MEAN=want_mean, EXPECTED=expected is not None, LEARNED=isinstance(scale, Tensor),
+        COUNTED=counted, PARTS=triton.next_power_of_2(parts), STEP=16, WIDTH=_tile(e), num_warps=4,
     )  # fmt: skip
     if mean is not None and width < e:
         mean = mean[:, :width].contiguous()
-    return Found(powers, mean, lse, maximum, allowed)
+    return Found(powers, mean, lse, maximum, allowed, expected)
 
 
 def backward_pass(
@@ -168,11 +171,9 @@ def backward_pass(
     if grad_mean is not None:
         grad_mean = grad_mean.contiguous()
     stand_in = powers
-    base, share = weighing(powers)
     given: dict[str, Any] = {
         "g": stand_in if grad_mean is None else grad_mean,
-        "base": base,
-        "share": share,
+        "powers": powers,
         "MEAN": grad_mean is not None,
     }
     if need_queries:

@@ -8,7 +8,15 @@ A program takes a tile of queries and one part of the keys, so that few queries 
 import triton
 import triton.language as tl
 
-from rhyme.kernels.triton.pairs import LN2, LOG2E, factor_of, meets, owners_of, weight
+from rhyme.kernels.triton.pairs import (
+    LN2,
+    LOG2E,
+    factor_of,
+    meets,
+    owners_of,
+    weighing_of,
+    weight,
+)
 
 
 @triton.jit(do_not_specialize=["b", "n", "tiles"])
@@ -85,9 +93,10 @@ def forward(
 
 @triton.jit(do_not_specialize=["b", "n", "parts"])
 def merge(
-    top, total, sums, count, powers, lse, maximum, allowed, mean, b, e, n, parts,
-    MEAN: tl.constexpr, COUNTED: tl.constexpr, PARTS: tl.constexpr, STEP: tl.constexpr,
-    WIDTH: tl.constexpr,
+    q, top, total, sums, count, powers, lse, maximum, allowed, mean, expected,
+    b, e, n, parts, q_stride, scale,
+    MEAN: tl.constexpr, EXPECTED: tl.constexpr, LEARNED: tl.constexpr, COUNTED: tl.constexpr,
+    PARTS: tl.constexpr, STEP: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """The parts of one query put together; natural logarithms but for ``powers``."""
     row = tl.program_id(0)
@@ -119,12 +128,17 @@ def merge(
                 mask=(some < parts)[:, None] & (width < e)[None, :], other=0.0,
             )  # fmt: skip
             acc += tl.sum(piece * tl.exp2(near - base)[:, None], 0)
-        tl.store(mean + row * e + width, acc * share, mask=width < e)
+        average = acc * share
+        tl.store(mean + row * e + width, average, mask=width < e)
+        if EXPECTED:  # keys are averaged
+            query = tl.load(q + row.to(tl.int64) * q_stride + width, mask=width < e, other=0.0)
+            inner = tl.sum(query.to(tl.float32) * average, 0)
+            tl.store(expected + row, inner * factor_of(scale, LEARNED))
 
 
 @triton.jit(do_not_specialize=["b", "n", "tiles"])
 def backward_queries(
-    q, k, v, g, z, base, share, on_lse, row_owner, key_owner, skip, mask, out,
+    q, k, v, g, z, powers, on_lse, row_owner, key_owner, skip, mask, out,
     b, n, d, e, q_stride, k_stride, v_stride, skip_stride, mask_stride, scale, tiles,
     VALUES: tl.constexpr, MEAN: tl.constexpr, ON_LSE: tl.constexpr, LEARNED: tl.constexpr,
     GROUPS: tl.constexpr, SKIPS: tl.constexpr, MASK: tl.constexpr, ROWS: tl.constexpr,
@@ -147,9 +161,7 @@ def backward_queries(
         mask=inside[:, None] & wide, other=0.0,
     )  # fmt: skip
     owner = owners_of(row_owner, rows, inside, GROUPS)
-    base_of = tl.load(base + rows, mask=inside, other=0.0)
-    # a row without an allowed key has a share of zero
-    share_of = tl.load(share + rows, mask=inside, other=0.0)
+    base_of, share_of = weighing_of(powers, b, rows, inside)
     level = tl.zeros([ROWS], tl.float32)
     if ON_LSE:
         level += tl.load(on_lse + rows, mask=inside, other=0.0).to(tl.float32)
@@ -195,7 +207,7 @@ def backward_queries(
 
 @triton.jit(do_not_specialize=["b", "n"])
 def backward_keys(
-    q, k, v, g, base, share, level, row_owner, key_owner, skip, mask, dk, dv,
+    q, k, v, g, powers, level, row_owner, key_owner, skip, mask, dk, dv,
     b, n, d, e, q_stride, k_stride, v_stride, skip_stride, mask_stride, scale,
     VALUES: tl.constexpr, MEAN: tl.constexpr, LEARNED: tl.constexpr, GROUPS: tl.constexpr,
     SKIPS: tl.constexpr, MASK: tl.constexpr, NEED_KEYS: tl.constexpr, NEED_VALUES: tl.constexpr,
@@ -227,8 +239,7 @@ def backward_keys(
             mask=inside[:, None] & wide, other=0.0,
         )  # fmt: skip
         owner = owners_of(row_owner, rows, inside, GROUPS)
-        base_of = tl.load(base + rows, mask=inside, other=0.0)
-        share_of = tl.load(share + rows, mask=inside, other=0.0)
+        base_of, share_of = weighing_of(powers, b, rows, inside)
         ds = tl.load(level + rows, mask=inside, other=0.0)[:, None]
         s = tl.dot(query, tl.trans(key), input_precision=PRECISION) * factor
         ok = meets(
