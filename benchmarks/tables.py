@@ -13,6 +13,8 @@ over those that both arms have.
 
 ``<!-- beside NAME NAME of PROTOCOL/METRIC ... -->`` ... ``<!-- end -->`` sets studies side by side:
 a line an arm or a difference that all of them have, a column a metric and study.
+``<!-- gains NAME within LIMIT`` ... ``-->`` ... ``<!-- end -->`` draws differences into a picture
+(:mod:`benchmarks.gains`).
 """
 
 import argparse
@@ -24,8 +26,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
+from benchmarks.gains import CAPTION, lines_of, svg, words
 from rhyme.evaluation import Result, read_results
 
 ROOT = Path(__file__).parent.parent
@@ -42,7 +45,8 @@ FEW = 3
 """Differences between arms that stand in the table of the arms; more of them are folded away."""
 BLOCK = re.compile(
     r"(?P<begin><!-- (?:table (?P<table>[\w.-]+)|"
-    r"beside (?P<beside>[^\n]+?) of (?P<of>[^\n]+)) -->\n)"
+    r"beside (?P<beside>[^\n]+?) of (?P<of>[^\n]+)|"
+    r"gains (?P<gains>\w+) within (?P<within>[\d.]+)\n(?P<asked>[^>]+?)) ?-->\n)"
     r"(?P<body>.*?)(?P<end><!-- end -->)",
     re.S,
 )
@@ -100,10 +104,15 @@ def spread(values: Sequence[float]) -> str:
     return f"{fmean(kept):.3f}{deviation} ({len(kept)})"
 
 
+def paired(arm: Values, other: Values) -> list[float]:
+    """The finite differences over the repetitions that both have."""
+    gains = [arm[r] - other[r] for r in arm if r in other]
+    return [g for g in gains if math.isfinite(g)]
+
+
 def difference(arm: Values, other: Values) -> str:
     """``mean ± sd (n)`` of the paired differences, and in how many of them the arm is higher."""
-    gains = [arm[r] - other[r] for r in arm if r in other]
-    gains = [g for g in gains if math.isfinite(g)]
+    gains = paired(arm, other)
     if not gains:
         return "–"
     deviation = f" ± {stdev(gains):.3f}" if len(gains) > 1 else ""
@@ -247,38 +256,63 @@ def _range(values: Iterable[Any]) -> str:
     return f"{known[0]:,}" if len(known) == 1 else f"{known[0]:,} to {known[-1]:,}"
 
 
-def fill(page: str, results: Path) -> str:
-    """The page with every table made anew.
+class Filled(NamedTuple):
+    """A page, and its pictures by name."""
+
+    page: str
+    pictures: dict[str, str]
+
+
+def fill(page: str, results: Path, images: str = "images") -> Filled:
+    """The page with every table and picture made anew.
+
+    Args:
+        page: Markdown.
+        results: folder of the rows.
+        images: the folder of pictures as the page calls it.
 
     Raises:
-        ValueError: a table's begin has no end.
+        ValueError: a table's begin has no end, or a picture's line cannot be read.
     """
-    begun = re.findall(r"<!-- (?:table|beside) .+ -->", page)
-    if begun != [match["begin"].rstrip() for match in BLOCK.finditer(page)]:
+    begun = re.findall(r"^<!-- (?:table|beside|gains) .+", page, re.M)
+    if begun != [match["begin"].partition("\n")[0] for match in BLOCK.finditer(page)]:
         raise ValueError(f"a table is not closed by '<!-- end -->', one of {begun}")
+    pictures: dict[str, str] = {}
 
     def rows(name: str) -> list[Result]:
         return read_results(results / f"{name}.jsonl")
 
+    def differences(study: str, metric: str, arm: str, other: str) -> list[float]:
+        protocol, _, name = metric.partition("/")
+        arms = collect(rows(study)).get((protocol, name), {})
+        return paired(arms.get(arm, {}), arms.get(other, {}))
+
     def made(match: re.Match[str]) -> str:
-        if match["table"]:
+        if match["gains"]:
+            name, lines = f"gains-{match['gains']}.svg", lines_of(match["asked"], differences)
+            pictures[name] = svg(lines, float(match["within"]))
+            text = f"![{words(lines)}]({images}/{name})\n\n*{CAPTION}*"
+        elif match["table"]:
             text = table(rows(match["table"]))
         else:
             text = beside({n: rows(n) for n in match["beside"].split()}, match["of"].split())
         return f"{match['begin']}\n{text}\n\n{match['end']}"
 
-    return BLOCK.sub(made, page)
+    return Filled(BLOCK.sub(made, page), pictures)
 
 
 def stale(docs: Path, results: Path) -> dict[Path, str]:
-    """Pages that differ from their rows, and what should stand there."""
-    found: dict[Path, str] = {}
+    """Pages and pictures that differ from their rows, and what should stand there."""
+    wanted: dict[Path, str] = {}
     for path in sorted(docs.rglob("*.md")):
-        page = path.read_text(encoding="utf-8")
-        filled = fill(page, results)
-        if filled != page:
-            found[path] = filled
-    return found
+        up = "../" * (len(path.relative_to(docs).parts) - 1)
+        page, pictures = fill(path.read_text(encoding="utf-8"), results, f"{up}images")
+        wanted |= {path: page, **{docs / "images" / n: text for n, text in pictures.items()}}
+    return {
+        path: text
+        for path, text in wanted.items()
+        if not path.is_file() or path.read_text(encoding="utf-8") != text
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:

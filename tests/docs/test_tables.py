@@ -2,52 +2,15 @@
 
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from benchmarks import tables
-from rhyme.evaluation import Result, append_results
+from rhyme.evaluation import append_results
+from support.rows import FACTS, row, study
 
 PAGE = "# Study\n\nBefore.\n\n<!-- table study -->\nold\n<!-- end -->\n\nAfter.\n"
-FACTS = {"machine": {"cpu": "a chip", "cores": 2, "gpu": None}, "test_items": 1000}
-
-
-def row(arm: str, seed: int, value: float, *, world: int | None = None, **changes) -> Result:
-    """A made-up figure: one world a seed, as in the evidence."""
-    world = seed if world is None else world
-    values = {
-        "system": "study",
-        "checkpoint": f"{arm}{seed}",
-        "data": "study",
-        "data_fingerprint": f"w{world}",
-        "protocol": "knn",
-        "metric": "top1",
-        "value": value,
-        "seed": seed,
-        "pair": f"w{world}/split/{world}/seed{seed}",
-        "items": 1000,
-        "encoder": arm,
-        "settings": {"k": 10, "split_seed": world, "split": f"60/20/20 by group, seed {world}"},
-        "chance": 0.1,
-        "command": "python -m benchmarks.evidence",
-        "commit": "abc",
-        "details": {**FACTS, "job": f"{arm}-{world}", "recipe": "small", "changes": {"a.b": 0.0}},
-    }
-    return Result(**{**values, **changes})
-
-
-def study() -> Iterator[Result]:
-    """Two arms on three worlds; three sets of fresh weights beside each."""
-    for world, (moco, intra) in enumerate([(0.30, 0.41), (0.32, 0.40), (0.34, 0.45)]):
-        yield row("image MoCo", world, moco)
-        yield row("intra", world, intra)
-        for job in ("image MoCo", "intra"):
-            for fresh, value in enumerate((0.19, 0.20, 0.24)):
-                value += 0.01 * world
-                facts = {**FACTS, "job": f"{job}-{world}"}
-                yield row("untrained", fresh, value, world=world, details=facts)
 
 
 def cells(text: str) -> dict[str, list[str]]:
@@ -187,4 +150,4 @@ def test_studies_side_by_side_hold_what_all_of_them_measured(folders: tuple[Path
         "intra − image MoCo": ["+0.100 ± 0.017 (3 of 3 higher)", "-0.050 ± 0.071 (0 of 2 higher)"],
     }
     page.write_text(f"{begin.replace('kept', 'nothing')}\n<!-- end -->\n")
-    assert tables.NOTHING in tables.fill(page.read_text(), results)
+    assert tables.NOTHING in tables.fill(page.read_text(), results).page
