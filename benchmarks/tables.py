@@ -6,10 +6,10 @@
 A page says ``<!-- table NAME -->`` ... ``<!-- end -->``; what stands between becomes the table of
 ``results/NAME.jsonl``, rows of :class:`rhyme.evaluation.Result`, an arm by ``encoder``.
 
-A *repetition* is one collection, split and seed. What an arm has several values for in one (the
-untrained encoder has three sets of fresh weights) is averaged there first, so that all arms of a
-column rest on the same repetitions. Means and deviations are taken over repetitions, differences
-over those that both arms have.
+A *repetition* is one collection, split and seed (:mod:`rhyme.evaluation.pairing`). What an arm has
+several values for in one (the untrained encoder has three sets of fresh weights) is averaged there
+first, so that all arms of a column rest on the same repetitions. Means and deviations are taken
+over repetitions, differences over those that both arms have.
 
 ``<!-- beside NAME NAME of PROTOCOL/METRIC ... -->`` ... ``<!-- end -->`` sets studies side by side:
 a line an arm or a difference that all of them have, a column a metric and study.
@@ -54,11 +54,6 @@ BLOCK = re.compile(
 Values = dict[str, float]  # a value by repetition
 
 
-def repetition(row: Result) -> str:
-    """Collection, split and seed of the evaluation: the pair key less the encoder's own seed."""
-    return row.pair.removesuffix(f"/seed{row.seed}")
-
-
 def collect(rows: Iterable[Result]) -> dict[tuple[str, str], dict[str, Values]]:
     """Values by (protocol, metric), arm and repetition; a row measured twice counts once."""
     last: dict[tuple[str, ...], Result] = {}
@@ -72,7 +67,7 @@ def collect(rows: Iterable[Result]) -> dict[tuple[str, str], dict[str, Values]]:
         if (row.protocol, metric) in several:
             metric = f"{metric} ({_variant(row)})"
         arms = found.setdefault((row.protocol, metric), {})
-        arms.setdefault(row.encoder, {}).setdefault(repetition(row), []).append(row.value)
+        arms.setdefault(row.encoder, {}).setdefault(row.repetition, []).append(row.value)
     return {
         key: {
             arm: {r: fmean(values) for r, values in repetitions.items()}

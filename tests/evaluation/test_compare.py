@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import replace
 
 import pytest
 
@@ -185,3 +186,73 @@ def test_table_and_refusals():
         compare([])
     with pytest.raises(UnknownName, match="no results of 'c'"):
         compare(rows("a", A), baseline="c")
+
+
+def judged(system, values, encoder="trained"):
+    """Rows by (split, seed of the encoder), their pair keys as ``evaluate`` writes them."""
+    (first,) = rows(system, [0.0], encoder=encoder)
+    return [
+        replace(first, value=value, seed=seed, pair=f"f/{split}/0/seed{seed}", checkpoint=f"{key}")
+        for key, value in values.items()
+        for split, seed in [key]
+    ]
+
+
+DRAWS = {("s0", 0): 0.1, ("s0", 1): 0.3, ("s0", 2): 0.5, ("s1", 0): 0.2, ("s1", 1): 0.6,
+         ("s1", 2): 0.7}  # fmt: skip
+
+
+def test_a_training_seed_does_not_pair_with_the_draw_of_fresh_weights_of_its_number():
+    """Two runs, each with a split of its own and three draws on it: all six draws count."""
+    found = compare(
+        [*judged("a", {("s0", 0): 0.4, ("s1", 1): 0.8}), *judged("a", DRAWS, "untrained")]
+    )
+    a, fresh = line(found, "a"), line(found, "a untrained")
+    gains = [0.4 - 0.3, 0.8 - 0.5]
+    assert a.difference.mean == pytest.approx(a.mean - fresh.mean)
+    assert (a.difference.paired, a.difference.n) == (True, 2)
+    assert a.difference.error == pytest.approx(statistics.stdev(gains) / math.sqrt(2))
+    assert a.difference.whole
+    assert fresh.n == 6
+    assert not any("pairs that both have" in note for note in found.notes)
+
+
+def test_every_training_seed_counts_beside_three_draws_on_one_split():
+    trained = {("s0", seed): 0.4 + 0.1 * seed for seed in range(5)}
+    draws = {key: value for key, value in DRAWS.items() if key[0] == "s0"}
+    found = compare([*judged("a", trained), *judged("a", draws, "untrained")])
+    a, fresh = line(found, "a"), line(found, "a untrained")
+    assert (a.n, fresh.n) == (5, 3)
+    assert a.difference.mean == pytest.approx(0.6 - 0.3)
+    assert not a.difference.paired
+    spread = statistics.variance(trained.values()) / 5 + statistics.variance(draws.values()) / 3
+    assert a.difference.error == pytest.approx(math.sqrt(spread))
+
+
+def test_seeds_that_one_of_two_trained_arms_lacks_are_told():
+    found = compare(
+        [
+            *judged("a", {("s0", seed): 0.5 + 0.1 * seed for seed in range(5)}),
+            *judged("b", {("s0", seed): 0.4 for seed in range(3)}),
+        ],
+        baseline="b",
+    )
+    difference = line(found, "a").difference
+    assert (difference.paired, difference.n, difference.whole) == (True, 3, False)
+    assert difference.mean == pytest.approx(0.2)
+    assert any(note.startswith("a minus b: over the 3 pairs that both") for note in found.notes)
+
+
+def test_an_encoder_that_was_not_trained_here_pairs_by_split_alone():
+    splits = [f"s{seed}" for seed in range(3)]
+    found = compare(
+        [
+            *judged("a", {(split, seed): 0.5 + 0.1 * seed for seed, split in enumerate(splits)}),
+            *judged("shelf", {(split, 0): 0.2 * seed for seed, split in enumerate(splits)}),
+        ],
+        baseline="shelf",
+    )
+    difference = line(found, "a").difference
+    assert (difference.paired, difference.n) == (True, 3)
+    assert difference.mean == pytest.approx(0.6 - 0.2)
+    assert difference.error == pytest.approx(0.1 / math.sqrt(3))

@@ -47,13 +47,36 @@ def test_unpaired_difference_adds_both_spreads(make_result: Rows) -> None:
     assert line.gain.sd == pytest.approx(math.sqrt(0.005 + 0.01))
 
 
-def test_paired_difference_uses_the_pairs(make_result: Rows) -> None:
-    rows = [make_result(0.5 + s, seed=s) for s in range(3)]
-    rows += [make_result(0.4 + s, "untrained", s) for s in range(3)]
-    (line,) = compare(rows)
+def on_splits(make_result: Rows, *splits: tuple[float, list[float]]) -> list[Any]:
+    """A trained value and draws of fresh weights on each of several splits."""
+    rows: list[Any] = []
+    for k, (trained, draws) in enumerate(splits):
+        rows.append(make_result(trained, seed=k, pair=f"f/s{k}/0/seed{k}"))
+        rows += [
+            make_result(v, "untrained", s, pair=f"f/s{k}/0/seed{s}") for s, v in enumerate(draws)
+        ]
+    return rows
+
+
+def test_paired_difference_is_over_splits_not_over_numbers_of_seeds(make_result: Rows) -> None:
+    """What the untrained encoder has on a split is averaged first: every draw counts."""
+    (line,) = compare(on_splits(make_result, (0.5, [0.1, 0.3, 0.5]), (0.9, [0.2, 0.6, 0.7])))
     assert line.paired
+    assert line.trained is not None
+    assert line.untrained is not None
     assert line.gain is not None
-    assert line.gain.sd == pytest.approx(0.0, abs=1e-12)  # the seeds' own spread cancels
+    assert line.gain.mean == pytest.approx(line.trained.mean - line.untrained.mean)
+    assert (line.gain.mean, line.gain.n) == (pytest.approx((0.2 + 0.4) / 2), 2)
+    assert line.gain.sd == pytest.approx(0.2 / math.sqrt(2))
+
+
+def test_draws_of_the_trained_seeds_numbers_are_no_pairs(make_result: Rows) -> None:
+    """On one split, fresh weights of seed k have nothing to do with the training of seed k."""
+    rows = [make_result(0.5 + s, seed=s) for s in range(3)]
+    (line,) = compare([*rows, *(make_result(0.4 + s, "untrained", s) for s in range(3))])
+    assert not line.paired
+    assert line.gain is not None
+    assert line.gain.sd == pytest.approx(math.sqrt(2))
 
 
 def test_a_repeated_measurement_counts_once(make_result: Rows) -> None:

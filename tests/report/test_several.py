@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from rhyme.errors import ConfigError
+from rhyme.evaluation.pairing import Measured
 from rhyme.report import ReportData, RunFacts, render_runs
 from rhyme.report.arms import arms, differences
 from rhyme.report.beside import beside, first_of, gap
@@ -173,21 +174,59 @@ def test_differences_are_paired_by_data_split_and_seed() -> None:
     assert first_of([line]) is line
 
 
+def figures(values: dict[str, float]) -> list[Measured]:
+    """Figures by repetition; ``a/1`` is that of seed 1 in a."""
+    return [
+        Measured(repetition=key.partition("/")[0], seed=key.partition("/")[2], value=value)
+        for key, value in values.items()
+    ]
+
+
 def test_what_shares_no_pair_is_compared_by_means() -> None:
-    found = gap({"a": 0.6, "b": 0.8}, {"c": 0.1, "d": 0.3})
+    found = gap(figures({"a": 0.6, "b": 0.8}), figures({"c": 0.1, "d": 0.3}))
     assert found is not None
     assert found.values == ()
     assert found.verdict == ""
     assert found.spread.mean == pytest.approx(0.5)
     assert found.spread.sd == pytest.approx((2 * 0.02) ** 0.5)
-    assert gap({}, {"a": 1.0}) is None
-    one = gap({"a": 0.6, "b": 0.8}, {"b": 0.7})
+    assert gap([], figures({"a": 1.0})) is None
+    # One pair among several figures would contradict the means beside it.
+    one = gap(figures({"a": 0.6, "b": 0.8}), figures({"b": 0.7}))
     assert one is not None
-    assert one.values == pytest.approx((0.1,))
-    assert one.spread.sd is None
-    errors = gap({"a": 1.0, "b": 2.0, "c": 3.0}, {"a": 2.0, "b": 3.0, "c": 4.0}, lower=True)
+    assert one.values == ()
+    assert one.spread.mean == pytest.approx(0.0)
+    alone = gap(figures({"b": 0.8}), figures({"b": 0.7}))
+    assert alone is not None
+    assert alone.values == pytest.approx((0.1,))
+    assert alone.spread.sd is None
+    errors = gap(
+        figures({"a": 1.0, "b": 2.0, "c": 3.0}), figures({"a": 2.0, "b": 3.0, "c": 4.0}), lower=True
+    )
     assert errors is not None
     assert (errors.wins, errors.verdict) == (3, "up")
+
+
+def test_pairs_that_leave_figures_out_are_told(page: Callable[[str], Any]) -> None:
+    base = [run(seed=k, values=[0.5]) for k in range(2)]
+    mine = [run("dual", seed=k, values=[0.5 + 0.1 * k]) for k in range(4)]
+    told = "Over the pairs that both arms have, while the means rest on other figures too"
+    assert f"{told}: k-NN, top-1 accuracy." in page(render_runs([*base, *mine])).text
+    assert told not in page(render_runs([*base, *mine[:2]])).text
+
+
+def test_equal_pairs_are_neither_better_nor_worse(page: Callable[[str], Any]) -> None:
+    base = [run(seed=k, values=[0.1 + 0.2]) for k in range(3)]
+    same = [run("dual", seed=k, values=[0.3]) for k in range(3)]
+    assert "better in 0 of 3 pairs, equal in 3" in page(render_runs([*base, *same])).text
+    found = gap(figures({"a": 0.3, "b": 0.6}), figures({"a": 0.1 + 0.2, "b": 0.5}))
+    assert found is not None
+    assert (found.wins, found.ties, found.verdict) == (1, 1, "")
+
+
+def test_a_difference_is_called_minus(page: Callable[[str], Any]) -> None:
+    text = page(render_runs([run(), run("dual", values=[0.6])])).text
+    assert "dual minus moco: +0.100 (better in 1 of 1 pair)" in text
+    assert " less " not in text
 
 
 def test_curves_of_an_arm_share_a_style_and_lie_on_common_axes() -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rhyme.errors import EvaluationError, UnknownName, nearest, printable
+from rhyme.evaluation.pairing import Measured, pair_up
 from rhyme.evaluation.result import Result
 from rhyme.evaluation.shelf_names import tell_apart
 
@@ -23,14 +24,17 @@ _UNTRAINED = "untrained"
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One arm less another.
+    """One arm minus another.
 
     Attributes:
         baseline: the other arm.
         mean: mean difference.
         error: standard error of the mean; None where it cannot be told from one repetition.
         n: pairs, or the smaller number of repetitions when unpaired.
-        paired: whether it is a mean over pairs of equal data, split and seed.
+        paired: whether it is a mean over pairs of equal data and split, and of equal seed where
+            both arms were trained.
+        whole: whether it is the difference of the two means; else a pair leaves figures out that
+            one of the means rests on.
     """
 
     baseline: str
@@ -38,6 +42,7 @@ class Difference:
     error: float | None
     n: int
     paired: bool
+    whole: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +61,7 @@ class ComparisonLine:
         n: repetitions.
         lost: repetitions whose value is not finite; they are no part of the mean.
         chance: mean figure of a guess, where known.
-        difference: this arm less the baseline; None for the baseline itself.
+        difference: this arm minus the baseline; None for the baseline itself.
     """
 
     data: str
@@ -138,9 +143,11 @@ def compare(results: Iterable[Result], *, baseline: str | None = None) -> Compar
     Rows belong together when data, protocol, metric and settings agree. A row measured twice (equal
     arm, checkpoint, seed and pair) counts once, the later value. Of an untrained encoder, which is
     of no checkpoint, arm, seed and pair decide; a note says where another value was replaced.
-    Differences are taken over pairs where at least two are shared, or the one that both arms have,
-    else between the means. Encoders off the shelf of one name are told apart by their weights'
-    hash and by how they were fed.
+    Differences are taken over pairs, as :func:`rhyme.evaluation.pairing.pair_up` has them, where at
+    least two are shared, or the one that both arms have, else between the means; an untrained
+    encoder's draws of one data and split are averaged first. A note says where pairs leave figures
+    out. Encoders off the shelf of one name are told apart by their weights' hash and by how they
+    were fed.
 
     Args:
         results: rows of any number of runs.
@@ -212,6 +219,7 @@ def compare(results: Iterable[Result], *, baseline: str | None = None) -> Compar
     ]
     if lost:
         notes.append(f"{lost} values are not finite; they are no part of the means")
+    notes += _in_part(lines)
     single = sum(line.n == 1 for line in lines)
     if single:
         notes.append(f"{single} lines rest on a single repetition: they have no spread")
@@ -291,20 +299,25 @@ def _line(
 def _with_difference(
     line: ComparisonLine, own: dict[Any, Result], baseline: str, other: dict[Any, Result]
 ) -> ComparisonLine:
-    a, b = _by_pair(own.values()), _by_pair(other.values())
-    shared = [pair for pair in a if pair in b]
+    a, b = [*own.values()], [*other.values()]
+    pairs = pair_up(
+        [Measured.of(row.pair, row.seed, row.value) for row in a],
+        [Measured.of(row.pair, row.seed, row.value) for row in b],
+        untrained=any(_is_untrained(rows[0]) for rows in (a, b)),
+    )
     difference: Difference | None = None
-    if len(shared) > 1 or (shared and len(a) == len(b) == 1):
-        gains = [a[pair] - b[pair] for pair in shared]
+    if pairs is not None:
+        gains = pairs.gains
         difference = Difference(
             baseline=baseline,
             mean=statistics.fmean(gains),
             error=statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else None,
             n=len(gains),
             paired=True,
+            whole=pairs.whole,
         )
     else:
-        x, y = _finite(own.values()), _finite(other.values())
+        x, y = _finite(a), _finite(b)
         if x and y:
             spread = [statistics.variance(v) / len(v) for v in (x, y) if len(v) > 1]
             difference = Difference(
@@ -317,10 +330,14 @@ def _with_difference(
     return replace(line, difference=difference)
 
 
-def _by_pair(rows: Iterable[Result]) -> dict[str, float]:
-    """Mean value by pair key."""
-    found: dict[str, list[float]] = {}
-    for row in rows:
-        if math.isfinite(row.value):
-            found.setdefault(row.pair, []).append(row.value)
-    return {pair: statistics.fmean(values) for pair, values in found.items()}
+def _in_part(lines: Iterable[ComparisonLine]) -> list[str]:
+    """Arms whose differences rest on other figures than the means beside them."""
+    found: dict[tuple[str, str], set[int]] = {}
+    for line in lines:
+        if line.difference is not None and not line.difference.whole:
+            found.setdefault((line.arm, line.difference.baseline), set()).add(line.difference.n)
+    return [
+        f"{arm} minus {other}: over the {' or '.join(map(str, sorted(pairs)))} pairs that both "
+        "have; their means rest on other figures too, and differ by another value"
+        for (arm, other), pairs in found.items()
+    ]

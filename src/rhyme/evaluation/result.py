@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from rhyme.config import to_dict
 from rhyme.errors import EvaluationError
+from rhyme.evaluation.pairing import repetition
 from rhyme.run import append_jsonl, read_jsonl
 
 __all__ = ["Result", "append_results", "read_results"]
@@ -69,6 +70,11 @@ class Result:
     def arm(self) -> str:
         """What is compared: the system, with the encoder's name where it is not the trained one."""
         return self.system if self.encoder == "trained" else f"{self.system} {self.encoder}"
+
+    @property
+    def repetition(self) -> str:
+        """What it was measured on: collection, split and seed, the encoder's own left out."""
+        return repetition(self.pair, self.seed)
 
     def to_row(self) -> dict[str, Any]:
         """The row as plain data for a JSON line."""

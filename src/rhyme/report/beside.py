@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rhyme.evaluation.pairing import Measured, pair_up
 from rhyme.report.arms import Arm
 from rhyme.report.data import Row
 from rhyme.report.summary import (
@@ -15,6 +16,7 @@ from rhyme.report.summary import (
     UNTRAINED,
     Spread,
     chance_keys,
+    measured,
     number,
     repetition_of,
     settings_key,
@@ -22,37 +24,43 @@ from rhyme.report.summary import (
 )
 from rhyme.report.text import lower_is_better, metric_name, protocol_name
 
-Values = Mapping[str, float]
-"""Finite values by repetition (pair and seed); a mean where an arm has several of one."""
+TIE = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gap:
-    """An arm less the first one.
+    """An arm minus the first one.
 
     Attributes:
         spread: mean and deviation, of the pairs' differences where paired.
         values: the pairs' differences; empty where there are no pairs.
         lower: whether a smaller value is the better one.
+        whole: whether it is the difference of the two means; else a pair leaves figures out that
+            one of the means rests on.
     """
 
     spread: Spread
     values: tuple[float, ...]
     lower: bool
+    whole: bool = True
+
+    @property
+    def ties(self) -> int:
+        """Pairs in which both are equal, but for what is left of a difference of equals."""
+        return sum(abs(value) < TIE for value in self.values)
 
     @property
     def wins(self) -> int:
         """Pairs in which the arm is better than the first."""
-        return sum(value < 0 if self.lower else value > 0 for value in self.values)
+        return sum(value <= -TIE if self.lower else value >= TIE for value in self.values)
 
     @property
     def verdict(self) -> str:
         """``"up"`` or ``"down"`` where every one of at least three pairs says so, else empty."""
-        if len(self.values) < 3:
-            return ""
-        losses = sum(value > 0 if self.lower else value < 0 for value in self.values)
         n = len(self.values)
-        return "up" if self.wins == n else "down" if losses == n else ""
+        if n < 3:
+            return ""
+        return "up" if self.wins == n else "down" if self.wins + self.ties == 0 else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +73,7 @@ class Beside:
         variant: settings in which it differs from its like.
         trained: spread of each arm; None where it was not measured.
         untrained: spread of each arm's untrained encoder.
-        gaps: each arm less the first; None for the first, and where one was not measured.
+        gaps: each arm minus the first; None for the first, and where one was not measured.
         chance: value of a guess.
     """
 
@@ -89,8 +97,7 @@ def beside(arms: Sequence[Arm]) -> list[Beside]:
 
     Rows are of one figure when protocol, metric, data and all settings agree. Of a run, a later row
     replaces an equal earlier one; runs of one arm and seed count each. Differences are taken over
-    equal pairs (data, split and seed), as many as both arms have; where they share none, between
-    the means.
+    the pairs of :func:`rhyme.evaluation.pairing.pair_up`, else between the means.
 
     Args:
         arms: what is compared; the first is what the others are held against.
@@ -105,7 +112,7 @@ def beside(arms: Sequence[Arm]) -> list[Beside]:
         protocol, metric, settings = key
         rows = [table.get(key, []) for table in tables]
         every = [_values(r, TRAINED) for r in rows]
-        trained = [_means(values) for values in every]
+        trained = [_all(values) for values in every]
         lower = lower_is_better(metric)
         others = [k for k in keys if k[:2] == key[:2]]
         guess = [table.get((protocol, f"{metric}_chance", settings), []) for table in tables]
@@ -114,8 +121,8 @@ def beside(arms: Sequence[Arm]) -> list[Beside]:
                 protocol=protocol,
                 metric=metric,
                 variant=variant_of(settings, others),
-                trained=tuple(Spread.of(_all(values)) for values in every),
-                untrained=tuple(Spread.of(_all(_values(r, UNTRAINED))) for r in rows),
+                trained=tuple(_spread(figures) for figures in trained),
+                untrained=tuple(_spread(_all(_values(r, UNTRAINED))) for r in rows),
                 gaps=(None, *(gap(v, trained[0], lower) for v in trained[1:])),
                 chance=_chance(rows, guess),
             )
@@ -123,25 +130,27 @@ def beside(arms: Sequence[Arm]) -> list[Beside]:
     return found
 
 
-def gap(own: Values, first: Values, lower: bool = False) -> Gap | None:
-    """An arm less the first; None where either has no value."""
-    if not own or not first:
+def gap(own: Sequence[Measured], first: Sequence[Measured], lower: bool = False) -> Gap | None:
+    """An arm minus the first; None where either has no value.
+
+    Args:
+        own: finite figures of the arm.
+        first: those of the first.
+        lower: whether a smaller value is the better one.
+    """
+    one, other = _spread(own), _spread(first)
+    if one is None or other is None:
         return None
-    values = tuple(own[key] - first[key] for key in own if key in first)
-    if values:
-        spread = Spread.of(values)
-    else:
-        one, other = Spread.of([*own.values()]), Spread.of([*first.values()])
-        assert one is not None
-        assert other is not None
-        sds = [s.sd for s in (one, other) if s.sd is not None]
-        spread = Spread(
-            mean=one.mean - other.mean,
-            sd=math.hypot(*sds) if len(sds) == 2 else None,
-            n=min(one.n, other.n),
-        )
-    assert spread is not None
-    return Gap(spread=spread, values=values, lower=lower)
+    pairs = pair_up(own, first)
+    if pairs is not None and (spread := Spread.of(pairs.gains)) is not None:
+        return Gap(spread=spread, values=pairs.gains, lower=lower, whole=pairs.whole)
+    sds = [s.sd for s in (one, other) if s.sd is not None]
+    spread = Spread(
+        mean=one.mean - other.mean,
+        sd=math.hypot(*sds) if len(sds) == 2 else None,
+        n=min(one.n, other.n),
+    )
+    return Gap(spread=spread, values=(), lower=lower)
 
 
 def first_of(lines: Sequence[Beside]) -> Beside | None:
@@ -176,23 +185,23 @@ def _last(rows: Sequence[Row]) -> list[Row]:
     return [*found.values()]
 
 
-def _values(rows: Sequence[Row], encoder: str) -> dict[str, dict[str, float]]:
+def _values(rows: Sequence[Row], encoder: str) -> dict[str, dict[str, Measured]]:
     """Finite values by repetition and checkpoint; an untrained encoder is of none."""
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, Measured]] = {}
     for row in rows:
         value = number(row.get("value"))
         if row.get("encoder", TRAINED) == encoder and value is not None and math.isfinite(value):
             checkpoint = "" if encoder == UNTRAINED else str(row.get("checkpoint"))
-            found.setdefault(repetition_of(row), {})[checkpoint] = value
+            found.setdefault(repetition_of(row), {})[checkpoint] = measured(row, value)
     return found
 
 
-def _all(values: Mapping[str, Mapping[str, float]]) -> list[float]:
-    return [value for found in values.values() for value in found.values()]
+def _all(values: Mapping[str, Mapping[str, Measured]]) -> list[Measured]:
+    return [figure for found in values.values() for figure in found.values()]
 
 
-def _means(values: Mapping[str, Mapping[str, float]]) -> Values:
-    return {key: statistics.fmean(found.values()) for key, found in values.items()}
+def _spread(figures: Sequence[Measured]) -> Spread | None:
+    return Spread.of([figure.value for figure in figures])
 
 
 def _chance(rows: Sequence[Sequence[Row]], guess: Sequence[Sequence[Row]]) -> float | None:

@@ -122,7 +122,7 @@ def _gap_row(
     parts.append(f'<line class="mean" x1="{mean}" x2="{mean}" y1="3" y2="21"/>')
     told = ", ".join(figure(v, sign=True) for v in gap.values)
     label = escape(
-        f"{clean(line.title, 200)}, {name} less the first: {told}; mean "
+        f"{clean(line.title, 200)}, {name} minus the first: {told}; mean "
         f"{figure(gap.spread.mean, sign=True)}",
         quote=True,
     )

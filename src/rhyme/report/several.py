@@ -118,9 +118,13 @@ def _lede(groups: Sequence[Arm], top: Beside | None) -> str:
     text = f"{sizes}. {top.title}: {', '.join(said)}."
     for arm, gap in zip(groups, top.gaps, strict=True):
         if gap is not None:
-            text += f" {arm.name} less {groups[0].name}: {spread_text(gap.spread, sign=True)}"
+            text += f" {arm.name} minus {groups[0].name}: {spread_text(gap.spread, sign=True)}"
             text += f" ({_how(gap)})."
     return text
+
+
+def _some(titles: Sequence[str], most: int = 6) -> str:
+    return "; ".join(titles[:most]) + (" and others" if len(titles) > most else "")
 
 
 def _metric(line: Beside) -> str:
@@ -132,7 +136,8 @@ def _how(gap: Gap) -> str:
     n = len(gap.values)
     if not n:
         return "not paired"
-    return f"better in {gap.wins} of {count(n, 'pair')}"
+    ties = f", equal in {gap.ties}" if gap.ties else ""
+    return f"better in {gap.wins} of {count(n, 'pair')}{ties}"
 
 
 def _cells(line: Beside) -> list[Cell]:
@@ -190,11 +195,17 @@ def _limits(groups: Sequence[Arm], lines: Sequence[Beside], most: int) -> list[s
     empty = [short_path(run.run) for run in runs if not run.results]
     if empty:
         said.append(f"Not evaluated, and missing in the figures: {'; '.join(empty)}.")
+    partly = [b.title for b in lines if any(g is not None and not g.whole for g in b.gaps)]
+    if partly:
+        said.append(
+            "Over the pairs that both arms have, while the means rest on other figures too: "
+            f"{_some(partly)}."
+        )
     loose = [b.title for b in lines if any(g is not None and not g.values for g in b.gaps)]
     if loose:
         said.append(
             "Measured on no common pair of data, split and seed, so that means are compared "
-            f"instead: {'; '.join(loose[:6])}{' and others' if len(loose) > 6 else ''}."
+            f"instead: {_some(loose)}."
         )
     for what, values in (
         ("data", {run.facts.data_fingerprint for run in runs}),

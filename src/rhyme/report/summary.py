@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from rhyme.evaluation.pairing import Measured, pair_up
 from rhyme.report.data import Row
 from rhyme.report.text import clean, lower_is_better, metric_name, protocol_name
 
@@ -56,8 +57,9 @@ class Comparison:
         untrained: values of the same architecture with fresh weights.
         others: values of further encoders by name.
         chance: value of a guess, where stated.
-        gain: trained less untrained; its sd is that of paired differences, or of two independent
-            means' values added in squares. Where one side has a single value it is the spread of
+        gain: trained minus untrained; its sd is that of differences by repetition (one collection
+            and split, whose untrained draws are averaged first), or of two independent means'
+            values added in squares. Where one side has a single value it is the spread of
             the other alone: of one training run, that of the draws of fresh weights.
         paired: whether ``gain`` comes from pairs.
         items: number of items measured.
@@ -167,8 +169,16 @@ def headline(
 
 def repetition_of(row: Row) -> str:
     """What tells repetitions apart, pair and seed: a later row replaces an equal earlier one."""
-    pair = next((row[k] for k in ("pair", "pair_key") if row.get(k) is not None), "")
-    return json.dumps([pair, row.get("seed")], default=str)
+    return json.dumps([_pair(row), row.get("seed")], default=str)
+
+
+def measured(row: Row, value: float) -> Measured:
+    """A row's figure with what it is paired by."""
+    return Measured.of(_pair(row), row.get("seed"), value)
+
+
+def _pair(row: Row) -> Any:
+    return next((row[k] for k in ("pair", "pair_key") if row.get(k) is not None), "")
 
 
 def settings_key(row: Row) -> str:
@@ -231,7 +241,7 @@ def _comparison(rows: Sequence[Row], chance: Sequence[Row], variant: str) -> Com
         else:
             lost += 1
     spreads = {name: Spread.of(list(v.values())) for name, v in values.items()}
-    gain, paired = _gain(values.get(TRAINED, {}), values.get(UNTRAINED, {}))
+    gain, paired = _gain(rows)
     items = next((n for row in rows if (n := number(row.get("items"))) is not None), None)
     return Comparison(
         protocol=str(first["protocol"]),
@@ -259,18 +269,20 @@ def _chance(rows: Sequence[Row], own: int) -> float | None:
     return statistics.fmean(finite) if finite else None
 
 
-def _gain(
-    trained: Mapping[str, float], untrained: Mapping[str, float]
-) -> tuple[Spread | None, bool]:
-    """Trained less untrained, over pairs where every trained value has its partner."""
-    if not trained or not untrained:
+def _gain(rows: Sequence[Row]) -> tuple[Spread | None, bool]:
+    """Trained minus untrained, by repetition where there are several, else between the means."""
+    found: dict[str, dict[str, Measured]] = {TRAINED: {}, UNTRAINED: {}}
+    for row in rows:
+        value, name = number(row.get("value")), row.get("encoder", TRAINED)
+        if name in found and value is not None and math.isfinite(value):
+            found[name][repetition_of(row)] = measured(row, value)
+    trained, untrained = ([*values.values()] for values in found.values())
+    pairs = pair_up(trained, untrained, untrained=True)
+    if pairs is not None and pairs.whole and len(pairs.values) > 1:
+        return Spread.of(pairs.gains), True
+    one, other = (Spread.of([m.value for m in arm]) for arm in (trained, untrained))
+    if one is None or other is None:
         return None, False
-    shared = [key for key in trained if key in untrained]
-    if len(shared) > 1 and len(shared) == len(trained) == len(untrained):
-        return Spread.of([trained[key] - untrained[key] for key in shared]), True
-    one, other = Spread.of([*trained.values()]), Spread.of([*untrained.values()])
-    assert one is not None
-    assert other is not None
     known = [s.sd for s in (one, other) if s.sd is not None]
     sd = math.sqrt(sum(value**2 for value in known)) if known else None
     return Spread(mean=one.mean - other.mean, sd=sd, n=max(one.n, other.n)), False

@@ -22,7 +22,7 @@ class Line:
         untrained: value and spread.
         others: values of further encoders, in the order of ``Table.others``.
         chance: value of a guess.
-        gain: trained less untrained, with its spread.
+        gain: trained minus untrained, with its spread.
         seeds: number of values of the trained and of the untrained encoder, where above one.
         how: ``"paired"`` where that spread is of paired differences.
         better: ``"up"`` or ``"down"`` where training helped or harmed by more than the spread of
