@@ -187,3 +187,15 @@ def test_the_command_takes_an_arm_as_baseline(runs: list[Path]) -> None:
     gain = lines["cycle_contrast cycle_weight 0.1"]["difference"]
     assert (gain["mean"], gain["n"], gain["paired"]) == (pytest.approx(0.07), 2, True)
     refused(rhyme("compare", *runs, "--baseline", "cycle_contrast"), 2, "cycle_weight")
+
+
+def test_a_report_takes_the_files_that_compare_takes(runs: list[Path], tmp_path: Path) -> None:
+    (row, *_) = read_results(RunFolder.open(runs[0]).results)
+    file, page = tmp_path / "shelf.jsonl", tmp_path / "paper.html"
+    append_results(file, [replace(row, system="net w.pth", value=0.77)])
+    done = rhyme("report", file, *runs[:2], "--out", page)
+    assert done.code == 0, done.err
+    told = page.read_text(encoding="utf-8")
+    assert "net w.pth minus CycleContrast: +0.220" in told, "runs first, files behind them"
+    refused(rhyme("report", file, "--out", page), 2, "at least two")
+    refused(rhyme("report", *runs[:2], file, file, "--out", page), 2, "given twice")

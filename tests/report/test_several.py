@@ -3,14 +3,16 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from rhyme.errors import ConfigError
+from rhyme.errors import ConfigError, EvaluationError
+from rhyme.evaluation import Result, append_results
 from rhyme.evaluation.pairing import Measured
-from rhyme.report import ReportData, RunFacts, render_runs
+from rhyme.report import ReportData, RunFacts, collect_results, render_runs
 from rhyme.report.arms import arms, differences
 from rhyme.report.beside import beside, first_of, gap
 from rhyme.report.overlay import difference_plot, overlays
@@ -311,6 +313,83 @@ def test_names_and_options_from_outside_are_escaped(page: Callable[[str], Any]) 
     assert not read.all("script")
     assert "<script>" in read.text
     assert "\x1b" not in text
+
+
+def test_splits_of_one_collection_are_no_other_data(page: Callable[[str], Any]) -> None:
+    runs = [
+        dataclasses.replace(
+            trained_on("one", run(system, seed=seed)),
+            facts=RunFacts(seed=seed, data_fingerprint=f"split {seed}"),
+        )
+        for system in ("moco", "dual")
+        for seed in range(2)
+    ]
+    told = "trained on different data"
+    read = page(render_runs(runs))
+    assert told not in read.text
+    assert "oneoneoneone" in read.text, "the collection stands in the list of runs"
+    assert told in page(render_runs([*runs, trained_on("two", run("vfs"))])).text
+
+
+def from_file(folder: Path, *rows: Result) -> list[ReportData]:
+    append_results(folder / "rows.jsonl", rows)
+    return collect_results([folder / "rows.jsonl"], titles={"moco": "MoCo"})
+
+
+def row(value: float, system: str = "net w.pth", **changes: Any) -> Result:
+    facts: dict[str, Any] = {
+        "system": system, "checkpoint": "c", "data": "world", "data_fingerprint": "f",
+        "protocol": "knn", "metric": "top1", "value": value, "seed": 0, "pair": "p/0", "items": 9,
+        "settings": {"k": 20},
+    }  # fmt: skip
+    return Result(**{**facts, **changes})
+
+
+def test_encoders_of_a_file_of_results_are_arms(tmp_path: Path, page: Callable[[str], Any]) -> None:
+    weights = {"weights": {"file": "w.pth", "sha256": "a" * 64}, "plan": {"size": 32}}
+    found = from_file(
+        tmp_path,
+        row(0.7, details=weights),
+        *(row(0.2 + 0.1 * k, encoder="untrained", seed=k, details=weights) for k in range(3)),
+        row(0.9, details={**weights, "plan": {"size": 48}}),
+        row(0.4, "moco", checkpoint="m0"),
+        row(0.6, "moco", checkpoint="m1", seed=1, pair="p/1"),
+        row(0.5, "moco", encoder="image", checkpoint="m2"),
+        row(0.1, "resnet", encoder="untrained", details={"weights": {}}),
+    )
+    mine = run(values=[0.5])
+    rows = [{**r, "data": "world", "data_fingerprint": "f", "export": "encoder"}
+            for r in mine.results]  # fmt: skip
+    runs = [dataclasses.replace(mine, results=rows), *found]
+    groups = arms(runs)
+    assert [(arm.name, len(arm.runs)) for arm in groups] == [
+        ("moco", 1), ("net w.pth (size 32)", 1), ("net w.pth (size 48)", 1), ("MoCo", 2),
+        ("MoCo image", 1), ("resnet", 1),
+    ]  # fmt: skip
+    (line,) = beside(groups)
+    assert [s and s.mean for s in line.trained] == [
+        *(pytest.approx(v) for v in (0.5, 0.7, 0.9, 0.5, 0.5)), None,
+    ]  # fmt: skip
+    assert [s and (round(s.mean, 9), s.n) for s in line.untrained] == [
+        (0.3, 1), (0.3, 3), None, None, None, (0.1, 1),
+    ]  # fmt: skip
+    told = page(render_runs(runs))
+    assert "net w.pth (size 32) (1 encoder from a file of results)" in told.text
+    assert "Known by their rows of results alone: net w.pth (size 32); " in told.text
+    assert "One run only: moco." in told.text, "what was not trained here has no seeds to add"
+    assert "All options are equal." in told.text
+
+
+def test_curves_stay_where_a_file_of_results_has_none(tmp_path: Path) -> None:
+    groups = arms([run(seed=0), run(seed=1), *from_file(tmp_path, row(0.7))])
+    assert [o.chart.title for o in overlays(groups)] == ["Loss", "Learning rate"]
+
+
+def test_a_file_without_results_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text("<!DOCTYPE html>\n")
+    with pytest.raises(EvaluationError, match="no result rows") as found:
+        collect_results([tmp_path / "page.html"])
+    assert "page.html" in str(found.value)
 
 
 def test_one_run_is_no_comparison() -> None:

@@ -21,7 +21,7 @@ from rhyme.catalog import Catalog
 from rhyme.encoders import EncoderPackage
 from rhyme.errors import ConfigError, DataError
 from rhyme.evaluation import TrainedOn
-from rhyme.report import ReportData, collect, write_report, write_runs_report
+from rhyme.report import ReportData, collect, collect_results, write_report, write_runs_report
 from rhyme.run import RunFolder
 from rhyme.systems import SYSTEMS
 from rhyme.training import resolve_device
@@ -78,24 +78,29 @@ def report_runs(runs: Sequence[str | Path], *, out: str | Path = "runs.html") ->
     """Write one page that sets runs side by side, from their text files alone.
 
     Runs that differ in nothing but their seed, and were trained and judged on the same data, make
-    an arm; the first run's arm is what the others are held against.
+    an arm; the first run's arm is what the others are held against. Encoders of files of results
+    are arms of their own, without curves, after the runs.
 
     Args:
-        runs: at least two run folders.
+        runs: run folders, and files of result rows as ``rhyme evaluate --results`` writes them; at
+            least two runs or encoders together.
         out: where the page goes.
 
     Raises:
         RunError: a folder is missing, or no run.
-        ConfigError: fewer than two runs, one given twice, or a file that is no page stands in the
-            place.
+        EvaluationError: a file holds no result rows.
+        ConfigError: fewer than two, one given twice, or a file that is no page stands in the place.
     """
     target = output_file(out, "report", HTML)
-    folders = [RunFolder.open(run).path for run in runs]
-    places = [folder.resolve() for folder in folders]
-    twice = next((f for f, p in zip(folders, places, strict=True) if places.count(p) > 1), None)
+    given = [Path(run) for run in runs]
+    places = [path.resolve() for path in given]
+    twice = next((f for f, p in zip(given, places, strict=True) if places.count(p) > 1), None)
     if twice is not None:
         raise ConfigError("a run is given twice", file=twice, remedy="name every run once")
-    return write_runs_report([collect(f, titles=system_title) for f in folders], target)
+    files = [path for path in given if path.is_file()]
+    folders = [RunFolder.open(path).path for path in given if path not in files]
+    found = [collect(folder, titles=system_title) for folder in folders]
+    return write_runs_report([*found, *collect_results(files, titles=system_title)], target)
 
 
 def system_title(system: str) -> str:

@@ -123,10 +123,12 @@ class Report(Common):
     Example: rhyme report runs/mine --data other_videos --labels folder
 
     Example: rhyme report runs/base-0 runs/base-1 runs/mine-0 runs/mine-1 --out runs.html
+
+    Example: rhyme report runs/mine-0 runs/mine-1 shelf.jsonl --out paper.html
     """
 
     run: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN...")]
-    """Run folder, or several."""
+    """Run folder, or several, and files of result rows that stand beside them."""
 
     data: Data | None = None
     """Videos to draw the pictures of one run from; by default those that it held out."""
@@ -153,7 +155,7 @@ class Report(Common):
                 remedy="e.g. rhyme report runs/mine, or several to set them side by side: "
                 "rhyme report runs/base runs/mine",
             )
-        if len(self.run) == 1:
+        if len(self.run) == 1 and not self.run[0].is_file():
             path = api.report(
                 self.run[0],
                 data=self.data,

@@ -168,7 +168,7 @@ def compare(results: Iterable[Result], *, baseline: str | None = None) -> Compar
         arm = groups.setdefault(key, {}).setdefault(row.arm, {})
         # checkpoints of an untrained encoder differ by the run they stand beside, not in what
         # was measured: its seed alone tells its weights
-        fresh = _is_untrained(row)
+        fresh = row.untrained
         place = (row.pair, row.seed) if fresh else (row.pair, row.seed, row.checkpoint)
         before = arm.get(place)
         if fresh and before is not None and before.checkpoint != row.checkpoint:
@@ -226,14 +226,10 @@ def compare(results: Iterable[Result], *, baseline: str | None = None) -> Compar
     return Comparison(lines=tuple(lines), notes=tuple(notes))
 
 
-def _is_untrained(row: Result) -> bool:
-    return row.encoder == _UNTRAINED or row.encoder.endswith(f" {_UNTRAINED}")
-
-
 def _own_untrained(arm: str, rows: Mapping[Any, Result], group: Mapping[str, object]) -> str:
     """The untrained encoder that an arm is compared with: its own, else its system's."""
     first = next(iter(rows.values()))
-    if _is_untrained(first):
+    if first.untrained:
         return arm
     own = f"{arm} {_UNTRAINED}"
     return own if own in group else f"{first.system} {_UNTRAINED}"
@@ -303,7 +299,7 @@ def _with_difference(
     pairs = pair_up(
         [Measured.of(row.pair, row.seed, row.value) for row in a],
         [Measured.of(row.pair, row.seed, row.value) for row in b],
-        untrained=any(_is_untrained(rows[0]) for rows in (a, b)),
+        untrained=any(rows[0].untrained for rows in (a, b)),
     )
     difference: Difference | None = None
     if pairs is not None:

@@ -72,6 +72,11 @@ class Result:
         return self.system if self.encoder == "trained" else f"{self.system} {self.encoder}"
 
     @property
+    def untrained(self) -> bool:
+        """Whether the encoder has fresh weights."""
+        return self.encoder == "untrained" or self.encoder.endswith(" untrained")
+
+    @property
     def repetition(self) -> str:
         """What it was measured on: collection, split and seed, the encoder's own left out."""
         return repetition(self.pair, self.seed)

@@ -1,11 +1,11 @@
 """Reports: a run or a collection as one self-contained HTML page, and the model card.
 
-The room takes plain data (:class:`ReportData`) and knows no object of any other room, so that a
-page can be made from the text files of a run alone.
+The room draws plain data (:class:`ReportData`), which can be had from the text files of a run, or
+from a file of result rows, alone.
 """
 
 from rhyme.report.card import model_card
-from rhyme.report.collect import collect
+from rhyme.report.collect import collect, collect_results
 from rhyme.report.data import (
     ClipPair,
     Frame,
@@ -35,6 +35,7 @@ __all__ = [
     "Strip",
     "Told",
     "collect",
+    "collect_results",
     "model_card",
     "render",
     "render_runs",

@@ -174,7 +174,8 @@ def differences(arms: Sequence[Arm]) -> list[tuple[str, list[str]]]:
     """Options in which runs differ, and their values an arm; ``–`` where it has no such option.
 
     Args:
-        arms: what is compared. Values of an arm's runs are listed where they differ (seeds).
+        arms: what is compared. Values of an arm's runs are listed where they differ (seeds). An arm
+            without any option, an encoder off the shelf, makes no difference by lacking them.
     """
     every = [[flattened(run.config) for run in arm.runs] for arm in arms]
     names = dict.fromkeys(name for runs in every for flat in runs for name in flat)
@@ -182,9 +183,8 @@ def differences(arms: Sequence[Arm]) -> list[tuple[str, list[str]]]:
     found: list[tuple[str, list[str]]] = []
     for name in names:
         cells = [", ".join(dict.fromkeys(_value(flat, name) for flat in runs)) for runs in every]
-        if len(set(cells)) > 1 or any(
-            len({repr(flat.get(name)) for flat in runs}) > 1 for runs in every
-        ):
+        told = {cell for cell, runs in zip(cells, every, strict=True) if any(runs)}
+        if len(told) > 1 or any(len({repr(flat.get(name)) for flat in runs}) > 1 for runs in every):
             found.append((clean(name, 120), cells))
     return found
 

@@ -1,4 +1,4 @@
-"""A run folder -> report data, from its text files alone."""
+"""A run folder, or files of result rows -> report data, from text files alone."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any, cast
 
 import yaml
 
-from rhyme.errors import RunError
+from rhyme.errors import EvaluationError, RunError
+from rhyme.evaluation import Result, read_results
+from rhyme.evaluation.shelf_names import tell_apart
 from rhyme.report.data import ReportData, Row, RunFacts
-from rhyme.report.summary import TRAINED, mapping, number
+from rhyme.report.summary import TRAINED, UNTRAINED, mapping, number
 from rhyme.run import RunFolder, read_jsonl
 
 _TEXT = (
@@ -68,6 +70,73 @@ def collect(
         metrics=metrics,
         results=results,
         events=events,
+    )
+
+
+def collect_results(
+    files: Sequence[str | Path],
+    *,
+    titles: Callable[[str], str] | Mapping[str, str] | None = None,
+) -> list[ReportData]:
+    """The encoders of files of result rows, as ``rhyme evaluate --results`` writes them.
+
+    Encoders of one arm count as its runs. They are told apart as ``rhyme compare`` does it, and
+    have figures alone: no curves, no configuration.
+
+    Args:
+        files: JSONL files of :class:`rhyme.evaluation.Result`.
+        titles: name for readers by system id, as a mapping or a function.
+
+    Raises:
+        EvaluationError: a file has no rows, or one that is no result.
+    """
+    rows: list[Result] = []
+    sources: dict[int, str] = {}
+    for file in files:
+        found = read_results(file)
+        if not found:
+            raise EvaluationError(
+                "the file holds no result rows",
+                file=file,
+                stage="report",
+                remedy="give a run folder, or a file that rhyme evaluate --results wrote",
+            )
+        sources |= {len(rows) + k: str(file) for k in range(len(found))}
+        rows += found
+    rows = tell_apart(rows)
+    encoders: dict[tuple[str, str], list[int]] = {}
+    for k, row in enumerate(rows):
+        if not row.untrained:
+            encoders.setdefault((row.arm, row.checkpoint), []).append(k)
+    # of random weights there are untrained rows alone
+    known = {rows[places[0]].system for places in encoders.values()}
+    for k, row in enumerate(rows):
+        if row.system not in known:
+            encoders.setdefault((row.system, ""), []).append(k)
+    return [_encoder(rows, places, sources[places[0]], titles) for places in encoders.values()]
+
+
+def _encoder(
+    rows: Sequence[Result],
+    places: Sequence[int],
+    file: str,
+    titles: Callable[[str], str] | Mapping[str, str] | None,
+) -> ReportData:
+    """An encoder with its own rows, and with the untrained ones of its arm, or of its system."""
+    first = rows[places[0]]
+    own = [{**rows[k].to_row(), "encoder": TRAINED} for k in places if not rows[k].untrained]
+    fresh = [row for row in rows if row.arm == f"{first.arm} {UNTRAINED}"] or [
+        row for row in rows if row.system == first.system and row.encoder == UNTRAINED
+    ]
+    title = _title(first.system, titles)
+    named = bool(title) and own and first.arm != first.system
+    return ReportData(
+        system=first.arm if own else first.system,
+        system_title=f"{title} {first.encoder}" if named else title,
+        kind="results",
+        run=file,
+        facts=RunFacts(seed=None if "weights" in first.details else first.seed),
+        results=[*own, *({**row.to_row(), "encoder": UNTRAINED} for row in fresh)],
     )
 
 

@@ -228,7 +228,8 @@ class ReportData:
         system_title: its name for readers, e.g. ``"CycleContrast"``; the id when empty.
         title: heading of the page; made from the system and the data when empty.
         kind: ``"run"``, or ``"collection"`` for the pictures of an embedded collection alone,
-            where missing curves and tables are no gap.
+            where missing curves and tables are no gap; ``"results"`` for an encoder of which
+            rows are known and nothing else, for the page of several runs.
         run: the run folder as the reader would type it, for the commands the page suggests.
         facts: how the run was made.
         config: text of ``config.yaml``.
@@ -256,7 +257,7 @@ class ReportData:
     system: str
     system_title: str = ""
     title: str = ""
-    kind: Literal["run", "collection"] = "run"
+    kind: Literal["run", "collection", "results"] = "run"
     run: str = "RUN"
     facts: RunFacts = field(default_factory=RunFacts)
     config: str = ""

@@ -31,7 +31,7 @@ class Overlay:
 
 
 def overlays(arms: Sequence[Arm], most: int = 20) -> list[Overlay]:
-    """A chart for every quantity that runs of two arms logged (of one where there is but one).
+    """A chart for every quantity that runs of two arms logged (of one where one alone logged any).
 
     Args:
         arms: what is compared; curves of one arm share colour and dashes, which come again after
@@ -52,13 +52,14 @@ def overlays(arms: Sequence[Arm], most: int = 20) -> list[Overlay]:
                 met.setdefault(key, set()).add(place)
                 values = last.setdefault(key, [[] for _ in arms])[place]
                 values += [] if curve.last is None else [curve.last]
+    trained = sum(any(run.metrics for run in arm.runs) for arm in arms)
     return [
         Overlay(
             chart=chart,
             last=tuple(sum(values) / len(values) if values else None for values in last[key]),
         )
         for key, chart in drawn.items()
-        if len(chart.curves) > 1 and len(met[key]) >= min(2, len(arms))
+        if len(chart.curves) > 1 and len(met[key]) >= min(2, trained)
     ]
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 from rhyme.errors import ConfigError
-from rhyme.report.arms import Arm, arms, differences, judged_on
+from rhyme.report.arms import Arm, arms, differences, judged_on, trained_on
 from rhyme.report.beside import Beside, Gap, beside, first_of, of_one_seed
 from rhyme.report.charts import line_chart
 from rhyme.report.data import ReportData
@@ -109,7 +110,7 @@ def write_runs_report(runs: Sequence[ReportData], out: str | Path, *, title: str
 
 
 def _lede(groups: Sequence[Arm], top: Beside | None) -> str:
-    sizes = ", ".join(f"{arm.name} ({count(len(arm.runs), 'run')})" for arm in groups)
+    sizes = ", ".join(f"{arm.name} ({_size(arm)})" for arm in groups)
     if top is None:
         return f"{sizes}. No figure was measured of all of them."
     said = [
@@ -121,6 +122,12 @@ def _lede(groups: Sequence[Arm], top: Beside | None) -> str:
             text += f" {arm.name} minus {groups[0].name}: {spread_text(gap.spread, sign=True)}"
             text += f" ({_how(gap)})."
     return text
+
+
+def _size(arm: Arm) -> str:
+    if all(run.kind == "results" for run in arm.runs):
+        return f"{count(len(arm.runs), 'encoder')} from a file of results"
+    return count(len(arm.runs), "run")
 
 
 def _some(titles: Sequence[str], most: int = 6) -> str:
@@ -158,7 +165,8 @@ def _runs(groups: Sequence[Arm]) -> list[RunRow]:
     def of(run: ReportData) -> tuple[str, ...]:
         f = run.facts
         whole = (f.seed, f.steps, f.items)
-        texts = (f.device, f.commit, (f.data_fingerprint or "")[:12])
+        collection = trained_on(run.events).collection
+        texts = (f.device, f.commit, collection[:12], (f.data_fingerprint or "")[:12])
         return (
             *("–" if n is None else count(n) for n in whole),
             duration(f.seconds),
@@ -175,12 +183,18 @@ def _runs(groups: Sequence[Arm]) -> list[RunRow]:
 
 def _limits(groups: Sequence[Arm], lines: Sequence[Beside], most: int) -> list[str]:
     runs = [run for arm in groups for run in arm.runs]
+    shelf = [arm.name for arm in groups if any(run.kind == "results" for run in arm.runs)]
     said: list[str] = []
     if not most:
         said.append("Curves were left out: with them the page would exceed 10 MB.")
     elif any(len(arm.runs) > most for arm in groups):
         said.append(f"Of every arm the curves of the first {count(most, 'run')} alone are drawn.")
-    single = [arm.name for arm in groups if len(arm.runs) == 1]
+    if shelf:
+        said.append(
+            f"Known by their rows of results alone: {'; '.join(shelf)}. How they were trained, and "
+            "whether on videos that they are judged on, is not told here."
+        )
+    single = [arm.name for arm in groups if len(arm.runs) == 1 and arm.name not in shelf]
     if single:
         said.append(
             f"One run only: {'; '.join(single)}. How far another seed would land is not known, and "
@@ -207,8 +221,10 @@ def _limits(groups: Sequence[Arm], lines: Sequence[Beside], most: int) -> list[s
             "Measured on no common pair of data, split and seed, so that means are compared "
             f"instead: {_some(loose)}."
         )
+    trained = [trained_on(run.events) for run in runs]
+    if any(a.differs(b) for a, b in combinations(trained, 2)):
+        said.append("The runs were trained on different data; see Runs.")
     for what, values in (
-        ("data", {run.facts.data_fingerprint for run in runs}),
         ("revisions of the code", {run.facts.commit for run in runs}),
         ("numbers of steps", {run.facts.steps for run in runs}),
         ("devices", {run.facts.device for run in runs}),
