@@ -87,7 +87,13 @@ def told(tab: Any) -> dict[str, str]:
     names = ("Trained", "Untrained", "Chance")
     cells = [rate.first.locator(f'[data-label="{name}"]').inner_text() for name in names]
     trained, untrained, chance = (cell.split(" n =")[0].strip() for cell in cells)
-    measured = f"Return rate {trained}, untrained {untrained}, chance {chance}"
+    drawn = (
+        f"In the sample of test videos that the pictures are drawn from: {text('#rhymes .tally')}"
+    )
+    measured = (
+        "`rhyme evaluate`, on all test videos and queries of its own: return rate "
+        f"{trained}, untrained {untrained}, chance {chance}"
+    )
     maps = [
         text(f"#map .sheets > div:nth-child({k}) .note").split(";")[0].rsplit(" ", 1)
         for k in (1, 2)
@@ -95,7 +101,7 @@ def told(tab: Any) -> dict[str, str]:
     same = f"{maps[0][0].capitalize()} {maps[0][1]}, untrained {maps[1][1]}"
     return {
         "report.png": f"{run}. {verdict}",
-        "report-cycles.png": f"{run}. {text('#rhymes .tally')} {measured}.",
+        "report-cycles.png": f"{run}. {drawn} {measured}.",
         "report-map.png": f"{run}. {same}.",
         "report-phone.png": f"{run}.",
     }

@@ -204,6 +204,47 @@ def test_table_keeps_its_meaning_on_a_phone(chromium: Any, report: Path) -> None
     tab.context.close()
 
 
+FIGURES = [("knn", "top1"), ("knn", "frame_top1"), *(("cycle", f"rate_{k}") for k in range(9))]
+
+
+def test_a_phone_shows_the_leading_figures_and_all_at_a_touch(
+    chromium: Any, tmp_path: Path
+) -> None:
+    rows = [
+        {"protocol": p, "metric": m, "value": 0.5 - 0.1 * (e == "untrained"), "encoder": e}
+        for p, m in FIGURES
+        for e in ("trained", "untrained")
+    ]
+    one, two = (ReportData(system=s, results=rows, run=s) for s in ("moco", "dual"))
+    pages = {
+        "evaluation": write_report(one, tmp_path / "one.html"),
+        "figures": write_runs_report([one, two], tmp_path / "two.html"),
+    }
+    for section, path in pages.items():
+        tab = opened(chromium, path, PHONE[0], java_script_enabled=False)
+        lines = tab.locator(f"#{section} tbody tr")
+        dots = tab.locator(f"#{section} .plot .dots-name")
+
+        def seen(what: Any) -> int:
+            return sum(line.is_visible() for line in what.all())
+
+        assert seen(lines) == 2
+        if section == "evaluation":
+            assert seen(dots) == 2
+        tab.emulate_media(media="print")
+        assert seen(lines) == len(FIGURES)
+        assert not tab.locator("label.fold").is_visible()
+        tab.emulate_media(media="screen")
+        tab.get_by_label("Show all 11 figures").check()
+        assert seen(lines) == len(FIGURES)
+        assert seen(dots) in (0, len(FIGURES))
+        tab.set_viewport_size({"width": 1000, "height": 800})
+        tab.locator("#all-figures").evaluate("box => box.checked = false")
+        assert seen(lines) == len(FIGURES)
+        assert not tab.locator("label.fold").is_visible()
+        tab.context.close()
+
+
 @pytest.mark.parametrize("name", ["report.html", "runs.html"])
 def test_dark_and_light_follow_the_reader(
     chromium: Any, report: Path, name: str, tmp_path: Path
@@ -329,9 +370,9 @@ def test_the_docs_pictures_are_cut_from_a_page(chromium: Any, report: Path, tmp_
     # The summary holds one rhyme, not the whole page; the other picture one of each outcome.
     assert sizes["report.png"][1] < 2500
     assert sizes["report-cycles.png"][1] > 700
-    rate = "Return rate 0.700 ± 0.000, untrained 0.500 ± 0.000"
+    rate = "`rhyme evaluate`, on all test videos and queries of its own: return rate 0.700 ± 0.000"
     assert rate in told["report-cycles.png"]
-    assert "5 of the 8 shown came home" in told["report-cycles.png"]
+    assert "pictures are drawn from: 5 of the 8 shown came home" in told["report-cycles.png"]
     assert "same class: 0.500, untrained 0.500." in told["report-map.png"]
     assert "k-NN, top-1 accuracy: 0.600 ± 0.000, against 0.400 ± 0.000" in told["report.png"]
 

@@ -68,6 +68,7 @@ def test_rows_say_all_there_is_to_say(done, world):
     assert row.settings["k"] == 10
     assert row.settings["label_column"] == "appearance"
     assert row.settings["split"] == "split given with the data"
+    assert row.details["split_drawn"] == done.splits.drawn
     assert row.details["plan"]["size"] == 24
     assert any("classes left out" in note for note in done.notes)
     assert any("on trust" in note for note in done.notes)

@@ -124,9 +124,11 @@ def test_a_difference_that_no_digit_shows_is_neither_a_gain_nor_a_loss(make_resu
     assert "no difference" in verdict(ReportData(system="moco"), line)
 
 
-def beside(make_result: Rows, trained: float, *untrained: float) -> list[Any]:
-    rows = [make_result(v, "untrained", s) for s, v in enumerate(untrained)]
-    return [make_result(trained), *rows]
+def beside(
+    make_result: Rows, trained: float, *untrained: float, items: int = 120, **facts: Any
+) -> list[Any]:
+    rows = [make_result(v, "untrained", s, items=items, **facts) for s, v in enumerate(untrained)]
+    return [make_result(trained, items=items, **facts), *rows]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +150,7 @@ def test_only_what_exceeds_its_spread_is_marked(
     clear: bool | None,
     mark: str,
 ) -> None:
-    rows = beside(make_result, trained, *untrained)
+    rows = beside(make_result, trained, *untrained, items=100_000)
     (line,) = compare(rows)
     assert line.clear is clear
     assert table([line]).lines[0].better == mark
@@ -163,8 +165,9 @@ def test_a_spread_is_said_to_be_of_the_untrained_draws_alone(make_result: Rows) 
     rows = beside(make_result, 0.6, 0.3, 0.32)
     text = render(ReportData(system="moco", results=rows))
     assert alone in text
-    # sqrt(0.6 * 0.4 / 120)
-    assert "a share of 120 items, has a standard error of 0.045 from that alone" in text
+    # sqrt((0.6 * 0.4 + 0.31 * 0.69) / 120)
+    assert "a share of 120 test items: the difference of +0.290 has a standard error" in text
+    assert "of up to 0.062 from that alone, if videos are independent" in text
     text = render(ReportData(system="moco", results=[*rows, make_result(0.7, seed=1)]))
     assert alone not in text
     assert "None is over the test items" in text
@@ -177,7 +180,37 @@ def test_limits_tell_worse_from_unclear(make_result: Rows) -> None:
     ]
     text = render(ReportData(system="moco", results=rows))
     assert "The trained encoder is worse than an untrained one in: k-NN, top-1 accuracy." in text
-    assert "no more than the spread of their difference in: Linear probe, top-1 accuracy." in text
+    unclear = "or than twice its standard error from the test items, in: Linear probe, top-1"
+    assert unclear in text
+
+
+def test_few_test_items_leave_a_difference_unmarked(
+    make_result: Rows, page: Callable[[str], Any]
+) -> None:
+    """Whatever the untrained draws agree on: the items could have been others."""
+    rows = beside(make_result, 0.5, 0.25, 0.25, 0.25, items=16)
+    (line,) = compare(rows)
+    assert line.error == pytest.approx(math.sqrt((0.25 + 0.1875) / 16))
+    assert line.clear is False
+    assert table([line]).lines[0].better == ""
+    read = page(render(ReportData(system="moco", results=rows)))
+    assert "from 16 test items alone ± 0.165 standard error" in read.text, "at the headline"
+    assert (
+        "no clear difference (+0.250 ± 0.000, with a standard error of 0.165 from 16 test items "
+        "alone)" in read.text
+    )
+    (many,) = compare(beside(make_result, 0.5, 0.25, 0.25, 0.25, items=160))
+    assert table([many]).lines[0].better == "up"
+
+
+def test_frames_of_few_videos_are_few_items(make_result: Rows) -> None:
+    for name in ("test_items", "query_groups"):
+        rows = beside(make_result, 0.5, 0.25, 0.25, items=160, details={name: 16})
+        (line,) = compare(rows)
+        assert (line.items, line.independent, line.clear) == (160, 16, False)
+        assert "160 test items of 16 videos" in render(ReportData(system="moco", results=rows))
+    (odd,) = compare(beside(make_result, 2.0, 1.0, 1.1, metric="map"))
+    assert (odd.error, odd.clear) == (None, True), "of no bounded figure"
 
 
 def test_settings_and_findings_are_printed_in_full(make_result: Rows) -> None:
@@ -185,6 +218,31 @@ def test_settings_and_findings_are_printed_in_full(make_result: Rows) -> None:
     row = make_result(0.5, settings=settings, details={"queries": 340, "plan": {"size": 1}})
     text = render(ReportData(system="moco", results=[row]))
     assert "fold = none, k = 20, split_seed = 3, standardise = yes; found: queries = 340" in text
+
+
+def test_what_was_found_is_rounded_and_settings_are_not(make_result: Rows) -> None:
+    details = {"effective_neighbours": 9.10153579711914, "penalty": 1e-5, "found": 1234.56}
+    row = make_result(0.5, settings={"temperature": 0.0712345}, details=details)
+    text = render(ReportData(system="moco", results=[row]))
+    assert "temperature = 0.0712345; found: effective_neighbours = 9.102, penalty = 1e-05" in text
+    assert "found = 1,235" in text
+
+
+@pytest.mark.parametrize(
+    ("details", "told"),
+    [
+        ({"split_drawn": "60/20/20 by group, seed 3"}, "drawn by rhyme: 60/20/20 by group, seed 3"),
+        ({"split_drawn": ""}, "split given with the data"),
+        ({}, "kept with the data: given, or drawn when they were read"),
+    ],
+)
+def test_a_split_that_was_drawn_is_not_called_given(
+    make_result: Rows, details: dict[str, str], told: str
+) -> None:
+    row = make_result(0.5, settings={"split": "split given with the data"}, details=details)
+    text = render(ReportData(system="moco", results=[row]))
+    assert f"split = {told}" in text
+    assert "split_drawn" not in text
 
 
 def test_splits_of_other_seeds_are_repetitions_of_one_line(make_result: Rows) -> None:

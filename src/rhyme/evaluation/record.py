@@ -11,7 +11,7 @@ from rhyme.encoders import EncoderPackage
 from rhyme.evaluation.inputs import shards_of
 from rhyme.evaluation.protocol import Metric, Protocol
 from rhyme.evaluation.result import Result
-from rhyme.evaluation.splits import Classes, Splits
+from rhyme.evaluation.splits import SPLIT_DRAWN, Classes, Splits
 
 __all__ = ["Record"]
 
@@ -72,6 +72,7 @@ class Record:
                 "train_items": len(splits.train),
                 "val_items": len(splits.val),
                 "test_items": len(splits.test),
+                SPLIT_DRAWN: splits.drawn,
                 "classes": 0 if classes is None else len(classes.used),
                 "classes_left_out": {} if classes is None else dict(classes.left_out),
             },

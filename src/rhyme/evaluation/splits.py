@@ -15,6 +15,8 @@ from rhyme.errors import EvaluationError, UnknownName, nearest
 from rhyme.tasks.table import Integer
 
 __all__ = [
+    "SPLIT_DRAWN",
+    "SPLIT_GIVEN",
     "SPLIT_NAMES",
     "Classes",
     "Splits",
@@ -26,6 +28,10 @@ __all__ = [
 ]
 
 SPLIT_NAMES = ("train", "val", "test")
+SPLIT_GIVEN = "split given with the data"
+"""Setting of rows whose split came with the catalog, be it given or drawn when it was made."""
+SPLIT_DRAWN = "split_drawn"
+"""Detail of rows: how that split was drawn, empty where it was not drawn here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +104,7 @@ def _make(catalog: Catalog, seed: int, needed: Sequence[str]) -> Splits:
     if any(name is not None for name in names):
         fold = catalog.meta.get("fold")
         lists = catalog.meta.get("lists")
-        origin = "split given with the data"
+        origin = SPLIT_GIVEN
         if fold:
             origin = f"folds of '{fold['column']}'"
         elif lists:

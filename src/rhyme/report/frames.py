@@ -76,11 +76,19 @@ class RhymeView:
 
 @dataclass(frozen=True, kw_only=True)
 class RhymesView:
-    """All rhymes for the template, with how many of how many came home."""
+    """All rhymes for the template, with how many of how many came home.
+
+    Attributes:
+        shown: the rhymes.
+        tally: how many came home.
+        aspect: of their pictures.
+        apart: whether the evaluation has a return rate of its own, measured on other queries.
+    """
 
     shown: tuple[RhymeView, ...]
     tally: str
     aspect: float
+    apart: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +143,8 @@ def rhyme_views(data: ReportData, quality: Quality | None) -> RhymesView:
         shown=views,
         tally=_tally(data, shown),
         aspect=round(common_aspect(frames), 3),
+        apart=data.rhymes_measured is not None
+        and any(row.get("metric") == "return_rate" for row in data.results),
     )
 
 

@@ -14,7 +14,7 @@ from rhyme.report.parts import part_table
 from rhyme.report.pictures import QUALITIES, Quality
 from rhyme.report.segments import segment_views
 from rhyme.report.series import charts
-from rhyme.report.story import facts_table, lede, limits, missing, settings_table
+from rhyme.report.story import facts_table, lede, limits, missing, settings_table, test_items
 from rhyme.report.summary import compare, headline
 from rhyme.report.table import dot_plot, table
 from rhyme.report.text import block, clean, figure, moment
@@ -75,9 +75,10 @@ def _render(data: ReportData, quality: Quality | None) -> str:
         title=data.title or _title(data),
         lede=lede(data, top),
         top=top,
+        judged=test_items(top) if top is not None and top.items is not None else "",
         one_run=any(c.trained is not None and c.trained.n == 1 and c.gain for c in lines),
-        rows=table(lines),
-        dots=mark(dot_plot(lines)),
+        rows=table(lines, top),
+        dots=mark(dot_plot(lines, top)),
         parts=part_table(lines),
         settings=settings_table(lines),
         rhymes=rhyme_views(data, quality),

@@ -14,6 +14,7 @@ from rhyme.report.charts import line_chart
 from rhyme.report.data import ReportData
 from rhyme.report.overlay import STYLES, difference_plot, overlays
 from rhyme.report.page import fill, fits, mark
+from rhyme.report.summary import leading
 from rhyme.report.table import spread_text
 from rhyme.report.text import clean, count, duration, figure, metric_name, protocol_name, short_path
 from rhyme.run import atomic_write
@@ -81,7 +82,10 @@ def _render(runs: Sequence[ReportData], title: str, most: int) -> str:
         title=title or " and ".join(dict.fromkeys(run.name for run in runs)) + " side by side",
         lede=_lede(groups, top),
         arms=[(place % STYLES + 1, arm) for place, arm in enumerate(groups)],
-        lines=[(protocol_name(b.protocol), _metric(b), _cells(b), figure(b.chance)) for b in lines],
+        lines=[
+            (protocol_name(b.protocol), _metric(b), _cells(b), figure(b.chance), lead)
+            for b, lead in zip(lines, leading([b.protocol for b in lines]), strict=True)
+        ],
         chance=any(b.chance is not None for b in lines),
         plot=mark(difference_plot(lines, groups)),
         charts=[(o, mark(line_chart(o.chart))) for o in drawn],

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rhyme.evaluation.splits import SPLIT_DRAWN, SPLIT_GIVEN
 from rhyme.report.data import ReportData
 from rhyme.report.series import drawable
 from rhyme.report.summary import Comparison, number
@@ -57,10 +57,21 @@ def verdict(data: ReportData, top: Comparison | None) -> str:
     if top.better is None:
         return f"{text}: no difference."
     if top.clear is False:
-        return f"{text}, which is no clear difference ({spread_text(top.gain, sign=True)})."
+        few = ""
+        if top.gain.sd is not None and abs(top.gain.mean) > top.gain.sd and top.error is not None:
+            few = f", with a standard error of {figure(top.error)} from {test_items(top)} alone"
+        return f"{text}, which is no clear difference ({spread_text(top.gain, sign=True)}{few})."
     size = figure(abs(top.gain.mean))
     by = size if top.gain.sd is None else f"{size} ± {figure(top.gain.sd)}"
     return f"{text}, {'a gain' if top.better else 'a loss'} of {by}."
+
+
+def test_items(line: Comparison) -> str:
+    """How many test items a figure rests on, of how many videos where these are fewer."""
+    text = count(line.items, "test item")
+    if line.independent is not None and line.items is not None and line.independent < line.items:
+        return f"{text} of {count(line.independent, 'video')}"
+    return text
 
 
 def lede(data: ReportData, top: Comparison | None) -> str:
@@ -129,11 +140,12 @@ def settings_table(lines: Sequence[Comparison]) -> list[tuple[str, str]]:
     """All settings of each protocol and variant, as (title, settings)."""
     found: dict[tuple[str, str], str] = {}
     for line in lines:
-        text = ", ".join(f"{k} = {_value(v)}" for k, v in sorted(line.settings.items()))
+        asked = {**line.settings, **_split(line)}
+        text = ", ".join(f"{k} = {_value(v)}" for k, v in sorted(asked.items()))
         found_too = [
-            f"{k} = {_value(v)}"
+            f"{k} = {_found(v)}"
             for k, v in line.details.items()
-            if isinstance(v, (bool, int, float, str))
+            if isinstance(v, (bool, int, float, str)) and k != SPLIT_DRAWN
         ]
         text += f"; found: {', '.join(found_too)}" if found_too else ""
         name = f"{line.title}, {line.variant}" if line.variant else line.title
@@ -173,7 +185,8 @@ def limits(data: ReportData, lines: Sequence[Comparison], *, pictures: bool = Tr
     unclear = [c.title for c in lines if c.clear is False]
     if unclear:
         said.append(
-            "Trained and untrained differ by no more than the spread of their difference in: "
+            "Trained and untrained differ by no more than the spread of their difference, or than "
+            "twice its standard error from the test items, in: "
             f"{_some(unclear)}."
         )
     lost = sum(c.lost for c in lines)
@@ -206,13 +219,11 @@ def _of_items(lines: Sequence[Comparison]) -> list[str]:
         "items: other videos would give other figures."
     )
     for line in lines:
-        spread, items = line.trained, line.items
-        # A share of right answers whose items are videos, not frames of the same few.
-        if line.metric == "top1" and spread is not None and items and 0 <= spread.mean <= 1:
-            error = math.sqrt(spread.mean * (1 - spread.mean) / items)
+        if line.metric == "top1" and line.error is not None and line.gain is not None:
             return [
-                f"{text} {line.title}, a share of {count(items, 'item')}, has a standard error of "
-                f"{figure(error)} from that alone, if items are independent."
+                f"{text} {line.title}, a share of {test_items(line)}: the difference of "
+                f"{figure(line.gain.mean, sign=True)} has a standard error of up to "
+                f"{figure(line.error)} from that alone, if videos are independent."
             ]
     return [text]
 
@@ -220,6 +231,22 @@ def _of_items(lines: Sequence[Comparison]) -> list[str]:
 def _some(names: Sequence[str], most: int = 6) -> str:
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return "; ".join(names[:most]) + rest
+
+
+def _split(line: Comparison) -> dict[str, str]:
+    """Where the split is from, for people: rows say ``given`` of one that was drawn too."""
+    if line.settings.get("split") != SPLIT_GIVEN:
+        return {}
+    drawn = line.details.get(SPLIT_DRAWN)
+    if drawn is None:  # a row of before that was told
+        return {"split": "kept with the data: given, or drawn when they were read"}
+    return {"split": f"drawn by rhyme: {drawn}"} if drawn else {}
+
+
+def _found(value: bool | int | float | str) -> str:
+    """Something found, rounded to four digits; settings stand as they were given."""
+    whole = isinstance(value, float) and abs(value) < 10
+    return f"{value:.4g}" if whole else _value(value)
 
 
 def _value(value: object) -> str:

@@ -15,6 +15,7 @@ from rhyme.report.text import clean, lower_is_better, metric_name, protocol_name
 
 TRAINED, UNTRAINED = "trained", "untrained"
 HEADLINES = ("knn", "linear", "retrieval", "cycle")
+FEW = 3  # lines that are not worth folding away
 # What tells rows of one measurement apart without changing what is measured.
 _REPETITION = ("seed", "encoder_seed", "split_seed", "fold", "split_number")
 _NOT_A_SETTING = (*_REPETITION, "pair", "encoder", "chance")
@@ -63,6 +64,8 @@ class Comparison:
             the other alone: of one training run, that of the draws of fresh weights.
         paired: whether ``gain`` comes from pairs.
         items: number of items measured.
+        independent: items that do not come from one another's video, as far as the rows tell;
+            what a figure's sampling error depends on.
         lost: values that were not finite and are left out.
     """
 
@@ -78,6 +81,7 @@ class Comparison:
     gain: Spread | None = None
     paired: bool = False
     items: int | None = None
+    independent: int | None = None
     lost: int = 0
 
     @property
@@ -98,11 +102,30 @@ class Comparison:
         return (self.gain.mean < 0) if self.lower_is_better else (self.gain.mean > 0)
 
     @property
+    def error(self) -> float | None:
+        """Standard error of ``gain`` from the test items alone, at most; None where not known.
+
+        Of figures in [0, 1] that are a mean over items: no item's variance exceeds m(1 - m) of its
+        mean m, which a share of right answers has. The encoders are taken to err independently of
+        each other, which overstates it where the same items are hard for both.
+        """
+        if self.trained is None or self.untrained is None or not self.independent:
+            return None
+        means = (self.trained.mean, self.untrained.mean)
+        if not all(0 <= mean <= 1 for mean in means):
+            return None
+        return math.sqrt(sum(mean * (1 - mean) for mean in means) / self.independent)
+
+    @property
     def clear(self) -> bool | None:
-        """Whether the difference exceeds its spread; None where there is no spread to exceed."""
+        """Whether the difference exceeds its spread, and twice its error from the test items.
+
+        None where there is no spread to exceed.
+        """
         if self.gain is None or self.gain.sd is None:
             return None
-        return self.better is not None and abs(self.gain.mean) > self.gain.sd
+        floor = max(self.gain.sd, 2 * (self.error or 0.0))
+        return self.better is not None and abs(self.gain.mean) > floor
 
 
 def number(value: object) -> float | None:
@@ -165,6 +188,17 @@ def headline(
             if line.protocol == protocol:
                 return line
     return complete[0] if complete else None
+
+
+def leading(protocols: Sequence[str], top: int | None = None) -> list[bool]:
+    """Which lines a phone shows at once: the first of each protocol, and the headline's.
+
+    Args:
+        protocols: that of each line.
+        top: place of the headline's line.
+    """
+    lead = [protocol not in protocols[:k] or k == top for k, protocol in enumerate(protocols)]
+    return lead if lead.count(False) >= FEW else [True] * len(lead)
 
 
 def repetition_of(row: Row) -> str:
@@ -256,6 +290,7 @@ def _comparison(rows: Sequence[Row], chance: Sequence[Row], variant: str) -> Com
         gain=gain,
         paired=paired,
         items=int(items) if items is not None and math.isfinite(items) else None,
+        independent=_independent(rows),
         lost=lost,
     )
 
@@ -267,6 +302,18 @@ def _chance(rows: Sequence[Row], own: int) -> float | None:
     stated += [number(row.get("value")) for row in rows[own:]]
     finite = [value for value in stated if value is not None and math.isfinite(value)]
     return statistics.fmean(finite) if finite else None
+
+
+def _independent(rows: Sequence[Row]) -> int | None:
+    """The fewest of items, videos and groups of queries that a row tells."""
+    told = [
+        n
+        for row in rows
+        for facts in (row, mapping(row.get("details")))
+        for name in ("items", "test_items", "query_groups")
+        if (n := number(facts.get(name))) is not None and math.isfinite(n) and n > 0
+    ]
+    return int(min(told)) if told else None
 
 
 def _gain(rows: Sequence[Row]) -> tuple[Spread | None, bool]:

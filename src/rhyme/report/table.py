@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 
 from rhyme.report.charts import tick_text, ticks
-from rhyme.report.summary import Comparison, Spread
+from rhyme.report.summary import Comparison, Spread, leading
 from rhyme.report.text import DASH, clean, count, figure, metric_name, protocol_name
 
 
@@ -26,8 +26,9 @@ class Line:
         seeds: number of values of the trained and of the untrained encoder, where above one.
         how: ``"paired"`` where that spread is of paired differences.
         better: ``"up"`` or ``"down"`` where training helped or harmed by more than the spread of
-            the difference, else empty.
+            the difference and twice its error from the test items, else empty.
         items: number of items.
+        lead: whether it is shown at once where there is little room.
     """
 
     protocol: str
@@ -41,6 +42,7 @@ class Line:
     how: str
     better: str
     items: str
+    lead: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,15 +55,17 @@ class Table:
     items: bool
 
 
-def table(comparisons: Sequence[Comparison]) -> Table:
+def table(comparisons: Sequence[Comparison], top: Comparison | None = None) -> Table:
     """The evaluation table.
 
     Args:
         comparisons: as :func:`rhyme.report.summary.compare` gives them.
+        top: the one among them that the page has on top.
     """
+    lead = _leading(comparisons, top)
     others = tuple(dict.fromkeys(name for c in comparisons for name in c.others))
     return Table(
-        lines=tuple(_line(c, others) for c in comparisons),
+        lines=tuple(_line(c, others, first) for c, first in zip(comparisons, lead, strict=True)),
         others=tuple(clean(name, 40) for name in others),
         chance=any(c.chance is not None for c in comparisons),
         items=any(c.items is not None for c in comparisons),
@@ -76,19 +80,29 @@ def spread_text(spread: Spread | None, *, sign: bool = False) -> str:
     return text if spread.sd is None else f"{text} ± {figure(spread.sd)}"
 
 
-def dot_plot(comparisons: Sequence[Comparison]) -> str:
+def _leading(comparisons: Sequence[Comparison], top: Comparison | None) -> list[bool]:
+    place = next((k for k, line in enumerate(comparisons) if line is top), None)
+    return leading([line.protocol for line in comparisons], place)
+
+
+def dot_plot(comparisons: Sequence[Comparison], top: Comparison | None = None) -> str:
     """Trained and untrained values as dots on one axis; empty without a line that fits on it.
 
     Lines stand on a common axis from 0, so only those within [0, 1] take part. Positions are
     percentages of the row: dots and text keep their size at every width.
+
+    Args:
+        comparisons: lines of the table.
+        top: the one among them that the page has on top.
     """
-    fitting = [c for c in comparisons if _fits(c)]
+    lead = _leading(comparisons, top)
+    fitting = [(c, first) for c, first in zip(comparisons, lead, strict=True) if _fits(c)]
     if not fitting:
         return ""
-    top = max(v for c in fitting for v in _values(c))
-    high = next(limit for limit in (0.1, 0.2, 0.25, 0.5, 0.75, 1.0) if top <= limit)
+    most = max(v for c, _ in fitting for v in _values(c))
+    high = next(limit for limit in (0.1, 0.2, 0.25, 0.5, 0.75, 1.0) if most <= limit)
     at = ticks(0.0, high, 5)
-    rows = [_dots(c, high, at) for c in fitting]
+    rows = [_dots(c, high, at, first) for c, first in fitting]
     axis = "".join(
         f'<text x="{100 * t / high:.2f}%" y="13" class="mid">{tick_text(t)}</text>' for t in at
     )
@@ -96,7 +110,7 @@ def dot_plot(comparisons: Sequence[Comparison]) -> str:
     return f'<div class="dots">{"".join(rows)}</div>'
 
 
-def _line(c: Comparison, others: Sequence[str]) -> Line:
+def _line(c: Comparison, others: Sequence[str], lead: bool) -> Line:
     how = "paired" if c.paired else ""
     metric = metric_name(c.metric) + (" (lower is better)" if c.lower_is_better else "")
     return Line(
@@ -111,6 +125,7 @@ def _line(c: Comparison, others: Sequence[str]) -> Line:
         how=how,
         better=("up" if c.better else "down") if c.clear else "",
         items=count(c.items),
+        lead=lead,
     )
 
 
@@ -128,7 +143,7 @@ def _fits(c: Comparison) -> bool:
     return bool(values) and all(0.0 <= v <= 1.0 for v in values)
 
 
-def _dots(c: Comparison, high: float, at: Sequence[float]) -> str:
+def _dots(c: Comparison, high: float, at: Sequence[float], lead: bool) -> str:
     def x(value: float) -> str:
         return f"{100 * min(max(value, 0.0), high) / high:.2f}%"
 
@@ -153,7 +168,8 @@ def _dots(c: Comparison, high: float, at: Sequence[float]) -> str:
         said.append(f"{clean(name, 40)} {figure(spread.mean)}")
     title = f"{c.title}, {c.variant}" if c.variant else c.title
     label = escape(f"{title}: {', '.join(said)}", quote=True)
+    rest = ("", "") if lead else (" rest", ' class="rest"')
     return (
-        f'<span class="dots-name">{escape(title)}</span>'
-        f'<svg height="28" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+        f'<span class="dots-name{rest[0]}">{escape(title)}</span>'
+        f'<svg{rest[1]} height="28" role="img" aria-label="{label}">{"".join(parts)}</svg>'
     )
