@@ -226,6 +226,10 @@ def test_what_was_found_is_rounded_and_settings_are_not(make_result: Rows) -> No
     text = render(ReportData(system="moco", results=[row]))
     assert "temperature = 0.0712345; found: effective_neighbours = 9.102, penalty = 1e-05" in text
     assert "found = 1,235" in text
+    again = make_result(0.6, settings={"temperature": 0.0712345}, details={"penalty": 0.5})
+    fresh = make_result(0.6, "untrained", settings={"temperature": 0.0712345})
+    text = render(ReportData(system="moco", results=[row, again, fresh]))
+    assert "found: penalty = 0.5<" in text, "of the figure that is shown"
 
 
 @pytest.mark.parametrize(

@@ -282,7 +282,7 @@ def _comparison(rows: Sequence[Row], chance: Sequence[Row], variant: str) -> Com
         metric=str(first["metric"]),
         variant=variant,
         settings=mapping(first.get("settings")),
-        details=mapping(first.get("details")),
+        details=mapping(_shown(rows).get("details")),
         trained=spreads.get(TRAINED),
         untrained=spreads.get(UNTRAINED),
         others={n: s for n, s in spreads.items() if s and n not in (TRAINED, UNTRAINED)},
@@ -302,6 +302,12 @@ def _chance(rows: Sequence[Row], own: int) -> float | None:
     stated += [number(row.get("value")) for row in rows[own:]]
     finite = [value for value in stated if value is not None and math.isfinite(value)]
     return statistics.fmean(finite) if finite else None
+
+
+def _shown(rows: Sequence[Row]) -> Row:
+    """The trained row measured last; of an untrained encoder alone the last of its rows."""
+    trained = [row for row in rows if row.get("encoder", TRAINED) == TRAINED]
+    return (trained or rows)[-1]
 
 
 def _independent(rows: Sequence[Row]) -> int | None:
