@@ -68,7 +68,18 @@ def test_jobs_of_pictures(tmp_path: Path) -> None:
     with zipfile.ZipFile(cut / "test.zip") as file:
         assert file.namelist() == ["test/cat/0000.jpg", "test/dog/0000.jpg"]
     assert cut_pictures(tmp_path / "gone", cut) == cut, "what is there is kept"
-    assert {job.system for job in studies.picture_jobs(tmp_path, tmp_path, "moco")} == {"moco"}
+    moco = studies.picture_jobs(tmp_path, tmp_path, "moco")
+    assert {job.system for job in moco} == {"moco"}
+    assert len({job.key for job in moco}) == len(moco)
+    equal = [job for job in moco if job.study == "equal"]
+    arms = studies.MOCO_EQUAL_ARMS
+    assert [(job.seed, job.arm) for job in equal] == [(s, arm) for s in range(3) for arm in arms]
+    made = [resolve_recipe(job.arm.recipe, {**job.budget, **job.arm.changes}) for job in equal[:4]]
+    changed = [(getattr(found.model, "shuffle", None), found.train.epochs) for found in made]
+    assert changed == [(True, 8), (False, 8), (True, 12), (True, 16)]
+    rates = [job for job in moco if job.study == "labels-rates"]
+    assert [job.trained_as for job in rates] == [job.key for job in equal if job.arm is arms[0]]
+    assert parse_settings(load_protocol("linear_sgd"), rates[0].settings["linear_sgd"])
 
 
 @pytest.mark.parametrize("system", ["densecl", "vfs"])
