@@ -31,7 +31,7 @@ from benchmarks.cycle_evidence import cycle_jobs
 from benchmarks.lsfd_evidence import lsfd_jobs
 from benchmarks.machine import machine, revision
 from benchmarks.overlap_evidence import cstp_jobs, overlap_rows
-from benchmarks.place_evidence import place_jobs, vfs_clip_jobs
+from benchmarks.place_evidence import place_jobs, vfs_clip_jobs, vfs_few_jobs
 from benchmarks.studies import Job, gpu_picture_jobs, picture_jobs
 from benchmarks.tables import table
 from rhyme import api
@@ -65,9 +65,11 @@ def watched(log: Sequence[dict[str, Any]], name: str) -> float | None:
         name: ``"rise"``: by how much the loss rose at most above its first value within the first
             epoch, 0 where it never did, None where fewer than three of its steps were logged; else
             ``"loss"`` or a diagnostic or monitor of that name, as the mean over the last tenth of
-            the logged steps.
+            the logged steps; with ``"first "`` before it, of the first one alone.
     """
     steps = [row for row in log if "loss" in row]
+    if name.startswith("first "):
+        return watched(steps[:1], name.removeprefix("first "))
     if name == "rise":
         first = [row["loss"] for row in steps if row["epoch"] == steps[0]["epoch"]]
         return max(first) - first[0] if len(first) > 2 else None
@@ -85,14 +87,16 @@ def training_rows(job: Job, folder: Path, like: Result) -> list[Result]:
     log = [row for row in read_jsonl(folder / "metrics.jsonl") if "loss" in row]
     some = log[:: max(1, len(log) // 12)]
     steps = {"loss_by_step": {row["step"]: round(row["loss"], 3) for row in some}}
+    rang = sum(event["event"] == "collapse" for event in read_jsonl(folder / "events.jsonl"))
+    known = {"loss", "rise", "alarms", *log[-1]["diagnostics"], *log[-1]["monitors"]}
     return [
         replace(
             like, protocol="training", metric=metric, value=value, chance=None,
             items=0, settings={"split_seed": job.seed}, details=steps if name == "loss" else {},
         )
         for metric, name in job.watched.items()
-        if name in ("loss", "rise") or name in {**log[-1]["diagnostics"], **log[-1]["monitors"]}
-        if (value := watched(log, name)) is not None
+        if name.removeprefix("first ") in known
+        if (value := rang if name == "alarms" else watched(log, name)) is not None
     ]  # fmt: skip
 
 
@@ -240,7 +244,7 @@ def jobs_of(system: str, runs: Path, data: Path | None, only: str | None) -> lis
     elif system in ("densecl", "vfs"):
         jobs += place_jobs(runs, system) if only in (None, "world") else []
         if system == "vfs" and data is not None and only in (None, "real"):
-            jobs += vfs_clip_jobs(data)
+            jobs += vfs_few_jobs(data) + vfs_clip_jobs(data)
     elif data is not None:
         jobs += (gpu_picture_jobs if only == "gpu" else picture_jobs)(runs, data, system)
     if data is None and only != "world" and system not in GENERATED:

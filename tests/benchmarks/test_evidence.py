@@ -117,6 +117,17 @@ def test_jobs_of_scenes(tmp_path: Path) -> None:
     assert warmed == {None, place_evidence.SCENE_WARMUP}
 
 
+def test_jobs_of_few_clips(tmp_path: Path) -> None:
+    jobs = place_evidence.vfs_few_jobs(tmp_path)
+    assert len({job.key for job in jobs}) == len(jobs) == 2 * 3
+    assert {(job.seed, job.options.fold) for job in jobs} == {(0, "1"), (1, "4"), (2, "7")}
+    for job in jobs:
+        made = resolve_recipe(job.arm.recipe, {**job.budget, **job.arm.changes})
+        assert made.train.batch_size < 28, "as many clips as the persons of a fold leave"
+        assert not made.train.collapse_stop, "runs to its end, with an alarm or without"
+    assert [job.untrained for job in jobs[::2]] == [(0,), (1,), (2,)]
+
+
 def test_jobs_of_the_long_study(tmp_path: Path) -> None:
     jobs = [j for j in place_evidence.place_jobs(tmp_path, "vfs") if j.study.startswith("long")]
     trained = {job.key: job for job in jobs if job.trained_as is None}
@@ -268,3 +279,4 @@ def test_what_a_training_tells() -> None:
     assert watched(log, "loss") == 3.0
     assert watched([*log, row(2, 1.0, 0.0)] * 10, "accuracy") == pytest.approx(0.18)
     assert watched(log, "std/z") == 1.0
+    assert watched(log, "first accuracy") == 0.0
