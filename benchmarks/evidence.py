@@ -125,7 +125,11 @@ def run(job: Job, runs: Path) -> list[Result]:
                 options=job.options, progress=False,
             )  # fmt: skip
         facts["train_seconds"] = round(trained.seconds, 1)
-    column = job.options.label_column if job.judged_on is None else None
+    column = job.options.label_column
+    if job.judged_on is not None:  # the rows' own counts are of what is judged
+        column = None
+        read = [e for e in read_jsonl(folder / "events.jsonl") if e["event"] == "data"]
+        facts |= {"trained_data": job.data.name, "trained_items": read[-1]["train_items"]}
     judged = api.evaluate(
         folder, job.judged_on, protocols=job.protocols, settings=job.settings, heads=job.heads,
         seed=job.seed, untrained_seeds=job.untrained, frames_per_item=job.frames_per_item,

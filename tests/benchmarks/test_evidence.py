@@ -263,6 +263,10 @@ def test_workers_find_what_one_process_finds(
     for key, rows in here.items():
         assert [r.value for r in rows] == pytest.approx([r.value for r in there[key]], abs=0.05)
         assert {r.encoder for r in rows} == {r.encoder for r in there[key]}
+    away = replace(again, study="away", judged_on=tmp_path / "other", protocols=("cycle",))
+    evidence.prepare(replace(job, data=tmp_path / "other", world={**world, "seed": 6}))
+    for told in (row.details for row in evidence.run(away, tmp_path / "here")):
+        assert (told["trained_data"], told["trained_items"]) == ("world", 12)
     for way in (partial(beside, workers=1), one_by_one):
         assert not list(way([other], tmp_path / "late", until=0.0)), "no run begins after its time"
 

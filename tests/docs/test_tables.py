@@ -126,6 +126,16 @@ def test_where_an_encoder_was_trained_is_told_apart_from_where_it_was_judged() -
     assert "- machine" not in there
 
 
+def test_what_is_judged_on_another_collection_has_no_split_of_its_own() -> None:
+    details = {**FACTS, "train_items": 0, "val_items": 0, "test_items": 12, "recipe": "small"}
+    lines = tables.table([row("a", 0, 0.5, details=details)]).splitlines()
+    assert "- items: test 12" in lines
+    known = {**details, "trained_data": "action", "trained_items": 1318}
+    lines = tables.table([row("a", 0, 0.5, details=known)]).splitlines()
+    assert "- trained on items: 1,318 of action" in lines
+    assert "- items judged: test 12" in lines
+
+
 def test_studies_side_by_side_hold_what_all_of_them_measured(folders: tuple[Path, Path]) -> None:
     docs, results = folders
     append_results(results / "study_long.jsonl", list(study()))
