@@ -223,9 +223,11 @@ def facts(rows: Sequence[Result]) -> list[str]:
     taken = dict.fromkeys(f"{d['trained_items']:,} of {d['trained_data']}" for d in other)
     lines += [f"- trained on items: {_listed(taken)}"] if taken else []
     lines += [f"- items{' judged' if taken else ''}: {', '.join(sizes)}"] if sizes else []
+    apart = any("trained_on" in row.details for row in rows)
     lines += [f"- seeds: {seeds}", f"- command: {_listed(f'`{row.command}`' for row in rows)}"]
+    lines[-1] += ", which is not how these rows came: trained and judged apart" if apart else ""
     lines += [f"- commits: {_listed(f'`{row.commit}`' if row.commit else '?' for row in rows)}"]
-    judged = "judged on" if any("trained_on" in row.details for row in rows) else "machine"
+    judged = "judged on" if apart else "machine"
     lines += [f"- {judged}: {m}" for m in dict.fromkeys(_machine(row) for row in rows)]
     return lines
 

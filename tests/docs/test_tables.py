@@ -123,6 +123,10 @@ def test_where_an_encoder_was_trained_is_told_apart_from_where_it_was_judged() -
     there = tables.table([row("a", 0, 0.5, details=details)])
     assert "trained in 9 s on a GPU beside another one at f00" in there
     assert "- judged on: cpu a chip" in there
+    assert (
+        "benchmarks.evidence`, which is not how these rows came: trained and judged apart" in there
+    )
+    assert "not how these rows came" not in here
     assert "- machine" not in there
 
 
