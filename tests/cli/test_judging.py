@@ -160,6 +160,7 @@ def test_labels_are_given_for_the_runs_own_items(tmp_path: Path) -> None:
     row = done.document["results"][0]
     assert (row["settings"]["label_column"], row["details"]["classes"]) == ("kind", 2)
     assert row["details"]["test_items"] == own.splits.count("test")
+    assert row["details"]["step"] == 6
     assert contents(run)["catalog.arrow"] == contents(trained("moco"))["catalog.arrow"]
     table.write_text("path,kind\nelsewhere.mp4,round\n")
     refused(rhyme(*asked, "--labels", table), 1, "not in the folder", "elsewhere.mp4")

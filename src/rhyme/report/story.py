@@ -132,6 +132,26 @@ def facts_table(data: ReportData) -> list[tuple[str, str]]:
     return [(name, clean(value, 2000)) for name, value in rows if value]
 
 
+def checkpoints(lines: Sequence[Comparison]) -> str:
+    """Which encoders of the run the trained figures are of, and of which they are left out."""
+    names = dict.fromkeys(name for line in lines for name in line.encoders)
+    said: list[str] = []
+    if len(names) == 1:
+        said.append(f"The trained figures are of {next(iter(names))}.")
+    elif names:
+        said.append(
+            "The trained figures are of several encoders of the run; each line says of which."
+        )
+    left_out: dict[str, list[str]] = {}
+    for line in lines:
+        for name in line.replaced:
+            left_out.setdefault(name, []).append(line.title)
+    if left_out:
+        listed = "; ".join(f"{name} ({_some(titles)})" for name, titles in left_out.items())
+        said.append(f"What was measured again later is left out: {listed}.")
+    return " ".join(said)
+
+
 def settings_table(lines: Sequence[Comparison]) -> list[tuple[str, str]]:
     """All settings of each protocol and variant, as (title, settings)."""
     found: dict[tuple[str, str], str] = {}
