@@ -8,6 +8,7 @@ from pathlib import Path
 from rhyme.encoders import EncoderPackage, load_package
 from rhyme.encoders.card import render_card
 from rhyme.encoders.files import CARD, CONFIG, PLAN, WEIGHTS, check_target, write_folder
+from rhyme.encoders.package import package_files
 from rhyme.errors import PackageError
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.\-]*/[\w.\-]+")
@@ -46,13 +47,7 @@ def to_hub_folder(
     """
     target = Path(directory)
     check_target(target, overwrite)
-    files = {name: (package.directory / name).read_bytes() for name in (WEIGHTS, CONFIG, PLAN)}
-    if load_package(package.directory).hash != package.hash:
-        raise PackageError(
-            "the package has changed on disk since it was loaded",
-            file=package.directory,
-            remedy="load it again",
-        )
+    files = _files(package, target)
     metadata = {**_METADATA, "tags": [*_METADATA["tags"], package.config.name, *tags]}
     if licence is not None:
         metadata["license"] = licence
@@ -71,6 +66,23 @@ def to_hub_folder(
     files[CARD] = text.encode("utf-8", "backslashreplace")
     write_folder(target, files, overwrite=overwrite)
     return target
+
+
+def _files(package: EncoderPackage, target: Path) -> dict[str, bytes]:
+    """A package's own files; those of an encoder off the shelf are made: it lies in no folder."""
+    if "weights" in package.extra:
+        return package_files(
+            package.module, package.plan, kind=package.kind, card=package.card,
+            extra=package.extra, where=target,
+        )  # fmt: skip
+    files = {name: (package.directory / name).read_bytes() for name in (WEIGHTS, CONFIG, PLAN)}
+    if load_package(package.directory).hash != package.hash:
+        raise PackageError(
+            "the package has changed on disk since it was loaded",
+            file=package.directory,
+            remedy="load it again",
+        )
+    return files
 
 
 def from_hub(
