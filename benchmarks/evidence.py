@@ -235,7 +235,7 @@ def beside(
 
 
 def started(threads: int) -> None:
-    """How a worker begins: it computes on so many threads, and ends where this process is killed."""
+    """How a worker begins: on so many threads, and to end where this process is killed."""
     end_with_parent()
     torch.set_num_threads(threads)
 
