@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -297,6 +297,5 @@ def export(
     if kind == "package":
         return save_shelf(package, Path(out))
     if kind == "hub":
-        with in_a_folder(package) as place:
-            return Path(to_hub_folder(replace(package, directory=place), out))
+        return Path(to_hub_folder(package, out))
     return Path(to_torch_export(package, out))
