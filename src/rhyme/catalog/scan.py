@@ -153,6 +153,8 @@ def listing(found: Found) -> str:
         rows.append([found.labels.values, found.labels.faults])
     if pictures := found.ignored.get("image"):
         rows.append([pictures])  # told beside the videos that are taken
+    if found.unreadable:  # an archive may be damaged behind all that was found in it
+        rows.append([list(fault) for fault in found.unreadable])
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
