@@ -56,7 +56,7 @@ def tar_headers(file: BinaryIO, size: int, archive: Path) -> Iterator[tarfile.Ta
             found, blank = _next_header(file, place)
             if found is None and blank and BLOCK <= size - place <= _PADDING:
                 break
-            damage.append(_told(place, found, size, error))
+            damage.append(_told(file, place, found, size, error))
             if found is None:
                 break
             if len(damage) == _PLACES:
@@ -105,12 +105,13 @@ def is_header(block: bytes, size: int | None = None) -> bool:
     return size in (None, stated)
 
 
-def _told(place: int, found: int | None, size: int, error: Exception) -> str:
+def _told(file: BinaryIO, place: int, found: int | None, size: int, error: Exception) -> str:
     """What is wrong at a place, for people."""
     if found is None and size - place < BLOCK:
         return f"it ends at byte {size:,} without an end mark"
-    zeros = isinstance(error, tarfile.EOFHeaderError)
-    why = "zeros in place of a header" if zeros else str(error) or type(error).__name__
+    file.seek(place)
+    blank = not file.read(BLOCK).strip(b"\0")
+    why = "zeros in place of a header" if blank else str(error) or type(error).__name__
     return f"bytes {place:,} to {found or size:,} hold no member that can be read ({why})"
 
 
