@@ -137,7 +137,7 @@ class Scan(Common):
     """Seconds from one picture of a frame folder to the next."""
 
     depth: Literal["header", "packets", "frames"] = "packets"
-    """header: fast; packets: exact times; frames: decodes everything and finds corrupt frames."""
+    """header: fast; packets: exact times, finds cut files; frames: decodes all, finds corrupt frames."""
 
     workers: int = 2
     """Processes that read."""
