@@ -153,3 +153,6 @@ def test_several_pictures_of_a_sample_are_told_unless_one_is_chosen(tmp_path: Pa
         assert data_notes(tmp_path, chosen) == []
     with pytest.raises(ConfigError, match="no pattern"):
         read_source(tmp_path, api.ReadOptions(include=" ,"))
+    make(tmp_path / "s.tar", {f"{k}.{e}.png": png() for k in "ab" for e in ("\x1b[31m", "it's")})
+    (told,) = data_notes(tmp_path, read_source(tmp_path))
+    assert "\x1b" not in told

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Any, cast
 
 from rhyme.catalog import FILE_NAME, Catalog
+from rhyme.errors import printable
 
 
 def data_notes(data: str | Path | Catalog, catalog: Catalog) -> list[str]:
@@ -32,10 +34,12 @@ def several_parts(data: str | Path | Catalog, catalog: Catalog) -> list[str]:
         return []
     listed = ", ".join(f"{ending} {count:,}" for ending, count in list(parts.items())[:6])
     scanned = isinstance(data, Catalog) or is_catalog(data)
-    way = f"{'rhyme scan DIR ' if scanned else ''}--include '*.{next(iter(parts))}'"
+    way = f"{'rhyme scan DIR ' if scanned else ''}--include {quote(f'*.{next(iter(parts))}')}"
     return [
-        f"samples of archives hold several pictures, and each is an item with the label of its "
-        f"sample: {listed}; {way} takes one of them"
+        printable(
+            f"samples of archives hold several pictures, and each is an item with the label of "
+            f"its sample: {listed}; {way} takes one of them"
+        )
     ]
 
 
