@@ -6,8 +6,9 @@
 
 The runs are those of ``benchmarks/studies.py`` and of the files that build on it. A run whose rows
 are there already is skipped, so the command can be stopped and started at will; ``--seconds`` ends
-it. Of a worker's run that fails the others know nothing. The tables are printed from the rows
-alone.
+it. Of a worker's run that fails the others know nothing. Where the command is stopped its workers
+stop too: those that train save their state first, and the next call goes on from there. The tables
+are printed from the rows alone.
 """
 
 import argparse
@@ -17,8 +18,9 @@ import statistics
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -37,8 +39,11 @@ from benchmarks.tables import table
 from rhyme import api
 from rhyme.evaluation import Result, append_results, read_results
 from rhyme.run import read_jsonl
+from rhyme.signals import StopRequest
+from rhyme.workers import end_with_parent
 
 RESULTS = Path(__file__).parent.parent / "results"
+LOOK_S, SAVE_S = 0.5, 60.0  # between looks for a signal; for a run that is stopped to save
 
 
 def done(path: Path) -> set[str]:
@@ -198,15 +203,20 @@ def beside(
         runs: where runs lie.
         workers: processes; each computes with OMP_NUM_THREADS, by default its share of the cores.
         until: no job begins after this reading of :func:`time.monotonic`.
+
+    Raises:
+        SystemExit: a signal asked to stop; the workers are stopped.
     """
     share = max((os.cpu_count() or 1) // workers, 1)
     threads = int(os.environ.get("OMP_NUM_THREADS", share))
     line, running = Line(jobs), dict[Future[list[Result]], Job]()
-    with ProcessPoolExecutor(
-        workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
-    ) as pool:
+    with (
+        ProcessPoolExecutor(workers, get_context("spawn"), started, (threads,)) as pool,
+        stopped_too(pool),
+        StopRequest() as request,
+    ):
         while True:
-            while len(running) < workers and time.monotonic() < until:
+            while not request.name and len(running) < workers and time.monotonic() < until:
                 if (job := line.take()) is None:
                     break
                 try:
@@ -216,17 +226,43 @@ def beside(
                     continue
                 if time.monotonic() < until:
                     running[pool.submit(run, job, runs)] = job
-            if not running:
+            if not running and not request.name:
                 return
-            done = next(as_completed(running))
-            job = running.pop(done)
-            try:
-                rows = done.result()
-            except (Exception, SystemExit):
-                failed(job)
-                continue
-            line.ended(job)
-            yield job, rows
+            for done in wait(running, LOOK_S, FIRST_COMPLETED).done:
+                job = running.pop(done)
+                try:
+                    rows = done.result()
+                except (Exception, SystemExit):
+                    if not request.name:
+                        failed(job)
+                    continue
+                line.ended(job)
+                yield job, rows
+            if request.name:
+                raise SystemExit(f"stopped by {request.name}: the same command goes on")
+
+
+def started(threads: int) -> None:
+    """How a worker begins: on so many threads, and to end where this process is killed."""
+    end_with_parent()
+    torch.set_num_threads(threads)
+
+
+@contextmanager
+def stopped_too(pool: ProcessPoolExecutor) -> Generator[None]:
+    """Stop the workers of a pool where the work around them is; without it they end their jobs."""
+    try:
+        yield
+    except BaseException:
+        processes = list((pool._processes or {}).values())  # `terminate_workers` is of Python 3.14
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.terminate()
+        until = time.monotonic() + SAVE_S
+        for process in processes:
+            process.join(max(until - time.monotonic(), 0.0))
+            process.kill()
+        raise
 
 
 def failed(job: Job) -> None:

@@ -1,6 +1,13 @@
 """The lists of runs behind the tables: their options exist, and their data can be cut."""
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -269,6 +276,45 @@ def test_workers_find_what_one_process_finds(
         assert (told["trained_data"], told["trained_items"]) == ("world", 12)
     for way in (partial(beside, workers=1), one_by_one):
         assert not list(way([other], tmp_path / "late", until=0.0)), "no run begins after its time"
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
+    ],
+)
+def test_workers_end_with_the_command(tmp_path: Path, number: signal.Signals) -> None:
+    """Those that train save first, if the command was asked to stop and not killed."""
+    root = Path(evidence.__file__).parents[1]
+    command = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("endless_evidence.py"), tmp_path],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *sys.path])},
+    )  # fmt: skip
+    try:
+        wait_for(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
+        workers = [int(path.read_text()) for path in tmp_path.glob("*.pid")]
+        command.send_signal(number)
+        _, told = command.communicate(timeout=60)
+        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(command.pid, signal.SIGKILL)
+    if number == signal.SIGKILL:
+        assert not list(tmp_path.glob("*.saved"))
+    else:
+        assert len(list(tmp_path.glob("*.saved"))) == 2
+        assert told == f"stopped by {number.name}: the same command goes on\n"
+
+
+def wait_for(state: Callable[[], bool], seconds: float = 90.0) -> None:
+    until = time.monotonic() + seconds
+    while not state():
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def test_what_a_training_tells() -> None:

@@ -10,6 +10,7 @@ from benchmarks import tables
 from rhyme.evaluation import append_results
 from support.rows import FACTS, row, study
 
+DOCS = Path(__file__).parents[2] / "docs"
 PAGE = "# Study\n\nBefore.\n\n<!-- table study -->\nold\n<!-- end -->\n\nAfter.\n"
 
 
@@ -29,6 +30,13 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 def test_the_tables_of_the_docs_are_those_of_the_rows(capsys: pytest.CaptureFixture[str]) -> None:
     assert tables.main(["--check"]) == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.stem)
+def test_of_pilots_that_left_no_rows_no_figure_is_told(page: Path) -> None:
+    for sentence in re.split(r"(?<=[.:])\s", page.read_text(encoding="utf-8")):
+        if re.search("pilot", sentence, re.IGNORECASE) and "results/" not in sentence:
+            assert not re.search(r"(?<!\w)\.\d|\d (steps|points)", sentence), sentence
 
 
 def test_without_rows_the_page_says_so(folders: tuple[Path, Path]) -> None:

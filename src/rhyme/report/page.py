@@ -14,7 +14,7 @@ from rhyme.report.parts import part_table
 from rhyme.report.pictures import QUALITIES, Quality
 from rhyme.report.segments import segment_views
 from rhyme.report.series import charts
-from rhyme.report.story import facts_table, lede, limits, missing, settings_table
+from rhyme.report.story import checkpoints, facts_table, lede, limits, missing, settings_table
 from rhyme.report.summary import compare, headline
 from rhyme.report.table import dot_plot, table
 from rhyme.report.text import block, clean, figure, moment
@@ -77,6 +77,7 @@ def _render(data: ReportData, quality: Quality | None) -> str:
         top=top,
         one_run=any(c.trained is not None and c.trained.n == 1 and c.gain for c in lines),
         rows=table(lines),
+        checkpoints=checkpoints(lines),
         dots=mark(dot_plot(lines)),
         parts=part_table(lines),
         settings=settings_table(lines),

@@ -62,6 +62,9 @@ class Comparison:
         paired: whether ``gain`` comes from pairs.
         items: number of items measured.
         lost: values that were not finite and are left out.
+        encoders: which encoders of the run the trained values are of, e.g. ``"step 400"``; its
+            hash where the rows tell no step, empty where they tell neither.
+        replaced: encoders whose values are left out: the same was measured of another one later.
     """
 
     protocol: str
@@ -77,6 +80,8 @@ class Comparison:
     paired: bool = False
     items: int | None = None
     lost: int = 0
+    encoders: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -221,6 +226,8 @@ def _comparison(rows: Sequence[Row], chance: Sequence[Row], variant: str) -> Com
     first = rows[0]
     values: dict[str, dict[str, float]] = {}
     lost = 0
+    told: dict[str, str] = {}
+    replaced: dict[str, None] = {}
     for row in rows:
         value = number(row.get("value"))
         encoder = row.get("encoder")
@@ -228,6 +235,10 @@ def _comparison(rows: Sequence[Row], chance: Sequence[Row], variant: str) -> Com
         repetition = repetition_of(row)
         if value is not None and math.isfinite(value):
             values.setdefault(name, {})[repetition] = value
+            if name == TRAINED:
+                if told.get(repetition, _encoder(row)) != _encoder(row):
+                    replaced[told[repetition]] = None
+                told[repetition] = _encoder(row)
         else:
             lost += 1
     spreads = {name: Spread.of(list(v.values())) for name, v in values.items()}
@@ -247,7 +258,18 @@ def _comparison(rows: Sequence[Row], chance: Sequence[Row], variant: str) -> Com
         paired=paired,
         items=int(items) if items is not None and math.isfinite(items) else None,
         lost=lost,
+        encoders=tuple(dict.fromkeys(name for name in told.values() if name)),
+        replaced=tuple(name or "an encoder that is not named" for name in replaced),
     )
+
+
+def _encoder(row: Row) -> str:
+    """Which encoder of its run a row is of."""
+    step = number(mapping(row.get("details")).get("step"))
+    if step is not None and math.isfinite(step):
+        return f"step {step:.0f}"
+    mark = row.get("checkpoint", row.get("package_hash"))
+    return f"encoder {clean(mark)[:8]}" if isinstance(mark, str) and mark else ""
 
 
 def _chance(rows: Sequence[Row], own: int) -> float | None:
