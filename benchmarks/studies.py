@@ -234,8 +234,9 @@ def gpu_picture_jobs(runs: Path, data: Path, system: str) -> list[Job]:
     They are two fifths of the real set, with half of its test pictures, stored as JPEG: the figures
     do not compare with published ones. Expected, for SimCLR and MoCo: linear above .75, k-NN some
     points below, both far above the untrained encoder; below 10 minutes of training each. Rows of
-    *200 epochs* are older than the recipes' ``compile="auto"``: eager. Of the new arm the same is
-    expected, at a pace at which 50,000 pictures would end within ten minutes.
+    *200 epochs* are older than the recipes' ``compile="auto"``: eager, SimCLR's at half the rate,
+    and judged apart, on the cut of 5,000 pictures. Of the new arm the same is expected, at a pace
+    at which 50,000 pictures would end within ten minutes.
     """
     source = data / "images" / "cifar10"
     arm = Arm(f"{system}, 200 epochs, compile auto", f"{system}_cifar10_1gpu")
