@@ -317,13 +317,15 @@ def cycle_jobs(runs: Path, data: Path | None, only: str | None) -> list[Job]:
     )
     if only == "real":
         return clips + mixed
+    unmasked = [job for job in clips if job.arm is FOLDER_ARMS[-1]]  # the question needs it least
     return [
         *long_jobs(runs),
-        *clips,
+        *[job for job in clips if job not in unmasked],
         *arms_of(runs, "long-kept", LONG_KEPT_ARMS),
         *arms_of(runs, "long-again", AGAIN_ARMS),
         *arms_of(runs, "kept", KEPT_ARMS),
         *world_jobs(runs),
         *arms_of(runs, "long", SWEEP),
+        *unmasked,
         *mixed,
     ]

@@ -6,8 +6,9 @@
 
 The runs are those of ``benchmarks/studies.py`` and of the files that build on it. A run whose rows
 are there already is skipped, so the command can be stopped and started at will; ``--seconds`` ends
-it. Of a worker's run that fails the others know nothing. The tables are printed from the rows
-alone.
+it. Of a worker's run that fails the others know nothing. Where the command is stopped its workers
+stop too: those that train save their state first, and the next call goes on from there. The tables
+are printed from the rows alone.
 """
 
 import argparse
@@ -17,8 +18,9 @@ import statistics
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -31,14 +33,17 @@ from benchmarks.cycle_evidence import cycle_jobs
 from benchmarks.lsfd_evidence import lsfd_jobs
 from benchmarks.machine import machine, revision
 from benchmarks.overlap_evidence import cstp_jobs, overlap_rows
-from benchmarks.place_evidence import place_jobs, vfs_clip_jobs
+from benchmarks.place_evidence import place_jobs, vfs_clip_jobs, vfs_few_jobs
 from benchmarks.studies import Job, gpu_picture_jobs, picture_jobs
 from benchmarks.tables import table
 from rhyme import api
 from rhyme.evaluation import Result, append_results, read_results
 from rhyme.run import read_jsonl
+from rhyme.signals import StopRequest
+from rhyme.workers import end_with_parent
 
 RESULTS = Path(__file__).parent.parent / "results"
+LOOK_S, SAVE_S = 0.5, 60.0  # between looks for a signal; for a run that is stopped to save
 
 
 def done(path: Path) -> set[str]:
@@ -65,9 +70,11 @@ def watched(log: Sequence[dict[str, Any]], name: str) -> float | None:
         name: ``"rise"``: by how much the loss rose at most above its first value within the first
             epoch, 0 where it never did, None where fewer than three of its steps were logged; else
             ``"loss"`` or a diagnostic or monitor of that name, as the mean over the last tenth of
-            the logged steps.
+            the logged steps; with ``"first "`` before it, of the first one alone.
     """
     steps = [row for row in log if "loss" in row]
+    if name.startswith("first "):
+        return watched(steps[:1], name.removeprefix("first "))
     if name == "rise":
         first = [row["loss"] for row in steps if row["epoch"] == steps[0]["epoch"]]
         return max(first) - first[0] if len(first) > 2 else None
@@ -85,14 +92,16 @@ def training_rows(job: Job, folder: Path, like: Result) -> list[Result]:
     log = [row for row in read_jsonl(folder / "metrics.jsonl") if "loss" in row]
     some = log[:: max(1, len(log) // 12)]
     steps = {"loss_by_step": {row["step"]: round(row["loss"], 3) for row in some}}
+    rang = sum(event["event"] == "collapse" for event in read_jsonl(folder / "events.jsonl"))
+    known = {"loss", "rise", "alarms", *log[-1]["diagnostics"], *log[-1]["monitors"]}
     return [
         replace(
             like, protocol="training", metric=metric, value=value, chance=None,
             items=0, settings={"split_seed": job.seed}, details=steps if name == "loss" else {},
         )
         for metric, name in job.watched.items()
-        if name in ("loss", "rise") or name in {**log[-1]["diagnostics"], **log[-1]["monitors"]}
-        if (value := watched(log, name)) is not None
+        if name.removeprefix("first ") in known
+        if (value := rang if name == "alarms" else watched(log, name)) is not None
     ]  # fmt: skip
 
 
@@ -121,7 +130,11 @@ def run(job: Job, runs: Path) -> list[Result]:
                 options=job.options, progress=False,
             )  # fmt: skip
         facts["train_seconds"] = round(trained.seconds, 1)
-    column = job.options.label_column if job.judged_on is None else None
+    column = job.options.label_column
+    if job.judged_on is not None:  # the rows' own counts are of what is judged
+        column = None
+        read = [e for e in read_jsonl(folder / "events.jsonl") if e["event"] == "data"]
+        facts |= {"trained_data": job.data.name, "trained_items": read[-1]["train_items"]}
     judged = api.evaluate(
         folder, job.judged_on, protocols=job.protocols, settings=job.settings, heads=job.heads,
         seed=job.seed, untrained_seeds=job.untrained, frames_per_item=job.frames_per_item,
@@ -190,15 +203,20 @@ def beside(
         runs: where runs lie.
         workers: processes; each computes with OMP_NUM_THREADS, by default its share of the cores.
         until: no job begins after this reading of :func:`time.monotonic`.
+
+    Raises:
+        SystemExit: a signal asked to stop; the workers are stopped.
     """
     share = max((os.cpu_count() or 1) // workers, 1)
     threads = int(os.environ.get("OMP_NUM_THREADS", share))
     line, running = Line(jobs), dict[Future[list[Result]], Job]()
-    with ProcessPoolExecutor(
-        workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
-    ) as pool:
+    with (
+        ProcessPoolExecutor(workers, get_context("spawn"), started, (threads,)) as pool,
+        stopped_too(pool),
+        StopRequest() as request,
+    ):
         while True:
-            while len(running) < workers and time.monotonic() < until:
+            while not request.name and len(running) < workers and time.monotonic() < until:
                 if (job := line.take()) is None:
                     break
                 try:
@@ -208,17 +226,43 @@ def beside(
                     continue
                 if time.monotonic() < until:
                     running[pool.submit(run, job, runs)] = job
-            if not running:
+            if not running and not request.name:
                 return
-            done = next(as_completed(running))
-            job = running.pop(done)
-            try:
-                rows = done.result()
-            except (Exception, SystemExit):
-                failed(job)
-                continue
-            line.ended(job)
-            yield job, rows
+            for done in wait(running, LOOK_S, FIRST_COMPLETED).done:
+                job = running.pop(done)
+                try:
+                    rows = done.result()
+                except (Exception, SystemExit):
+                    if not request.name:
+                        failed(job)
+                    continue
+                line.ended(job)
+                yield job, rows
+            if request.name:
+                raise SystemExit(f"stopped by {request.name}: the same command goes on")
+
+
+def started(threads: int) -> None:
+    """How a worker begins: on so many threads, and to end where this process is killed."""
+    end_with_parent()
+    torch.set_num_threads(threads)
+
+
+@contextmanager
+def stopped_too(pool: ProcessPoolExecutor) -> Generator[None]:
+    """Stop the workers of a pool where the work around them is; without it they end their jobs."""
+    try:
+        yield
+    except BaseException:
+        processes = list((pool._processes or {}).values())  # `terminate_workers` is of Python 3.14
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.terminate()
+        until = time.monotonic() + SAVE_S
+        for process in processes:
+            process.join(max(until - time.monotonic(), 0.0))
+            process.kill()
+        raise
 
 
 def failed(job: Job) -> None:
@@ -240,7 +284,7 @@ def jobs_of(system: str, runs: Path, data: Path | None, only: str | None) -> lis
     elif system in ("densecl", "vfs"):
         jobs += place_jobs(runs, system) if only in (None, "world") else []
         if system == "vfs" and data is not None and only in (None, "real"):
-            jobs += vfs_clip_jobs(data)
+            jobs += vfs_few_jobs(data) + vfs_clip_jobs(data)
     elif data is not None:
         jobs += (gpu_picture_jobs if only == "gpu" else picture_jobs)(runs, data, system)
     if data is None and only != "world" and system not in GENERATED:

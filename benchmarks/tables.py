@@ -212,12 +212,17 @@ def facts(rows: Sequence[Result]) -> list[str]:
     sizes = [
         f"{name} {_range(row.details[key] for row in rows if key in row.details)}"
         for name, key in (("train", "train_items"), ("val", "val_items"), ("test", "test_items"))
-        if any(key in row.details for row in rows)
+        if any(row.details.get(key) for row in rows)  # what is judged as a whole has no split
     ]
-    lines += [f"- items: {', '.join(sizes)}"] if sizes else []
+    other = [row.details for row in rows if "trained_data" in row.details]
+    taken = dict.fromkeys(f"{d['trained_items']:,} of {d['trained_data']}" for d in other)
+    lines += [f"- trained on items: {_listed(taken)}"] if taken else []
+    lines += [f"- items{' judged' if taken else ''}: {', '.join(sizes)}"] if sizes else []
+    apart = any("trained_on" in row.details for row in rows)
     lines += [f"- seeds: {seeds}", f"- command: {_listed(f'`{row.command}`' for row in rows)}"]
+    lines[-1] += ", which is not how these rows came: trained and judged apart" if apart else ""
     lines += [f"- commits: {_listed(f'`{row.commit}`' if row.commit else '?' for row in rows)}"]
-    judged = "judged on" if any("trained_on" in row.details for row in rows) else "machine"
+    judged = "judged on" if apart else "machine"
     lines += [f"- {judged}: {m}" for m in dict.fromkeys(_machine(row) for row in rows)]
     return lines
 

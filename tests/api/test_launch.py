@@ -196,7 +196,7 @@ def test_a_leader_that_hangs_or_dies_after_another_rank_has_ended(
     job = local._Job(run=tmp_path, ranks=2, device="cpu", folder=tmp_path, words=[])
     trained = Trained(
         path=tmp_path, system="moco", steps=1, seconds=1.0, loss=1.0, items_per_second=1.0,
-        wait_share=0.0, encoder=tmp_path,
+        wait_share=0.0, encoder=tmp_path, held_out=1,
     )  # fmt: skip
     outcome.write(tmp_path, 1, trained)
     for rank, words in enumerate((leader, "pass")):

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from media.test_archives import make, png
 from rhyme import api
-from rhyme.api.data import not_taken, read_source
+from rhyme.api.data import read_source
+from rhyme.api.data_notes import data_notes, not_taken
 from rhyme.catalog import Catalog
+from rhyme.errors import ConfigError
 from rhyme.store import open_store
 from support.tiny_runs import ALONE, refused, rhyme, trained, videos
 
@@ -95,7 +98,12 @@ def test_a_catalog_says_how_to_scan_again(mixed: Path, tmp_path: Path) -> None:
     done = rhyme("embed", trained("moco"), "--data", listed, "--store", tmp_path / "s")
     assert done.code == 0, done.err
     assert "5 pictures are not taken (rhyme scan DIR --kinds image,video takes both)" in done.err
-    for option, value in (("--kinds", "image"), ("--path-column", "a"), ("--spacing", "2")):
+    for option, value in (
+        ("--kinds", "image"),
+        ("--include", "*"),
+        ("--path-column", "a"),
+        ("--spacing", "2"),
+    ):
         refused(
             rhyme("embed", trained("moco"), "--data", listed, "--store", tmp_path / "t",
                   option, value), 2, option, "rhyme scan DIR",
@@ -124,3 +132,27 @@ def test_pictures_that_are_added_after_a_scan_are_told_too(tmp_path: Path) -> No
     assert not_taken(folder, read_source(folder)) == (
         "1 picture is not taken (--kinds image,video takes both)"
     )
+
+
+def test_several_pictures_of_a_sample_are_told_unless_one_is_chosen(tmp_path: Path) -> None:
+    content = {
+        f"s{k:03}.{ending}": b"0" if ending == "cls" else png(k)
+        for k in range(3)
+        for ending in ("input.png", "seg.png", "cls")
+    }
+    make(tmp_path / "s.tar", content)
+    (told,) = data_notes(tmp_path, read_source(tmp_path))
+    assert told.endswith("input.png 3, seg.png 3; --include '*.input.png' takes one of them")
+    found = api.scan(tmp_path, out=tmp_path / "c.arrow")
+    assert found.notes == [told]
+    (told,) = data_notes(tmp_path / "c.arrow", read_source(tmp_path / "c.arrow"))
+    assert "rhyme scan DIR --include" in told
+    for include, items in (("*.input.png", 3), ("*.input.png, *.seg.png", 6)):
+        chosen = read_source(tmp_path, api.ReadOptions(include=include))
+        assert len(chosen) == items
+        assert data_notes(tmp_path, chosen) == []
+    with pytest.raises(ConfigError, match="no pattern"):
+        read_source(tmp_path, api.ReadOptions(include=" ,"))
+    make(tmp_path / "s.tar", {f"{k}.{e}.png": png() for k in "ab" for e in ("\x1b[31m", "it's")})
+    (told,) = data_notes(tmp_path, read_source(tmp_path))
+    assert "\x1b" not in told

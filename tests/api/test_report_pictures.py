@@ -138,7 +138,7 @@ def test_the_command_takes_labels_of_the_videos_given_and_a_device(tmp_path: Pat
     asked = ("report", run, "--out", out, "--device", "cpu", "--points", 0)
     shown = rhyme(*asked, "--data", other, "--labels", "none")
     assert shown.code == 0, shown.err
-    way = "rhyme report RUN --data VIDEOS with --labels folder"
+    way = "rhyme report RUN with --labels folder"
     assert way in " ".join(out.read_text().split())
     shown = rhyme(*asked, "--data", other, "--labels", "folder")
     assert shown.code == 0, shown.err
@@ -148,11 +148,15 @@ def test_the_command_takes_labels_of_the_videos_given_and_a_device(tmp_path: Pat
     refused(rhyme(*asked[:4], "--device", "gpu"), None, "gpu")
 
 
-def test_labels_of_the_runs_own_videos_are_those_it_has(tmp_path: Path) -> None:
+def held_out(catalog: Catalog) -> list[str]:
+    return catalog.select(split="test").table.column("path").to_pylist()
+
+
+def test_labels_of_the_runs_own_videos_are_those_it_has_or_is_given(tmp_path: Path) -> None:
     run, out = trained("moco"), tmp_path / "page.html"
     asked = ("report", run, "--out", out, "--points", 0)
 
-    def worst(*more: str) -> str:
+    def worst(*more: object) -> str:
         shown = rhyme(*asked, *more)
         assert shown.code == 0, shown.err
         return out.read_text().split('<section id="worst">')[1].split("</section>")[0]
@@ -163,5 +167,9 @@ def test_labels_of_the_runs_own_videos_are_those_it_has(tmp_path: Path) -> None:
     assert not any(f">{name}<" in worst() for name in motions)
     assert any(f">{name}<" in worst("--label-column", "motion") for name in motions)
     refused(rhyme(*asked, "--label-column", "action"), None, "action")
-    refused(rhyme(*asked, "--labels", "folder"), 2, "--labels", "add --data DIR")
+    table = tmp_path / "kinds.csv"
+    lines = [f"{path},{('round', 'edgy')[k % 2]}" for k, path in enumerate(held_out(columns))]
+    table.write_text("path,kind\n" + "\n".join(lines) + "\n")
+    assert ">edgy<" in worst("--labels", table)
+    refused(rhyme(*asked, "--group-column", "kind"), 2, "--group-column", "add --data DIR")
     refused(rhyme("report", run, run, "--labels", "folder"), 2, "one run at a time")

@@ -1,6 +1,13 @@
 """The lists of runs behind the tables: their options exist, and their data can be cut."""
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -68,7 +75,18 @@ def test_jobs_of_pictures(tmp_path: Path) -> None:
     with zipfile.ZipFile(cut / "test.zip") as file:
         assert file.namelist() == ["test/cat/0000.jpg", "test/dog/0000.jpg"]
     assert cut_pictures(tmp_path / "gone", cut) == cut, "what is there is kept"
-    assert {job.system for job in studies.picture_jobs(tmp_path, tmp_path, "moco")} == {"moco"}
+    moco = studies.picture_jobs(tmp_path, tmp_path, "moco")
+    assert {job.system for job in moco} == {"moco"}
+    assert len({job.key for job in moco}) == len(moco)
+    equal = [job for job in moco if job.study == "equal"]
+    arms = studies.MOCO_EQUAL_ARMS
+    assert [(job.seed, job.arm) for job in equal] == [(s, arm) for s in range(3) for arm in arms]
+    made = [resolve_recipe(job.arm.recipe, {**job.budget, **job.arm.changes}) for job in equal[:4]]
+    changed = [(getattr(found.model, "shuffle", None), found.train.epochs) for found in made]
+    assert changed == [(True, 8), (False, 8), (True, 12), (True, 16)]
+    rates = [job for job in moco if job.study == "labels-rates"]
+    assert [job.trained_as for job in rates] == [job.key for job in equal if job.arm is arms[0]]
+    assert parse_settings(load_protocol("linear_sgd"), rates[0].settings["linear_sgd"])
 
 
 @pytest.mark.parametrize("system", ["densecl", "vfs"])
@@ -104,6 +122,17 @@ def test_jobs_of_scenes(tmp_path: Path) -> None:
             parse_settings(load_protocol(name), changes)
     warmed = {job.arm.changes.get("model.dense_warmup_steps") for job in jobs}
     assert warmed == {None, place_evidence.SCENE_WARMUP}
+
+
+def test_jobs_of_few_clips(tmp_path: Path) -> None:
+    jobs = place_evidence.vfs_few_jobs(tmp_path)
+    assert len({job.key for job in jobs}) == len(jobs) == 2 * 3
+    assert {(job.seed, job.options.fold) for job in jobs} == {(0, "1"), (1, "4"), (2, "7")}
+    for job in jobs:
+        made = resolve_recipe(job.arm.recipe, {**job.budget, **job.arm.changes})
+        assert made.train.batch_size < 28, "as many clips as the persons of a fold leave"
+        assert not made.train.collapse_stop, "runs to its end, with an alarm or without"
+    assert [job.untrained for job in jobs[::2]] == [(0,), (1,), (2,)]
 
 
 def test_jobs_of_the_long_study(tmp_path: Path) -> None:
@@ -241,8 +270,51 @@ def test_workers_find_what_one_process_finds(
     for key, rows in here.items():
         assert [r.value for r in rows] == pytest.approx([r.value for r in there[key]], abs=0.05)
         assert {r.encoder for r in rows} == {r.encoder for r in there[key]}
+    away = replace(again, study="away", judged_on=tmp_path / "other", protocols=("cycle",))
+    evidence.prepare(replace(job, data=tmp_path / "other", world={**world, "seed": 6}))
+    for told in (row.details for row in evidence.run(away, tmp_path / "here")):
+        assert (told["trained_data"], told["trained_items"]) == ("world", 12)
     for way in (partial(beside, workers=1), one_by_one):
         assert not list(way([other], tmp_path / "late", until=0.0)), "no run begins after its time"
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
+    ],
+)
+def test_workers_end_with_the_command(tmp_path: Path, number: signal.Signals) -> None:
+    """Those that train save first, if the command was asked to stop and not killed."""
+    root = Path(evidence.__file__).parents[1]
+    command = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("endless_evidence.py"), tmp_path],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *sys.path])},
+    )  # fmt: skip
+    try:
+        wait_for(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
+        workers = [int(path.read_text()) for path in tmp_path.glob("*.pid")]
+        command.send_signal(number)
+        _, told = command.communicate(timeout=60)
+        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(command.pid, signal.SIGKILL)
+    if number == signal.SIGKILL:
+        assert not list(tmp_path.glob("*.saved"))
+    else:
+        assert len(list(tmp_path.glob("*.saved"))) == 2
+        assert told == f"stopped by {number.name}: the same command goes on\n"
+
+
+def wait_for(state: Callable[[], bool], seconds: float = 90.0) -> None:
+    until = time.monotonic() + seconds
+    while not state():
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def test_what_a_training_tells() -> None:
@@ -257,3 +329,4 @@ def test_what_a_training_tells() -> None:
     assert watched(log, "loss") == 3.0
     assert watched([*log, row(2, 1.0, 0.0)] * 10, "accuracy") == pytest.approx(0.18)
     assert watched(log, "std/z") == 1.0
+    assert watched(log, "first accuracy") == 0.0

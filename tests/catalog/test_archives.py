@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from media.test_archives import make, png
-from rhyme.catalog import Catalog, scan
+from rhyme.catalog import Catalog, open_data, scan
 from rhyme.errors import CatalogError, DataError, MediaError
 
 
@@ -116,6 +117,34 @@ def test_what_an_archive_holds_besides_is_named(tmp_path: Path) -> None:
     assert not (tmp_path.parent / "out.png").exists()
 
 
+def test_a_damaged_tar_is_named_and_all_else_of_it_is_used(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    archive = make(root / "all.tar", classes(count=10))
+    header = archive.read_bytes().index(b"cat/4.png")
+    data = bytearray(archive.read_bytes())
+    data[header] ^= 1
+    archive.write_bytes(data)
+    catalog = open_data(root, cache=tmp_path / "kept")
+    assert paths(catalog) == [
+        f"all.tar!/{name}" for name in classes(count=10) if name != "cat/4.png"
+    ]
+    assert reasons(catalog)["all.tar"].startswith("TruncatedMedia: the archive is cut or damaged")
+    for row in range(len(catalog)):
+        catalog.reader(row).frames_at([0.0])
+
+
+def test_a_catalog_that_is_kept_notices_damage_behind_all_members(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    archive = make(root / "all.tar", classes())
+    facts = archive.stat()
+    assert reasons(open_data(root, cache=tmp_path / "kept")) == {}
+    archive.write_bytes(archive.read_bytes().rstrip(b"\0"))
+    os.utime(archive, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert "without an end mark" in reasons(open_data(root, cache=tmp_path / "kept"))["all.tar"]
+
+
 def test_many_members_that_are_no_pictures_are_summed_up(tmp_path: Path) -> None:
     make(tmp_path / "a.zip", {**classes(), **{f"{k}.wav": b"RIFF" for k in range(50)}})
     found = reasons(scan(tmp_path))
@@ -174,8 +203,6 @@ def test_a_forged_catalog_reads_nothing_else(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cut of the real CIFAR-10 zips, as they are."""
-    import os
-
     if not os.environ.get("RHYME_DATA"):
         pytest.skip("set RHYME_DATA to the folder with the shared real data")
     source = Path(os.environ["RHYME_DATA"]) / "images" / "cifar10"

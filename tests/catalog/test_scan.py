@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -297,6 +298,32 @@ def test_real_folders(data: Path) -> None:
     davis = scan(data / "vos" / "davis2016_val_240p")
     assert len(davis) == 12
     assert davis.item(0).kind == "frames"
+
+
+def test_cut_pictures_are_found_without_decoding_everything(tmp_path: Path) -> None:
+    def cut(name: str, share: float) -> None:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(path)
+        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+    for suffix in ("jpg", "bmp", "tif", "png", "webp"):
+        cut(f"pictures/whole.{suffix}", 1)
+        cut(f"pictures/cut.{suffix}", 0.5)
+    for number in range(4):
+        cut(f"film/{number}.jpg", 0.5 if number == 2 else 1)
+        cut(f"whole/{number}.jpg", 1)
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for name in ("whole.jpg", "cut.jpg"):
+            archive.write(tmp_path / "pictures" / name, name)
+    catalog = scan(tmp_path, depth="packets", kinds=("frames", "image"), workers=0)
+    bad = {row["path"]: row["reason"] for row in catalog.quarantine.to_pylist()}
+    cuts = {f"pictures/cut.{suffix}" for suffix in ("jpg", "bmp", "tif", "png", "webp")}
+    assert set(bad) == {"all.zip!/cut.jpg", "film", *cuts}
+    assert paths(catalog) == ["all.zip!/whole.jpg", *(f"pictures/whole.{s}" for s in
+                              ("bmp", "jpg", "png", "tif", "webp")), "whole"]  # fmt: skip
+    assert "2.jpg" in bad["film"], "one of its pictures is to blame"
 
 
 def test_animated_pictures_are_counted_and_named(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from media.test_archives import make, png
 from rhyme.catalog import Catalog, open_data, scan
+from rhyme.errors import DataError
 from rhyme.media import archive as archives
 
 
@@ -61,6 +62,53 @@ def test_the_order_within_a_sample_and_its_further_parts(tmp_path: Path) -> None
         "a/k.png": None,
     }
     assert catalog.summary()["ignored"] == {".json": 1, ".cls": 1}
+
+
+def several(count: int = 3) -> dict[str, bytes]:
+    """Samples of a picture, its mask and a class."""
+    return {
+        f"s{k:03}.{ending}": str(k % 2).encode() if ending == "cls" else png(k)
+        for k in range(count)
+        for ending in ("input.png", "seg.png", "cls", "json")
+    }
+
+
+def test_samples_of_several_pictures_are_counted_by_part(tmp_path: Path) -> None:
+    catalog = scan(make(tmp_path / "s.tar", several()))
+    assert len(catalog) == 6
+    assert catalog.summary()["parts"] == {"input.png": 3, "seg.png": 3}
+    assert catalog.meta["settings"]["include"] is None
+    # names with dots in them are no samples of several
+    dated = {f"day.2020.{k}.png": png(k) for k in range(5)}
+    assert scan(make(tmp_path / "d.tar", dated)).summary()["parts"] == {}
+
+
+def test_of_several_pictures_the_ones_that_are_asked_for_are_items(tmp_path: Path) -> None:
+    archive = make(tmp_path / "s.tar", several())
+    catalog = scan(archive, include=("*.input.png",))
+    assert [catalog.item(i).path for i in range(3)] == [
+        f"s.tar!/s{k:03}.input.png" for k in (0, 1, 2)
+    ]
+    assert labels(catalog) == ["0", "1", "0"]
+    assert catalog.summary()["ignored"] == {".json": 3, "excluded": 3}
+    assert len(catalog.quarantine) == 0
+    both = scan(archive, include=("*.input.png", "*.seg.png"))
+    assert len(both) == 6
+    assert both.meta["settings"]["include"] == ["*.input.png", "*.seg.png"]
+    with pytest.raises(DataError, match="excluded"):
+        scan(archive, include=("*.jpg",))
+
+
+def test_patterns_choose_among_plain_files_too(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for name in ("images/a.png", "images/b.png", "masks/a.png", "masks/b.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(png())
+    kept = {"cache": tmp_path / "kept"}
+    catalog = open_data(root, include=("images/*",), **kept)
+    assert [catalog.item(i).path for i in range(2)] == ["images/a.png", "images/b.png"]
+    assert len(open_data(root, include=("images/*",), **kept)) == 2
+    assert len(open_data(root, **kept)) == 4
 
 
 def test_shards_are_splits_by_their_names(tmp_path: Path) -> None:

@@ -58,11 +58,15 @@ def test_a_report_names_the_file_that_the_disk_refuses(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", ["torch", "hub"])
-def test_an_export_names_the_file_that_the_disk_refuses(tmp_path: Path, kind: str) -> None:
-    out = tmp_path / ("e.pt2" if kind == "torch" else "hub")
-    done = without_room(3000, "export", trained("moco"), "--format", kind, "--out", out)
-    refused(done, 1, "File too large", f"file:   {tmp_path}", "stage:  export")
+@pytest.mark.parametrize("of", ["run", "shelf"])
+@pytest.mark.parametrize("kind", ["torch", "hub", "package"])
+def test_an_export_names_the_place_asked_for_where_the_disk_refuses_it(
+    tmp_path: Path, kind: str, of: str
+) -> None:
+    out = tmp_path / ("e.pt2" if kind == "torch" else "out")
+    source = [trained("moco")] if of == "run" else ["--encoder", "small"]
+    done = without_room(3000, "export", *source, "--format", kind, "--out", out)
+    refused(done, 1, "File too large", f"file:   {out}", "stage:  export")
     assert list(tmp_path.iterdir()) == []
 
 

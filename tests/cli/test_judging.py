@@ -119,6 +119,59 @@ def test_too_few_sources_for_a_split_are_told_with_what_helps(tmp_path: Path) ->
     assert done.code == 0, done.err
 
 
+def test_a_run_that_holds_nothing_out_names_the_command_that_judges_it(tmp_path: Path) -> None:
+    films = videos(tmp_path / "films", 24)
+    (tmp_path / "others").mkdir()
+    for film in films[:12]:
+        film.rename(tmp_path / "others" / film.name)
+    run = tmp_path / "run"
+    done = train("moco", run, "--split", "all", data=tmp_path / "films")
+    assert done.code == 0, done.err
+    assert f"judge it: rhyme evaluate {run} --data FOLDER" in done.out
+    assert rhyme("report", run).code == 0
+    page = " ".join((run / "report.html").read_text().split())
+    assert "the run held no videos out" in page
+    assert f"rhyme evaluate {run} --data FOLDER" in page
+    done = rhyme("evaluate", run, "--data", tmp_path / "others", "--untrained-seeds", "0")
+    assert done.code == 0, done.err
+
+
+def test_a_run_that_holds_videos_out_is_judged_on_them(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = train("moco", run)
+    assert f"judge it: rhyme evaluate {run}\n" in done.out
+    assert rhyme("report", run).code == 0
+    page = (run / "report.html").read_text()
+    assert f"rhyme evaluate {run}" in page
+    assert "--data FOLDER" not in page
+
+
+def test_labels_are_given_for_the_runs_own_items(tmp_path: Path) -> None:
+    run, table = tmp_path / "run", tmp_path / "kinds.csv"
+    shutil.copytree(trained("moco"), run)
+    own = Catalog.open(run / "catalog.arrow")
+    paths = own.table.column("path").to_pylist()
+    rows = [f"{path},{('round', 'edgy')[k % 2]},{k}" for k, path in enumerate(paths)]
+    table.write_text("\n".join(["clip_name,kind,take", *rows]) + "\n")
+    asked = ("evaluate", run, "--protocol", "knn", "--untrained-seeds", "none", "--json")
+    named = ("--path-column", "clip_name", "--label-column", "kind")
+    done = rhyme(*asked, "--labels", table, *named)
+    assert done.code == 0, done.err
+    row = done.document["results"][0]
+    assert (row["settings"]["label_column"], row["details"]["classes"]) == ("kind", 2)
+    assert row["details"]["test_items"] == own.splits.count("test")
+    assert row["details"]["step"] == 6
+    assert contents(run)["catalog.arrow"] == contents(trained("moco"))["catalog.arrow"]
+    table.write_text("path,kind\nelsewhere.mp4,round\n")
+    refused(rhyme(*asked, "--labels", table), 1, "not in the folder", "elsewhere.mp4")
+    for option in ("--group-column", "--split-column"):
+        refused(rhyme(*asked, "--labels", table, option, "kind"), 2, option, "add --data DIR")
+    refused(rhyme(*asked, "--path-column", "path"), 2, "--path-column", "--labels FILE.csv")
+    refused(rhyme(*asked, "--labels", "ucf101:lists"), 2, "their own split", "add --data DIR")
+    done = rhyme(*asked, "--labels", "none")
+    refused(done, 1, "nothing was measured", "no labels")
+
+
 def test_a_run_without_an_encoder_has_two_ways_to_one(tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained("moco"), run)

@@ -10,6 +10,7 @@ from benchmarks import tables
 from rhyme.evaluation import append_results
 from support.rows import FACTS, row, study
 
+DOCS = Path(__file__).parents[2] / "docs"
 PAGE = "# Study\n\nBefore.\n\n<!-- table study -->\nold\n<!-- end -->\n\nAfter.\n"
 
 
@@ -29,6 +30,13 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 def test_the_tables_of_the_docs_are_those_of_the_rows(capsys: pytest.CaptureFixture[str]) -> None:
     assert tables.main(["--check"]) == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.stem)
+def test_of_pilots_that_left_no_rows_no_figure_is_told(page: Path) -> None:
+    for sentence in re.split(r"(?<=[.:])\s", page.read_text(encoding="utf-8")):
+        if re.search("pilot", sentence, re.IGNORECASE) and "results/" not in sentence:
+            assert not re.search(r"(?<!\w)\.\d|\d (steps|points)", sentence), sentence
 
 
 def test_without_rows_the_page_says_so(folders: tuple[Path, Path]) -> None:
@@ -123,7 +131,21 @@ def test_where_an_encoder_was_trained_is_told_apart_from_where_it_was_judged() -
     there = tables.table([row("a", 0, 0.5, details=details)])
     assert "trained in 9 s on a GPU beside another one at f00" in there
     assert "- judged on: cpu a chip" in there
+    assert (
+        "benchmarks.evidence`, which is not how these rows came: trained and judged apart" in there
+    )
+    assert "not how these rows came" not in here
     assert "- machine" not in there
+
+
+def test_what_is_judged_on_another_collection_has_no_split_of_its_own() -> None:
+    details = {**FACTS, "train_items": 0, "val_items": 0, "test_items": 12, "recipe": "small"}
+    lines = tables.table([row("a", 0, 0.5, details=details)]).splitlines()
+    assert "- items: test 12" in lines
+    known = {**details, "trained_data": "action", "trained_items": 1318}
+    lines = tables.table([row("a", 0, 0.5, details=known)]).splitlines()
+    assert "- trained on items: 1,318 of action" in lines
+    assert "- items judged: test 12" in lines
 
 
 def test_studies_side_by_side_hold_what_all_of_them_measured(folders: tuple[Path, Path]) -> None:

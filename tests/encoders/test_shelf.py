@@ -75,6 +75,29 @@ def test_plans_are_those_of_the_library_unless_told_otherwise() -> None:
     assert clips.mean == (0.43216, 0.394666, 0.37645)
 
 
+@pytest.mark.parametrize(("size", "helps"), [(100, "--size 96 or 112"), (20, "--size 16 or 32")])
+def test_a_vision_transformer_says_which_sizes_it_takes(size: int, helps: str) -> None:
+    with pytest.raises(ConfigError, match=f"patches of 16 pixels, which {size} is no") as caught:
+        open_shelf("torchvision:vit_b_16", plan={"size": size})
+    assert helps in str(caught.value.remedy)
+    with pytest.raises(ConfigError, match="16 to 1024 pixels, not for '2000'") as caught:
+        open_shelf("torchvision:vit_b_16", plan={"size": 2000})
+    assert "--size 224" in str(caught.value.remedy)
+
+
+@pytest.mark.slow
+def test_weights_and_pictures_of_another_size_name_the_one_that_fits(tmp_path: Path) -> None:
+    net = models.VisionTransformer(64, 32, 12, 12, 768, 3072)  # vit_b_32 at 64 pixels
+    torch.save(net.state_dict(), tmp_path / "w64.pth")
+    with pytest.raises(PackageError, match=r"another shape: encoder\.pos_emb") as caught:
+        open_shelf("torchvision:vit_b_32", tmp_path / "w64.pth")
+    assert "--size 64" in str(caught.value.remedy)
+    module = open_shelf("torchvision:vit_b_32", tmp_path / "w64.pth", plan={"size": 64}).module
+    with pytest.raises(DataError, match="128 x 128 pixels: it is built for 64 x 64") as told:
+        module(torch.zeros(1, 3, 128, 128))
+    assert told.value.remedy == "give the size that it is made for: --size 64"
+
+
 def test_what_cannot_be_is_refused_with_names(
     squeezenet: tuple[nn.Module, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -129,3 +129,16 @@ def test_from_hub_asks_only_for_repositories(
     assert set(patterns) == {"weights.safetensors", "config.json", "inference.json", "README.md"}
     with pytest.raises(PackageError, match="could not be fetched"):
         from_hub("some/missing")
+    assert from_hub("owner/encoder", sha256=package.hash.upper()).hash == package.hash
+
+
+def test_a_package_of_another_hash_than_is_expected_is_refused(tmp_path: Path) -> None:
+    package = make(tmp_path / "p")
+    assert from_hub(tmp_path / "p", sha256=package.hash).hash == package.hash
+    other = package.hash[:-1] + ("0" if package.hash[-1] != "0" else "1")
+    with pytest.raises(PackageError, match=f"SHA-256 {package.hash}, expected {other}") as told:
+        from_hub(tmp_path / "p", sha256=other)
+    assert told.value.file == str(tmp_path / "p")
+    assert "revision=" in (told.value.remedy or "")
+    with pytest.raises(ConfigError, match="64 hexadecimal digits"):
+        from_hub(tmp_path / "p", sha256=package.hash[:12])

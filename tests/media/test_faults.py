@@ -373,6 +373,19 @@ def test_a_stated_number_of_frames_that_no_film_has_is_refused(film: Film) -> No
         probe(path)
 
 
+def test_a_cut_gif_is_used_as_far_as_it_goes(film: Film) -> None:
+    path = film("a.gif", n=20, codec="gif", pixels="rgb8")
+    whole = path.read_bytes()
+    assert not probe(path, "packets").partial
+    path.write_bytes(whole + bytes(50))
+    assert not probe(path, "packets").partial
+    path.write_bytes(whole[: len(whole) // 2])
+    for depth in ("header", "packets", "frames"):
+        info = probe(path, depth)
+        assert info.partial
+        assert info.frames is None or 0 < info.frames < 20
+
+
 def test_cuts_and_flips_never_raise_anything_untyped(film: Film) -> None:
     whole = film(n=20, sound=np.sin, faststart=True).read_bytes()
     path = film("b.mp4", n=1)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +15,21 @@ import torch
 from PIL import Image
 
 from rhyme.errors import LimitExceeded, MediaError, NotMedia, TruncatedMedia, UnknownName
-from rhyme.media import FrameFolder, FrameReader, Limits, Picture, open_reader, probe
+from rhyme.media import (
+    FrameFolder,
+    FrameReader,
+    Limits,
+    Member,
+    Picture,
+    load_picture,
+    members,
+    open_reader,
+    probe,
+)
+from rhyme.media import (
+    picture as pictures,
+)
+from rhyme.media.ending import reaches_end
 
 
 def image(seed: int, width: int = 20, height: int = 12) -> np.ndarray:
@@ -94,6 +111,88 @@ def test_damaged_pictures(tmp_path: Path) -> None:
     path.write_text("words")
     with pytest.raises(NotMedia):
         Picture(path).frames_at([0])
+
+
+def stored(form: str, **options: Any) -> bytes:
+    out = io.BytesIO()
+    blocks = np.kron(image(3, 40, 30), np.ones((6, 6, 1), np.uint8))
+    Image.fromarray(blocks).save(out, form, **options)
+    return out.getvalue()
+
+
+def with_thumbnail() -> bytes:
+    """A JPEG with another, whole one in its header."""
+    data, small = stored("JPEG"), stored("JPEG", quality=5)
+    segment = b"Exif\0\0" + small
+    return data[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + data[2:]
+
+
+PICTURES: dict[str, Callable[[], bytes]] = {
+    "plain.jpg": lambda: stored("JPEG"),
+    "progressive.jpg": lambda: stored("JPEG", progressive=True),
+    "restarts.jpg": lambda: stored("JPEG", restart_marker_rows=1),
+    "thumbnail.jpg": with_thumbnail,
+    "plain.png": lambda: stored("PNG"),
+    "exif.png": lambda: stored("PNG", exif=exif_upright()),
+    "lossy.webp": lambda: stored("WEBP"),
+    "lossless.webp": lambda: stored("WEBP", lossless=True),
+    "plain.bmp": lambda: stored("BMP"),
+    "plain.tif": lambda: stored("TIFF"),
+    "packed.tif": lambda: stored("TIFF", compression="tiff_lzw"),
+}
+
+
+def exif_upright() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    return exif
+
+
+@pytest.mark.filterwarnings("ignore:Truncated File Read")
+@pytest.mark.parametrize("archived", [False, True])
+@pytest.mark.parametrize("name", list(PICTURES))
+def test_a_cut_picture_is_found_without_decoding_the_whole_ones(
+    name: str, archived: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = PICTURES[name]()
+
+    def look(data: bytes) -> None:
+        if archived:
+            with zipfile.ZipFile(tmp_path / "a.zip", "w") as opened:
+                opened.writestr(name, data)
+            (member,) = members(tmp_path / "a.zip")
+            assert isinstance(member, Member)
+        else:
+            member = tmp_path / name
+            member.write_bytes(data)
+        picture = Picture(member)
+        assert picture.info.width == 240
+        picture.check("packets")
+
+    for cut in (len(whole) // 4, len(whole) // 2, len(whole) * 3 // 4, len(whole) - 30):
+        with pytest.raises(MediaError) as caught:
+            look(whole[:cut])
+        assert name in str(caught.value.file)
+    decoded: list[object] = []
+
+    def counted(path: Path | Member, *, limits: Limits) -> np.ndarray:
+        decoded.append(path)
+        return load_picture(path, limits=limits)
+
+    monkeypatch.setattr(pictures, "load_picture", counted)
+    look(whole)
+    if name.endswith((".jpg", ".png", ".webp")):
+        assert decoded == []
+    for behind in (b"\0" * 100, b"junk" * 50, whole):  # other programs' notes, further pictures
+        look(whole + behind)
+
+
+def test_what_only_lacks_its_end_mark_is_for_the_decoder_to_judge(tmp_path: Path) -> None:
+    whole = stored("PNG")
+    assert not reaches_end(whole[:-4])
+    (tmp_path / "a.png").write_bytes(whole[:-4])
+    for depth in ("header", "packets", "frames"):
+        assert probe(tmp_path / "a.png", depth).width == 240
 
 
 def test_bomb_is_refused_by_its_header(tmp_path: Path) -> None:

@@ -431,6 +431,17 @@ def test_small_pictures_on_one_gpu(name: str) -> None:
     assert (found.model.transform.size, found.model.transform.blur) == (32, 0)
 
 
+def test_rates_of_small_pictures_on_one_gpu_are_the_published_ones() -> None:
+    """SimCLR's code takes a rate for 256 pictures and scales it; MoCo's is that of the batch."""
+    simclr, moco = (recipe(f"{name}_cifar10_1gpu").train for name in ("simclr", "moco"))
+    optimizer = simclr.optimizer
+    assert (optimizer.name, optimizer.lr, optimizer.lr_scaling) == ("lars", 1.0, "linear")
+    assert (optimizer.momentum, optimizer.weight_decay, optimizer.eta) == (0.9, 1e-4, 1e-3)
+    assert (simclr.batch_size, simclr.peak_lr) == (512, 2.0)
+    assert (simclr.schedule.name, simclr.schedule.warmup_epochs) == ("cosine", 10)
+    assert (moco.optimizer.name, moco.batch_size, moco.peak_lr) == ("sgd", 512, 0.06)
+
+
 def test_arms_of_one_budget_differ_in_the_method_alone() -> None:
     for cycle in (name for name in RECIPES if name.startswith("cycle_contrast")):
         ours, theirs = recipe(cycle), recipe(cycle.replace("cycle_contrast", "moco"))

@@ -68,6 +68,30 @@ def test_first_lines_give_training_and_headline(
     assert all(scope in {"col", "row"} and role for scope, role in headers)
 
 
+def test_figures_say_which_checkpoint_they_are_of_and_what_is_left_out(
+    full: ReportData, make_result: Callable[..., dict[str, Any]], page: Callable[[str], Any]
+) -> None:
+    def at(step: int, value: float, **facts: Any) -> dict[str, Any]:
+        return make_result(value, details={"step": step}, checkpoint=f"{step:08d}", **facts)
+
+    def told(*rows: dict[str, Any]) -> str:
+        return page(render(dataclasses.replace(full, results=rows))).text
+
+    assert "The trained figures are of step 400." in told(at(400, 0.6))
+    again = told(at(300, 0.5), at(400, 0.6))
+    assert "0.600" in again
+    assert "The trained figures are of step 400." in again
+    assert "measured again later is left out: step 300 (k-NN, top-1 accuracy)." in again
+    both = told(at(300, 0.5), at(400, 0.7, protocol="linear"))
+    assert "are of several encoders of the run" in both
+    assert "0.500 step 300" in both
+    assert "0.700 step 400" in both
+    assert "left out:" not in both
+    assert "left out:" not in told(at(400, 0.5), at(400, 0.6))
+    older = told(make_result(0.6, checkpoint="0a1b2c3d4e5f"))
+    assert "The trained figures are of encoder 0a1b2c3d." in older
+
+
 def test_pictures_have_text_and_size(full: ReportData, page: Callable[[str], Any]) -> None:
     images = page(render(full)).all("img")
     assert len(images) == 3 * (1 + 5 + 2) + 2 * (1 + 4)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from rhyme.training import ScheduleConfig, learning_rate
+from rhyme.training import ScheduleConfig, TrainConfig, learning_rate, steps_of
 
 
 def rate(step, base=0.06, steps=200, per_epoch=10.0, **options):
@@ -76,3 +76,14 @@ def test_epochs_of_a_broken_number_of_steps():
     assert rate(6, steps=60, per="epoch", per_epoch=0.6) == pytest.approx(
         0.03 * (1 + math.cos(math.pi * 6 / 60))
     )
+
+
+def test_a_run_ends_with_its_steps_or_its_epochs_whichever_are_fewer() -> None:
+    def steps(**lengths: float | None) -> int:
+        return steps_of(TrainConfig(**lengths), steps_per_epoch=2.5)
+
+    assert steps(steps=7, epochs=None) == 7
+    assert steps(steps=None, epochs=2) == 5
+    assert steps(steps=None, epochs=3) == 8
+    assert steps(steps=7, epochs=3) == 7
+    assert steps(steps=9, epochs=0.1) == 1

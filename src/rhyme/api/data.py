@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal, Unpack, cast, get_args
 
 from rhyme.api.checks import CATALOG, check_seed, output_file
+from rhyme.api.data_notes import is_catalog, several_parts
 from rhyme.api.progress import progress_bar
 from rhyme.catalog import (
-    FILE_NAME,
     Catalog,
     assign_splits,
     official_lists,
@@ -50,6 +50,8 @@ class ReadOptions:
         kinds: what is taken of a folder, separated by commas: ``video``, ``frames`` (a folder of
             numbered pictures is a film), ``image`` (every picture for itself), ``audio``. By
             default films, else pictures, else sound.
+        include: patterns of paths, separated by commas, such as ``*.input.jpg``; only files, and
+            members of archives, that fit one of them are taken.
     """
 
     labels: str = "auto"
@@ -61,6 +63,7 @@ class ReadOptions:
     segment: float | None = None
     spacing: float | None = None
     kinds: str | None = None
+    include: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +88,14 @@ class Scanned:
         facts: counts by name.
         quarantine: files left out: path, reason, remedy.
         seconds: how long it took.
+        notes: what is worth knowing before the catalog is used.
     """
 
     path: Path
     facts: Mapping[str, Any]
     quarantine: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
+    notes: list[str] = field(default_factory=list[str])
 
 
 def scan(
@@ -100,6 +105,7 @@ def scan(
     depth: Depth = "packets",
     workers: int = 0,
     kinds: str | None = None,
+    include: str | None = None,
     labels: str | Path = "auto",
     label_column: str | None = None,
     group_column: str | None = None,
@@ -117,6 +123,7 @@ def scan(
         depth: ``header``, ``packets`` or ``frames``.
         workers: processes that read.
         kinds: what is taken, see :class:`DataOptions`.
+        include: patterns of paths that are taken, see :class:`DataOptions`.
         labels: where labels come from, see :class:`DataOptions`.
         label_column: column of the label to judge by.
         group_column: column whose equal values mean: same source.
@@ -142,6 +149,7 @@ def scan(
             workers=workers,
             progress=progress,
             kinds=None if kinds is None else parse_kinds(kinds),
+            include=None if include is None else parse_patterns(include),
             labels=labels,
             label_column=label_column,
             group_column=group_column,
@@ -156,6 +164,7 @@ def scan(
         facts=found.summary(),
         quarantine=quarantined(found),
         seconds=time.perf_counter() - begun,
+        notes=several_parts(folder, found),
     )
 
 
@@ -241,6 +250,7 @@ def read_source(data: str | Path | Catalog, options: ReadOptions | None = None) 
     # Only what is given: a scan is kept under the options that it had.
     given: dict[str, Any] = {
         "kinds": None if o.kinds is None else parse_kinds(o.kinds),
+        "include": None if o.include is None else parse_patterns(o.include),
         "path_column": o.path_column,
         "spacing": o.spacing,
     }
@@ -256,25 +266,6 @@ def read_source(data: str | Path | Catalog, options: ReadOptions | None = None) 
             progress=progress,
             **{name: value for name, value in given.items() if value is not None},
         )
-
-
-def not_taken(data: str | Path | Catalog, catalog: Catalog) -> str | None:
-    """What a command says of pictures that lie beside videos; None where nobody has to be told.
-
-    Args:
-        data: what the user gave.
-        catalog: what was read of it.
-    """
-    meta = catalog.meta
-    count = int(cast("dict[str, int]", meta.get("ignored", {})).get("image", 0))
-    chosen = cast("dict[str, Any]", meta.get("settings", {})).get("kinds")
-    if not count or chosen is not None or meta.get("prepared") is not None:
-        return None
-    kinds = sorted({"image", *catalog.table.column("kind").unique().to_pylist()})
-    folder = not isinstance(data, Catalog) and not is_catalog(data)
-    told = "1 picture is" if count == 1 else f"{count:,} pictures are"
-    way = f"{'' if folder else 'rhyme scan DIR '}--kinds {','.join(kinds)}"
-    return f"{told} not taken ({way} takes {'both' if len(kinds) == 2 else 'all'})"
 
 
 def refuse_scan_options(options: ReadOptions, catalog: str | Path) -> None:
@@ -293,6 +284,7 @@ def refuse_scan_options(options: ReadOptions, catalog: str | Path) -> None:
         "segment": options.segment,
         "spacing": options.spacing,
         "kinds": options.kinds,
+        "include": options.include,
     }
     for name, value in given.items():
         if value is not None:
@@ -327,15 +319,16 @@ def parse_kinds(text: str) -> tuple[Kind, ...]:
     return cast("tuple[Kind, ...]", found)
 
 
-def is_catalog(data: str | Path) -> bool:
-    """Whether a path is a catalog that was scanned before, or a folder that holds one."""
-    path = Path(data)
-    if path.is_dir():
-        return (path / FILE_NAME).is_file()
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(4) in (b"ARRO", b"PAR1")
+def parse_patterns(text: str) -> tuple[str, ...]:
+    """Patterns of paths from a list with commas.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not found:
+        raise ConfigError("no pattern is given", value=text, remedy="e.g. --include '*.input.jpg'")
+    return found
 
 
 def part(catalog: Catalog, split: str) -> Catalog:

@@ -31,7 +31,7 @@ from rhyme.notices import tell
 from rhyme.recipes import Recipe
 from rhyme.run import RunFolder
 from rhyme.systems import RunContext, System
-from rhyme.training import resolve_device
+from rhyme.training import resolve_device, steps_of
 from rhyme.training.measure import Span, StepCost, StepMeter, in_use, resident, state_bytes
 from rhyme.training.stepper import Stepper
 
@@ -302,10 +302,7 @@ def _length(recipe: Recipe, count: int) -> int:
             value=count,
             remedy=f"give more items{lower}",
         )
-    ends = [t.steps] if t.steps is not None else []
-    if t.epochs is not None:
-        ends.append(max(math.ceil(t.epochs * whole - 1e-9), 1))
-    return min(ends)
+    return steps_of(t, whole)
 
 
 def _pace(step: float, loading: float, workers: int, device: torch.device, ranks: int) -> float:

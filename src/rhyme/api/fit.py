@@ -54,6 +54,7 @@ class Trained:
         items_per_second: throughput of this part of the run.
         wait_share: share of the time spent waiting for data.
         encoder: folder of the encoder package.
+        held_out: items that it may be judged on; 0 where all of them were trained on.
         quarantined: files that the scan left out.
         damaged: files that proved damaged in training; others took their place.
         left_out: items that were not trained on, by reason: too short for the clips, sound alone,
@@ -68,6 +69,7 @@ class Trained:
     items_per_second: float
     wait_share: float
     encoder: Path
+    held_out: int
     quarantined: int = 0
     damaged: int = 0
     left_out: Mapping[str, int] = field(default_factory=dict)
@@ -153,6 +155,7 @@ def _fit(run: RunFolder, device: str, resume: bool, progress: bool | None) -> Tr
         items_per_second=done.items_per_second,
         wait_share=done.wait_share,
         encoder=run.encoder,
+        held_out=sum(len(part(catalog, n)) for n in catalog.split_names if n != "train"),
         quarantined=len(quarantined(catalog)),
         damaged=len(damaged_files(run)),
         left_out=reasons,

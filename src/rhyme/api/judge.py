@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rhyme.api.checks import STAGED, check_seed, describe_missing, find_missing
-from rhyme.api.data import DataOptions, ReadOptions, read_data
+from rhyme.api.data import DataOptions, read_data
 from rhyme.api.encoder import OffTheShelf, encoder_of, weights_note
-from rhyme.api.fit import catalog_of
+from rhyme.api.own_data import own_data, refuse_data_options
 from rhyme.api.prepare import prepared_note
 from rhyme.api.progress import progress_bar
 from rhyme.api.provenance import command_line, commit
@@ -73,7 +73,7 @@ def evaluate(
         seed: of splits and queries.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         workers: decoding processes.
-        options: how a folder is read.
+        options: how a folder is read; of a run's own data its labels alone may be given.
         record: append the rows to the run's ``results.jsonl``.
         results: file to append the rows to besides.
 
@@ -100,10 +100,8 @@ def evaluate(
                 file=folder,
                 remedy="say what to judge on: --data",
             )
-        catalog = catalog_of(folder)
-        refuse_data_options(options)
-        if options is not None and options.label_column is not None:
-            catalog.labels(options.label_column)
+        refuse_data_options(options, "evaluate")
+        catalog = own_data(folder, options)
     else:
         catalog = read_data(data, options, seed=seed, must_split=any(fitted))
     if all(fitted):
@@ -168,26 +166,4 @@ def check_held_out(catalog: Catalog) -> None:
             remedy="judge other data (--data DIR), or train on data with a test part: folders or "
             "archives called test, a --split-column, or names that are no splits, so that "
             "60/20/20 is drawn by group; --split all holds nothing out",
-        )
-
-
-def refuse_data_options(options: ReadOptions | None, stage: str = "evaluate") -> None:
-    """Refuse options on how to read a folder where no folder is read.
-
-    Args:
-        options: what is given; the column of the label may be, for it chooses among those there.
-        stage: the verb, for the message.
-
-    Raises:
-        ConfigError: naming the option.
-    """
-    given = options or DataOptions()
-    defaults = DataOptions(label_column=given.label_column)
-    changed = [f.name for f in fields(given) if getattr(given, f.name) != getattr(defaults, f.name)]
-    if changed:
-        raise ConfigError(
-            f"--{changed[0].replace('_', '-')} says how to read a folder, and none is given",
-            stage=stage,
-            value=getattr(given, changed[0]),
-            remedy="add --data DIR, or leave the option out: the run's own data and split are used",
         )

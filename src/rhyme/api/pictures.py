@@ -118,8 +118,8 @@ def draw_pictures(
     if (codes < 0).all():
         absent["worst"] = (
             "Which classes and searches fail is not known: the held-out items have no labels.",
-            "Say where their classes stand: rhyme report RUN --data VIDEOS with --labels folder or "
-            "--labels FILE.csv --label-column NAME; labels measure only, no system trains on them.",
+            "Say where their classes stand: rhyme report RUN with --labels folder or --labels "
+            "FILE.csv --label-column NAME; labels measure only, no system trains on them.",
         )
     elif strips:
         both = {name: t.frames()[moments] for name, t in tables.items()}

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from rhyme.api.checks import check_root
-from rhyme.api.data import ReadOptions, not_taken, read_source
+from rhyme.api.data import ReadOptions, read_source
+from rhyme.api.data_notes import data_notes
 from rhyme.api.progress import progress_bar
 from rhyme.catalog import Catalog
 from rhyme.errors import ConfigError, DataError
@@ -82,9 +83,8 @@ def prepare(
         )
     catalog = read_source(data, options)
     check_root(catalog)
-    beside = not_taken(data, catalog)
-    if beside and progress is not False:
-        tell(beside)
+    for note in data_notes(data, catalog) if progress is not False else ():
+        tell(note)
     target = Path(out)
     if not (target / PREPARED).is_file():
         expected = expect(catalog, kept, target)

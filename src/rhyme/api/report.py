@@ -11,9 +11,8 @@ import numpy as np
 from rhyme.api.checks import HTML, check_root, check_seed, output_file
 from rhyme.api.data import ReadOptions, part, read_source
 from rhyme.api.encoder import encoder_of
-from rhyme.api.fit import catalog_of
-from rhyme.api.judge import refuse_data_options
 from rhyme.api.overlaps import with_overlaps
+from rhyme.api.own_data import own_data, refuse_data_options
 from rhyme.api.pictures import Pictures, draw_pictures
 from rhyme.api.segment_pictures import draw_segments
 from rhyme.api.train import CATALOG
@@ -50,8 +49,7 @@ def report(
         seed: picks the queries shown.
         points: most frames of the map of the features; 0 draws none.
         device: where the encoder runs.
-        options: how a folder is read; of the run's own videos the column of the label alone may
-            be given.
+        options: how a folder is read; of the run's own videos the labels alone may be given.
 
     Raises:
         RunError: no such run.
@@ -144,11 +142,8 @@ def _held_out(
     if data is None:
         if not (folder.path / CATALOG).is_file():
             return "The run has no catalog of its data."
-        catalog = catalog_of(folder.path)
+        catalog = own_data(folder.path, options)
         check_root(catalog)
-        if options is not None and options.label_column is not None:
-            catalog.labels(options.label_column)
-            catalog = catalog.with_meta(label_column=options.label_column)
         if "test" not in catalog.split_names:
             if catalog.split_names != ["train"]:
                 return "The run's data has no split named test, so no videos are held out."

@@ -9,7 +9,8 @@ from typing import Any
 
 from rhyme import distributed
 from rhyme.api.checks import describe_missing, find_missing
-from rhyme.api.data import DataOptions, is_catalog, not_taken, part, quarantined, read_data
+from rhyme.api.data import DataOptions, is_catalog, part, quarantined, read_data
+from rhyme.api.data_notes import data_notes
 from rhyme.api.fit import (
     CATALOG,
     Trained,
@@ -148,8 +149,8 @@ def new_run(
     if progress is not False:
         where = "" if elsewhere else f" on {resolve_device(chosen.train.device)}"
         tell(describe(saved, chosen) + where + several(ranks))
-        if beside := not_taken(data, catalog):
-            tell(beside)
+        for note in data_notes(data, catalog):
+            tell(note)
         if gone:
             tell(f"{describe_missing(gone)}; left out")
         if initial is not None:

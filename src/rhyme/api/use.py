@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rhyme.api.checks import NAMED, PNG, output_file
-from rhyme.api.data import ReadOptions, not_taken, quarantined, read_source
+from rhyme.api.data import ReadOptions, quarantined, read_source
+from rhyme.api.data_notes import data_notes
 from rhyme.api.encoder import OffTheShelf, encoder_of, say_weights
 from rhyme.api.package import export_package
 from rhyme.api.prepare import prepared_note
@@ -182,7 +183,7 @@ def embed(
     package = encoder_of(run, device)
     say_weights(package)
     catalog = read_items(data, options)
-    for note in (prepared_note(catalog), not_taken(data, catalog)):
+    for note in (prepared_note(catalog), *data_notes(data, catalog)):
         if note:
             tell(note)
     with progress_bar("embed", "items") as progress, in_a_folder(package) as place:
@@ -297,6 +298,5 @@ def export(
     if kind == "package":
         return save_shelf(package, Path(out))
     if kind == "hub":
-        with in_a_folder(package) as place:
-            return Path(to_hub_folder(replace(package, directory=place), out))
+        return Path(to_hub_folder(package, out))
     return Path(to_torch_export(package, out))

@@ -7,6 +7,7 @@ from rhyme.catalog.data import cache_folder, open_data
 from rhyme.catalog.lists import LIST_FORMS, OfficialLists, official_lists, relabelled
 from rhyme.catalog.missing import missing_files, without_files
 from rhyme.catalog.prepared import find_prepared, prepared_catalog, refusal_of
+from rhyme.catalog.relabel import labelled
 from rhyme.catalog.scan import scan, segments
 from rhyme.catalog.schema import Item, ItemFacts, stable_id
 from rhyme.catalog.splits import Fold, assign_splits, folds
@@ -24,6 +25,7 @@ __all__ = [
     "cache_folder",
     "find_prepared",
     "folds",
+    "labelled",
     "missing_files",
     "official_lists",
     "open_data",

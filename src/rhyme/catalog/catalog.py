@@ -13,7 +13,6 @@ from rhyme.catalog.columns import Columns
 from rhyme.catalog.content import content_hash
 from rhyme.catalog.item_reader import has_moved, item_reader
 from rhyme.catalog.schema import (
-    ASSET,
     LABEL,
     Item,
     ItemFacts,
@@ -192,21 +191,7 @@ class Catalog:
         if not -n <= index < n:
             raise IndexError(f"item {index} of a catalog of {n}")
         index %= n
-        row = cast("dict[str, Any]", self._columns.row(index).to_pylist()[0])
-        labels = {k.removeprefix(LABEL): v for k, v in row.items() if k.startswith(LABEL)}
-        assets = {
-            k.removeprefix(ASSET): v
-            for k, v in row.items()
-            if k.startswith(ASSET) and v is not None
-        }
-        plain = ("id", "path", "kind", "start", "stop", "fps", "frames", "width", "height")
-        return Item(
-            index=index,
-            **{name: row[name] for name in (*plain, "audio", "group", "split", "status")},
-            labels=labels,
-            assets=assets,
-            files=tuple(row["files"] or ()),
-        )
+        return Item.of_row(index, self._columns.row(index).to_pylist()[0])
 
     def facts(self, indices: Sequence[int] | np.ndarray | None = None) -> ItemFacts:
         """Facts of items as arrays.

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rhyme.catalog.catalog import Catalog
-from rhyme.catalog.discover import discover
+from rhyme.catalog.discover import discover, listing
 from rhyme.catalog.lists import official_lists
-from rhyme.catalog.scan import listing, scan
+from rhyme.catalog.scan import scan
 from rhyme.catalog.storage import FILE_NAME
 from rhyme.errors import CatalogError, DataError
 
@@ -89,4 +89,4 @@ def _name(folder: Path, options: dict[str, Any]) -> str:
 
 
 def _now(folder: Path, options: dict[str, Any]) -> str:
-    return listing(discover(folder, kinds=options.get("kinds")))
+    return listing(discover(folder, kinds=options.get("kinds"), include=options.get("include")))

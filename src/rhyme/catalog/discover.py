@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from rhyme.catalog.shard_labels import SUFFIX, ShardLabels
+from rhyme.catalog.shard_labels import SUFFIX, ShardLabels, parts
 from rhyme.errors import DataError, MediaError, printable
 from rhyme.media import (
     ARCHIVES,
@@ -107,6 +110,8 @@ class Found:
         ignored: number of files left out, by kind; pictures of archives count as such, what else
             lies beside them by suffix.
         labels: classes that lie beside the pictures of archives.
+        parts: endings of the pictures of archives that share a sample with others, with their
+            number: ``{"input.jpg": 100, "mask.png": 100}``.
         seen: number of files met.
     """
 
@@ -114,11 +119,16 @@ class Found:
     unreadable: list[Unreadable] = field(default_factory=list[Unreadable])
     ignored: dict[str, int] = field(default_factory=dict[str, int])
     labels: ShardLabels = field(default_factory=ShardLabels)
+    parts: dict[str, int] = field(default_factory=dict[str, int])
     seen: int = 0
 
 
 def discover(
-    root: Path, *, kinds: Iterable[Kind] | None = None, limits: Limits = DEFAULT_LIMITS
+    root: Path,
+    *,
+    kinds: Iterable[Kind] | None = None,
+    include: Iterable[str] | None = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Found:
     """List the candidates of a folder.
 
@@ -132,6 +142,8 @@ def discover(
         root: the folder, or one file, which is then all that is listed.
         kinds: what to list; by default video and frame folders, else (where there are none)
             pictures, else sound.
+        include: patterns such as ``*.input.jpg``; only files, and members of archives, whose whole
+            path fits one of them are taken. ``*`` stands for any characters, ``/`` included.
         limits: bounds for archives.
 
     Raises:
@@ -146,6 +158,15 @@ def discover(
     wanted = None if kinds is None else set(kinds)
     in_archives: list[Unreadable] = []
     classes, beside = ShardLabels(), Counter[str]()
+    patterns = None if include is None else tuple(include)
+    excluded = 0
+
+    def fits(path: str) -> bool:
+        nonlocal excluded
+        taken = patterns is None or any(fnmatchcase(path, pattern) for pattern in patterns)
+        excluded += not taken
+        return taken
+
     archives = 0
     for folder, names in places:
         relative = folder.relative_to(root).as_posix()
@@ -153,7 +174,7 @@ def discover(
         pictures: list[tuple[str, os.stat_result]] = []
         for name in names:
             found.seen += 1
-            archive = _archived(folder / name, prefix + name, limits, classes, beside)
+            archive = _archived(folder / name, prefix + name, limits, classes, beside, fits)
             if archive is not None:
                 archives += 1
                 by_kind["image"] += archive[0]
@@ -161,7 +182,7 @@ def discover(
                 found.seen += len(archive[0])
                 continue
             kind = _kind(folder / name)
-            if kind is None:
+            if kind is None or not fits(prefix + name):
                 continue
             escaped = _escaped(prefix + name)
             try:
@@ -203,12 +224,32 @@ def discover(
             found.candidates += listed
         elif listed:
             found.ignored[kind] = len(listed)
+    if excluded:
+        found.ignored["excluded"] = excluded
     found.candidates.sort(key=lambda c: c.path)
+    found.parts = parts(c.path for c in found.candidates if c.member is not None)
     return found
 
 
+def listing(found: Found) -> str:
+    """A hash over path, size and time of everything found; it changes when the folder does."""
+    rows: list[object] = [(c.path, c.size, c.mtime_ns, len(c.files)) for c in found.candidates]
+    if found.labels.seen:
+        rows.append([found.labels.values, found.labels.faults])
+    if pictures := found.ignored.get("image"):
+        rows.append([pictures])  # told beside the videos that are taken
+    if found.unreadable:  # an archive may be damaged behind all that was found in it
+        rows.append([list(fault) for fault in found.unreadable])
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
 def _archived(
-    file: Path, path: str, limits: Limits, classes: ShardLabels, beside: Counter[str]
+    file: Path,
+    path: str,
+    limits: Limits,
+    classes: ShardLabels,
+    beside: Counter[str],
+    fits: Callable[[str], bool],
 ) -> tuple[list[Candidate], list[Unreadable]] | None:
     """The pictures of an archive, and what of it cannot be used; None for any other file.
 
@@ -230,7 +271,13 @@ def _archived(
         name = PurePosixPath(found.name)
         if name.name.startswith(".") or set(name.parts) & _SKIPPED_FOLDERS:
             continue
-        if name.suffix.lower() in IMAGE and not _escaped(path + MARK + found.name):
+        if name.suffix.lower() == SUFFIX:
+            classes.add(path, found)
+        elif name.suffix.lower() in _PASSED_OVER:
+            beside[name.suffix.lower()] += 1
+        elif not fits(path + MARK + found.name):
+            continue
+        elif name.suffix.lower() in IMAGE and not _escaped(path + MARK + found.name):
             pictures.append(
                 Candidate(
                     path=path + MARK + found.name,
@@ -242,10 +289,6 @@ def _archived(
             )
         elif name.suffix.lower() in IMAGE:
             faults.append(Unreadable(_escaped(path + MARK + found.name) or "", _NOT_UTF8))
-        elif name.suffix.lower() == SUFFIX:
-            classes.add(path, found)
-        elif name.suffix.lower() in _PASSED_OVER:
-            beside[name.suffix.lower()] += 1
         else:
             others.append(found.name)
     faults += [

@@ -67,19 +67,18 @@ def _facts(task: Task) -> dict[str, Any]:
 
 def _archived_picture(member: Member, task: Task) -> MediaInfo:
     with Picture(member, limits=task.limits) as picture:
-        if task.depth == "frames":
-            picture.frames_at([0.0])
-        return picture.info
+        info = picture.info
+        picture.check(task.depth)
+        return info
 
 
 def _frame_folder(task: Task) -> MediaInfo:
     files = [Path(task.root) / name for name in task.candidate.files]
     with FrameFolder(files, spacing=task.spacing, limits=task.limits) as folder:
         task.limits.check("frames", len(files), file=files[0].parent, stage="scan")
-        if task.depth == "frames":
-            for time in folder.times:
-                folder.frames_at([float(time)])
-        return folder.info
+        info = folder.info
+        folder.check(task.depth)
+        return info
 
 
 def refusal(root: Path, candidate: Candidate, error: Exception) -> dict[str, Any]:
@@ -94,6 +93,8 @@ def refusal(root: Path, candidate: Candidate, error: Exception) -> dict[str, Any
     reason = error.reason if known else f"{type(error).__name__}: {error}"
     if isinstance(error, MediaError) and isinstance(error.value, bytes):
         reason += f" (first bytes: {error.value!r})"
+    if isinstance(error, MediaError) and candidate.files and error.file is not None:
+        reason += f" ({Path(error.file).name})"  # one picture of a frame folder is to blame
     remedy = (error.remedy if known else None) or "leave the file out, or give another copy"
     entry = {
         "reason": printable(reason),

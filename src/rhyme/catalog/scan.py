@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from rhyme.catalog.catalog import Catalog
-from rhyme.catalog.discover import ACCEPTED, Candidate, Found, discover
+from rhyme.catalog.discover import ACCEPTED, Candidate, Found, discover, listing
 from rhyme.catalog.examine import Task, examine, head_hash, quarantined, refusal, tool_versions
 from rhyme.catalog.journal import Journal
 from rhyme.catalog.labels import (
@@ -51,6 +51,7 @@ def scan(
     segment: float | None = 10.0,
     spacing: float | None = None,
     kinds: Iterable[Kind] | None = None,
+    include: Iterable[str] | None = None,
     workers: int = 0,
     limits: Limits = DEFAULT_LIMITS,
     progress: Progress | None = None,
@@ -79,6 +80,7 @@ def scan(
         spacing: seconds between the frames of frame folders; by default 5 s for R2V2 names and
             1/25 s for others.
         kinds: what to take; see `rhyme.catalog.discover.discover`.
+        include: patterns of paths; only what fits one of them is taken, see there.
         workers: processes that look at files; with 1 or more a decoder that crashes or hangs
             costs its file only.
         limits: bounds for one file.
@@ -104,7 +106,8 @@ def scan(
     if single and given.suffix.lower() not in ARCHIVES:
         labels = "none"
     listed = None if kinds is None else tuple(kinds)
-    found = discover(given, kinds=listed, limits=limits)
+    patterns = None if include is None else tuple(include)
+    found = discover(given, kinds=listed, include=patterns, limits=limits)
     columns = Columns(path=path_column, label=label_column, group=group_column, split=split_column)
     lists = official_lists(labels, split_number)
     if lists is not None and columns != Columns():
@@ -136,24 +139,15 @@ def scan(
                 "segment": segment,
                 "spacing": spacing,
                 "kinds": listed,
+                "include": patterns,
             },
-            extra={"reused": reused, "listing": listing(found), **told},
+            extra={"reused": reused, "listing": listing(found), "parts": found.parts, **told},
         )
         if target is not None:
             catalog = catalog.save(target)
         if own:
             log.remove()
     return catalog
-
-
-def listing(found: Found) -> str:
-    """A hash over path, size and time of everything found; it changes when the folder does."""
-    rows: list[object] = [(c.path, c.size, c.mtime_ns, len(c.files)) for c in found.candidates]
-    if found.labels.seen:
-        rows.append([found.labels.values, found.labels.faults])
-    if pictures := found.ignored.get("image"):
-        rows.append([pictures])  # told beside the videos that are taken
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def _digest(depth: Depth, spacing: float | None, limits: Limits) -> str:
@@ -387,7 +381,7 @@ def _nothing(root: Path, found: Found, bad: list[dict[str, str]]) -> DataError:
     if bad:
         cause = f"none of {len(bad)} media files can be used: {shown}"
     elif found.ignored:
-        cause = f"no file of the kinds asked for; there are others: {found.ignored}"
+        cause = f"no file of those asked for; there are others: {found.ignored}"
     else:
         cause = f"no media among {found.seen} files"
     return DataError(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -68,6 +68,29 @@ class Item:
     labels: dict[str, str | None] = field(default_factory=dict[str, "str | None"])
     assets: dict[str, str] = field(default_factory=dict[str, str])
     files: tuple[str, ...] = ()
+
+    @classmethod
+    def of_row(cls, index: int, row: Mapping[str, Any]) -> Item:
+        """The item that a row of the table says.
+
+        Args:
+            index: number of the row.
+            row: its values by column.
+        """
+        labels = {k.removeprefix(LABEL): v for k, v in row.items() if k.startswith(LABEL)}
+        assets = {
+            k.removeprefix(ASSET): v
+            for k, v in row.items()
+            if k.startswith(ASSET) and v is not None
+        }
+        derived = {"index", "labels", "assets", "files"}
+        return cls(
+            index=index,
+            **{f.name: row[f.name] for f in fields(cls) if f.name not in derived},
+            labels=labels,
+            assets=assets,
+            files=tuple(row["files"] or ()),
+        )
 
     @property
     def duration(self) -> float:

@@ -7,8 +7,10 @@ listed.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import groupby
 from sys import intern
 
 from rhyme.catalog.labels import Labels, by_split
@@ -77,6 +79,31 @@ class ShardLabels:
         head, slash, name = path.rpartition("/")
         stems = (name.rpartition(".")[0], name.partition(".")[0])
         return next((s for stem in stems if (s := head + slash + stem) in self.values), None)
+
+
+def parts(pictures: Iterable[str]) -> dict[str, int]:
+    """Endings of pictures that share a sample with others, with the number of each.
+
+    Args:
+        pictures: paths of pictures in archives, sorted.
+
+    Returns:
+        Such as ``{"input.jpg": 100, "mask.png": 100}``; an ending that occurs once is taken for a
+        name with dots in it.
+    """
+    endings = Counter[str]()
+    for _, together in groupby(map(_parted, pictures), key=lambda pair: pair[0]):
+        found = [ending for _, ending in together]
+        if len(found) > 1:
+            endings.update(found)
+    return {ending: count for ending, count in sorted(endings.items()) if count > 1}
+
+
+def _parted(path: str) -> tuple[str, str]:
+    """A path up to the first dot of its name, and the rest."""
+    folder, slash, name = path.rpartition("/")
+    sample, _, ending = name.partition(".")
+    return folder + slash + sample, ending
 
 
 def _class(data: bytes | None) -> tuple[str, str | None]:

@@ -18,8 +18,8 @@ def summarise(catalog: Catalog) -> dict[str, object]:
     Returns:
         root, items, files, groups, hours, frames, with_sound, kinds, splits and status (counts by
         name), label_column, labels (number of names by column), quarantined, animations (picture
-        files of which only the first picture is used), ignored (files left out by kind) and
-        fingerprint.
+        files of which only the first picture is used), ignored (files left out by kind), parts
+        (number of pictures by ending, where samples of archives hold several) and fingerprint.
     """
     seconds = float((catalog.numbers("stop") - catalog.numbers("start")).sum())
     return {
@@ -38,6 +38,7 @@ def summarise(catalog: Catalog) -> dict[str, object]:
         "quarantined": len(cast("list[object]", catalog.meta.get("quarantine", []))),
         "animations": len(cast("list[object]", catalog.meta.get("animations", []))),
         "ignored": catalog.meta.get("ignored", {}),
+        "parts": catalog.meta.get("parts", {}),
         "fingerprint": catalog.fingerprint,
     }
 

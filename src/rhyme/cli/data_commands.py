@@ -130,6 +130,9 @@ class Scan(Common):
     kinds: str | None = None
     """What is taken: video, frames, image, audio; by default films, else pictures, else sound."""
 
+    include: str | None = None
+    """Patterns of paths, separated by commas, such as '*.input.jpg': only what fits is taken."""
+
     path_column: str | None = None
     """Column of the CSV that names the file; found by itself where it is called file or path."""
 
@@ -137,7 +140,8 @@ class Scan(Common):
     """Seconds from one picture of a frame folder to the next."""
 
     depth: Literal["header", "packets", "frames"] = "packets"
-    """header: fast; packets: exact times; frames: decodes everything and finds corrupt frames."""
+    """header: fast; packets: exact times, cut files found; frames: decodes everything and finds
+    corrupt frames."""
 
     workers: int = 2
     """Processes that read."""
@@ -155,6 +159,7 @@ class Scan(Common):
             spacing=self.spacing,
             segment=self.segment,
             kinds=self.kinds,
+            include=self.include,
             depth=self.depth,
             workers=self.workers,
         )
@@ -169,7 +174,7 @@ class Scan(Common):
                 f"{found.facts['animations']} animated pictures (WebP, PNG): only the first frame "
                 "of each is used; as GIF or MP4 they are films"
             )
-        shown.append(f"catalog: {found.path}")
+        shown += [*found.notes, f"catalog: {found.path}"]
         return Answer(document=found, show=shown, exit_code=3 if found.quarantine else 0)
 
 

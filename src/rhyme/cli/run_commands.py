@@ -162,7 +162,7 @@ def _answer(done: api.Trained | api.Submitted) -> Answer | None:
         f"{done.path}: {done.system}, {done.steps} steps in {done.seconds:.0f} s, "
         f"loss {done.loss:.4g}",
         f"encoder: {done.encoder}",
-        f"judge it: rhyme evaluate {done.path}",
+        f"judge it: rhyme evaluate {done.path}{_on_what(done)}",
     ]
     if done.quarantined:
         lines.append(f"{done.quarantined} files were left out: see {done.path}/events.jsonl")
@@ -178,6 +178,11 @@ def _answer(done: api.Trained | api.Submitted) -> Answer | None:
     return Answer(document=done, show=lines, exit_code=3 if left_out else 0)
 
 
+def _on_what(done: api.Trained) -> str:
+    """The rest of the command that judges a run: the data, where it held nothing out itself."""
+    return "" if done.held_out else " --data FOLDER  # videos that it never saw: none are held out"
+
+
 @dataclass(kw_only=True)
 class Evaluate(Common):
     """Judge a run's encoder beside the untrained one, on groups that it never saw.
@@ -185,6 +190,8 @@ class Evaluate(Common):
     Settings of a protocol are dotted: --finetune.epochs 10 --linear_sgd.lr "[0.03, 0.1, 0.3]".
 
     Example: rhyme evaluate runs/mine --protocol knn,linear,semi_supervised
+
+    Example: rhyme evaluate runs/mine --labels labels.csv --label-column action
 
     Example: rhyme evaluate runs/mine --protocol finetune --finetune.preset dual
 
@@ -270,7 +277,8 @@ class Evaluate(Common):
                 "nothing was measured: "
                 + "; ".join(f"{name}: {reason}" for name, reason in done.skipped.items()),
                 stage="evaluate",
-                remedy="choose a protocol that encoder and data can serve (--protocol)",
+                remedy="choose a protocol that encoder and data can serve (--protocol), or give "
+                "the labels that are missing (--labels FILE.csv)",
             )
         shown: list[Any] = [*done.notes, table(done.columns, done.rows)]
         return Answer(document=done, show=shown)

@@ -52,13 +52,23 @@ def switch_off_chance(net: nn.Module) -> None:
                 setattr(part, name, 0.0)
 
 
-def unreadable(name: str, pixels: Tensor, error: Exception) -> DataError:
-    """The error of an encoder that cannot read pixels of a size."""
+def unreadable(name: str, pixels: Tensor, error: Exception, side: int = 0) -> DataError:
+    """The error of an encoder that cannot read pixels of a size.
+
+    Args:
+        name: the encoder.
+        pixels: what it was given.
+        error: what its library said.
+        side: side of the only pictures that it reads; 0 where that is not known.
+    """
     said = str(error).strip().splitlines()
+    side = 0 if tuple(pixels.shape[-2:]) == (side, side) else side
+    why = f"it is built for {side} x {side}" if side else said[0][:200] if said else ""
     return DataError(
         f"'{name}' cannot read {pixels.shape[-2]} x {pixels.shape[-1]} pixels: "
-        + (said[0][:200] if said else type(error).__name__),
+        + (why or type(error).__name__),
         stage="encode",
         value=tuple(pixels.shape),
-        remedy="give the size that it was made for, e.g. --size 224",
+        remedy=f"give the size that it is made for: --size {side or 224}"
+        + ("" if side else ", or another that it reads"),
     )

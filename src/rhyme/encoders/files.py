@@ -51,12 +51,15 @@ def write_folder(target: Path, files: Mapping[str, bytes], *, overwrite: bool = 
         files: contents by file name.
         overwrite: replace what is there. The two folders trade names in one operation where the
             system can; elsewhere the old one is moved aside first. It is deleted last.
+
+    Raises:
+        OSError: it cannot be written; the error names the file by its place in ``target``.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     token = uuid.uuid4().hex[:8]
     fresh, aside = (target.with_name(f".{target.name}.{word}-{token}") for word in ("new", "old"))
-    fresh.mkdir()
     try:
+        fresh.mkdir()
         for name, data in files.items():
             atomic_write(fresh / name, data)
         if overwrite and target.exists() and swap(fresh, target):
@@ -65,10 +68,13 @@ def write_folder(target: Path, files: Mapping[str, bytes], *, overwrite: bool = 
             if overwrite and target.exists():
                 target.rename(aside)
             fresh.rename(target)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(fresh, ignore_errors=True)
         if aside.exists() and not target.exists():
             aside.rename(target)
+        if isinstance(error, OSError) and str(error.filename).startswith(str(fresh)):
+            inside = str(error.filename).removeprefix(str(fresh))
+            error.filename = f"{target}{inside}"
         raise
     fsync_directory(target.parent)
     shutil.rmtree(aside, ignore_errors=True)

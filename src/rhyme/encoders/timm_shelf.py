@@ -66,7 +66,7 @@ class TimmEncoder(Borrowed, Backbone):
             found = net.forward_features(x)
             pooled = net.forward_head(found, pre_logits=True)
         except (AssertionError, RuntimeError) as error:
-            raise unreadable(self.config.name, x, error) from error
+            raise unreadable(self.config.name, x, error, self.side) from error
         grid: Tensor | None = None
         if self.geometry and found.ndim == 4:
             grid = found.permute(0, 3, 1, 2) if self._last else found

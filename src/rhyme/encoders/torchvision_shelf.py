@@ -104,7 +104,7 @@ class TorchvisionEncoder(Borrowed, Backbone):
         try:
             found = self.net(x)
         except (AssertionError, RuntimeError) as error:
-            raise unreadable(self.config.name, x, error) from error
+            raise unreadable(self.config.name, x, error, self.side) from error
         maps = {name: self._map(name, found[node]) for name, node in self._nodes.stages.items()}
         pooled = found[self._nodes.pooled]
         if pooled.ndim == 4:
@@ -123,7 +123,7 @@ def build(name: str) -> nn.Module:
 
     Raises:
         UnknownName: there is none of that name.
-        ConfigError: a size for one that reads any.
+        ConfigError: a size for one that reads any, or one that its patches do not divide.
     """
     bare, side = split_name(name)
     options: dict[str, Any] = {}
@@ -131,6 +131,16 @@ def build(name: str) -> nn.Module:
         # its official weights were made for pixels that it scales by itself
         options = {"aux_logits": False, "transform_input": True, "init_weights": True}
     elif bare.startswith("vit_"):
+        patch = int(bare.rpartition("_")[2])
+        if side % patch:
+            near = max(side // patch, 1) * patch
+            raise ConfigError(
+                f"'{bare}' has patches of {patch} pixels, which {side} is no multiple of",
+                stage="build encoder",
+                value=name,
+                remedy=f"give a multiple of {patch}: --size {near} or {near + patch} "
+                f"(as a backbone's name: torchvision:{bare}@{near})",
+            )
         options = {"image_size": side or recommended(bare)["crop_size"][0]}
     elif side:
         raise ConfigError(f"'{bare}' has no size of its own", value=name, remedy=f"write {bare}")
@@ -144,14 +154,23 @@ def split_name(name: str) -> tuple[str, int]:
 
     Raises:
         UnknownName: there is no classifier of that name.
+        ConfigError: the side is no number from 16 to 1024.
     """
     bare, _, side = name.removeprefix("torchvision:").partition("@")
     known = models.list_models(module=models)
-    if bare not in known or (side and not (side.isdecimal() and 16 <= int(side) <= 1024)):
+    if bare not in known:
         raise UnknownName(
             f"torchvision has no encoder '{name.removeprefix('torchvision:')}'",
             stage="build encoder",
             remedy=nearest(bare, [*known, *models.list_models(module=models.video)]),
+        )
+    if side and not (side.isdecimal() and 16 <= int(side) <= 1024):
+        raise ConfigError(
+            f"torchvision's encoders are built for 16 to 1024 pixels, not for {side!r}",
+            stage="build encoder",
+            value=name,
+            remedy="leave the size out for its own, or give another one: --size 224 (as a "
+            f"backbone's name: torchvision:{bare}@224)",
         )
     return bare, int(side or 0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -168,6 +169,7 @@ def check_fit(
     what: str,
     *,
     counters_optional: bool = False,
+    side: int = 0,
 ) -> None:
     """Make sure that ``tensors`` are the wanted state: names, shapes, kinds.
 
@@ -177,6 +179,7 @@ def check_fit(
         file: where it comes from, for messages.
         what: name of the module, for messages.
         counters_optional: let batch norm's counters of seen batches be missing.
+        side: pixels of the pictures that the module's positions are for; 0 where it has none.
 
     Raises:
         PackageError: something is missing, left over, or of another shape or kind; all named.
@@ -201,8 +204,26 @@ def check_fit(
             f"the weights do not fit '{what}': " + "; ".join(problems),
             file=file,
             stage="load weights",
-            remedy="check that the backbone's name and options are those it was trained with",
+            remedy=_other_size({n: (wanted[n].shape, tensors[n].shape) for n in bent}, side)
+            or "check that the backbone's name and options are those it was trained with",
         )
+
+
+def _other_size(bent: Mapping[str, tuple[Sequence[int], Sequence[int]]], side: int) -> str | None:
+    """What helps where positions alone do not fit: they are of pictures of another size."""
+    if not side or not all("pos_embed" in name for name in bent):
+        return None
+    for own, other in bent.values():
+        for prefix in range(6):  # tokens that stand for no place: class, registers
+            grids = [math.isqrt(max(shape[-2] - prefix, 0)) for shape in (own, other)]
+            square = [g * g + prefix == s[-2] for g, s in zip(grids, (own, other), strict=True)]
+            if all(square) and all(grids) and side * grids[1] % grids[0] == 0:
+                size = side * grids[1] // grids[0]
+                return (
+                    f"their positions are of pictures of {size} pixels: build it for those, by "
+                    f"--size {size}, or as a backbone whose name ends in @{size}"
+                )
+    return None
 
 
 def load_state_file(module: nn.Module, path: str | Path) -> LoadReport:
@@ -227,10 +248,10 @@ def load_state_file(module: nn.Module, path: str | Path) -> LoadReport:
     """
     path = Path(path)
     state, others = _read_state(path)
-    what = type(module).__name__
+    what, side = type(module).__name__, 0
     if isinstance(module, Backbone):
         state = {module.renamed(name): tensor for name, tensor in state.items()}
-        what, module = module.config.name, module.inner
+        what, side, module = module.config.name, module.side, module.inner
     wanted = cast(dict[str, Tensor], module.state_dict())
     prefix = _find_prefix(state, wanted)
     whole = _whole(prefix)
@@ -254,7 +275,7 @@ def load_state_file(module: nn.Module, path: str | Path) -> LoadReport:
             value=listed(state),
             remedy=f"it is another network, or under another name; expected {listed(wanted, 3)}",
         )
-    check_fit(wanted, chosen, path, what, counters_optional=True)
+    check_fit(wanted, chosen, path, what, counters_optional=True, side=side)
     module.load_state_dict(chosen, strict=False)
     return LoadReport(
         loaded=len(chosen),

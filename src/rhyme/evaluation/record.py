@@ -83,6 +83,8 @@ class Record:
         """A figure of one encoder; ``name`` is ``trained`` or ``untrained/<seed>``."""
         encoder, _, of = name.partition("/")
         seed = int(of) if of else int(self.package.card.get("seed", self.common["split_seed"]))
+        step = self.package.card.get("step") if encoder == "trained" else None
+        details = self.details if step is None else {**self.details, "step": step}
         return Result(
             **self.base,
             protocol=protocol.id,
@@ -94,5 +96,5 @@ class Record:
             items=metric.items,
             encoder=encoder,
             chance=metric.chance,
-            details={**self.details, **cast(dict[str, Any], to_dict(metric.details))},
+            details={**details, **cast(dict[str, Any], to_dict(metric.details))},
         )

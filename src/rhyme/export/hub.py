@@ -8,9 +8,11 @@ from pathlib import Path
 from rhyme.encoders import EncoderPackage, load_package
 from rhyme.encoders.card import render_card
 from rhyme.encoders.files import CARD, CONFIG, PLAN, WEIGHTS, check_target, write_folder
-from rhyme.errors import PackageError
+from rhyme.encoders.package import package_files
+from rhyme.errors import ConfigError, PackageError
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.\-]*/[\w.\-]+")
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _METADATA = {
     "library_name": "rhyme",
     "pipeline_tag": "image-feature-extraction",
@@ -46,13 +48,7 @@ def to_hub_folder(
     """
     target = Path(directory)
     check_target(target, overwrite)
-    files = {name: (package.directory / name).read_bytes() for name in (WEIGHTS, CONFIG, PLAN)}
-    if load_package(package.directory).hash != package.hash:
-        raise PackageError(
-            "the package has changed on disk since it was loaded",
-            file=package.directory,
-            remedy="load it again",
-        )
+    files = _files(package, target)
     metadata = {**_METADATA, "tags": [*_METADATA["tags"], package.config.name, *tags]}
     if licence is not None:
         metadata["license"] = licence
@@ -73,8 +69,29 @@ def to_hub_folder(
     return target
 
 
+def _files(package: EncoderPackage, target: Path) -> dict[str, bytes]:
+    """A package's own files; those of an encoder off the shelf are made: it lies in no folder."""
+    if "weights" in package.extra:
+        return package_files(
+            package.module, package.plan, kind=package.kind, card=package.card,
+            extra=package.extra, where=target,
+        )  # fmt: skip
+    files = {name: (package.directory / name).read_bytes() for name in (WEIGHTS, CONFIG, PLAN)}
+    if load_package(package.directory).hash != package.hash:
+        raise PackageError(
+            "the package has changed on disk since it was loaded",
+            file=package.directory,
+            remedy="load it again",
+        )
+    return files
+
+
 def from_hub(
-    source: str | Path, *, revision: str | None = None, device: str = "cpu"
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    sha256: str | None = None,
+    device: str = "cpu",
 ) -> EncoderPackage:
     """Load a package from a local folder or from a repository of the Hugging Face Hub.
 
@@ -83,14 +100,37 @@ def from_hub(
     Args:
         source: a folder, or ``"owner/name"``. An existing folder is preferred.
         revision: branch, tag or commit of the repository.
+        sha256: the hash that its package has to have: ``EncoderPackage.hash``, which reports call
+            ``Encoder SHA-256``. None takes any.
         device: where to put the weights.
 
     Raises:
-        PackageError: it is neither, the download failed, or it holds no sound package.
+        PackageError: it is neither, the download failed, it holds no sound package, or another one
+            than is expected.
+        ConfigError: the hash is none.
     """
-    if Path(source).exists():
-        return load_package(source, device)
-    name = str(source)
+    if sha256 is not None and not _SHA256.fullmatch(sha256):
+        raise ConfigError(
+            "a SHA-256 has 64 hexadecimal digits",
+            value=sha256,
+            remedy="give the whole hash of the package, as EncoderPackage.hash tells it",
+        )
+    folder = Path(source) if Path(source).exists() else _fetched(str(source), revision)
+    package = load_package(folder, device)
+    if sha256 is not None and package.hash != sha256.lower():
+        raise PackageError(
+            f"another package than is expected: SHA-256 {package.hash}, expected {sha256.lower()}",
+            file=folder,
+            stage="load package",
+            value=str(source),
+            remedy="name the commit that holds the package you mean (revision=), or ask its author "
+            "for the hash of this one",
+        )
+    return package
+
+
+def _fetched(name: str, revision: str | None) -> Path:
+    """The folder that a repository's package was put into."""
     if not _REPOSITORY.fullmatch(name):
         raise PackageError(
             "neither a folder nor the name of a repository",
@@ -101,9 +141,8 @@ def from_hub(
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        folder = snapshot_download(
-            name, revision=revision, allow_patterns=[WEIGHTS, CONFIG, PLAN, CARD]
-        )
+        files = [WEIGHTS, CONFIG, PLAN, CARD]
+        return Path(snapshot_download(name, revision=revision, allow_patterns=files))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise PackageError(
             "the repository could not be fetched",
@@ -111,4 +150,3 @@ def from_hub(
             stage="download",
             remedy=f"check the name and the connection: {str(error).splitlines()[0][:160]}",
         ) from error
-    return load_package(folder, device)

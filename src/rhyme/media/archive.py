@@ -11,13 +11,12 @@ from __future__ import annotations
 import re
 import stat
 import struct
-import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import BinaryIO
 
 from rhyme.errors import (
     EmptyMedia,
@@ -31,6 +30,7 @@ from rhyme.errors import (
 )
 from rhyme.media.limits import DEFAULT_LIMITS, Limits
 from rhyme.media.sniff import open_regular
+from rhyme.media.tar import BLOCK, is_header, tar_headers
 
 ARCHIVES = (".zip", ".tar")
 """Suffixes of archives whose pictures can be read."""
@@ -42,8 +42,6 @@ MARK = "!/"
 """Between the name of an archive and that of a member: ``train.zip!/cat/1.jpg``."""
 
 _HEADER = struct.Struct("<4s5H3L2H")  # of a member of a zip file
-_BLOCK = 512  # of a tar file
-_AT_ONCE = 1 << 26  # no honest header of a tar file is longer
 _DENSEST = 1032  # deflate cannot pack more bytes into one
 _IN_PASSING = 1 << 10  # bytes of a member that is read while the archive is listed
 
@@ -104,13 +102,8 @@ class Member:
         return self._from_zip(file) if zipped else self._from_tar(file)
 
     def _from_tar(self, file: BinaryIO) -> bytes:
-        file.seek(max(self.offset - _BLOCK, 0))
-        head = file.read(_BLOCK)
-        try:
-            same = tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape").size == self.size
-        except tarfile.HeaderError:
-            same = False
-        if not same:
+        file.seek(max(self.offset - BLOCK, 0))
+        if not is_header(file.read(BLOCK), self.size):
             raise self._moved()
         return self._whole(file.read(self.size), self.size)
 
@@ -167,8 +160,9 @@ def members(
 ) -> Iterator[Member | MediaError]:
     """The members of an archive, and an error in place of each that must not or cannot be read.
 
-    Folders are passed over. A damaged archive gives what was found before the damage, and its error
-    at the end.
+    Folders are passed over. A damaged archive gives what can be found, and its error at the end: a
+    tar file what lies before the damage and behind it, a zip file, whose list is at its end, what
+    the list names.
 
     Args:
         archive: a ``.zip`` or ``.tar`` file.
@@ -202,7 +196,7 @@ def members(
             stage="scan",
             remedy="pack it anew, without compression or with deflate",
         )
-    except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, ValueError,
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError,
             struct.error, RuntimeError, zlib.error) as error:  # fmt: skip
         yield TruncatedMedia(
             f"the archive is cut or damaged: {error}",
@@ -260,43 +254,24 @@ def _zipped(archive: Path, file: BinaryIO, size: int) -> _Found:
                 fault = _refused(
                     member, "packed in a way that is not read here", "zip -0 or zip -6"
                 )
-            elif info.file_size > _DENSEST * info.compress_size + _BLOCK:
+            elif info.file_size > _DENSEST * info.compress_size + BLOCK:
                 fault = _refused(member, "said to be larger than its bytes can hold")
             yield member, fault
 
 
 def _tarred(archive: Path, file: BinaryIO, size: int) -> _Found:
-    bounded = cast(IO[bytes], _Bounded(file))
-    with tarfile.open(fileobj=bounded, mode="r:") as opened:
-        kept = cast(Any, opened).members
-        while (info := opened.next()) is not None:
-            kept.clear()  # tarfile remembers them all; a million would be a gigabyte
-            if info.isdir():
-                continue
-            member = Member(
-                archive=archive,
-                name=info.name,
-                offset=info.offset_data,
-                stored=info.size,
-                size=info.size,
-            )
-            plain = info.isreg() and not info.issparse()
-            yield member, None if plain else _refused(member, "a link, device or sparse file")
-
-
-class _Bounded:
-    """A file that refuses to read what a forged header says is a very long name."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= _AT_ONCE:
-            raise tarfile.ReadError("a header of the archive is longer than any honest one")
-        return self._file.read(size)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
+    for info in tar_headers(file, size, archive):
+        if info.isdir():
+            continue
+        member = Member(
+            archive=archive,
+            name=info.name,
+            offset=info.offset_data,
+            stored=info.size,
+            size=info.size,
+        )
+        plain = info.isreg() and not info.issparse()
+        yield member, None if plain else _refused(member, "a link, device or sparse file")
 
 
 def _fault(member: Member, size: int, seen: set[str], limits: Limits) -> MediaError | None:

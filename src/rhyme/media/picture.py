@@ -18,7 +18,8 @@ from torch import Tensor
 
 from rhyme.errors import FileMissing, LimitExceeded, NotMedia, TruncatedMedia, UnsupportedMedia
 from rhyme.media.archive import Member
-from rhyme.media.info import MediaInfo
+from rhyme.media.ending import reaches_end
+from rhyme.media.info import Depth, MediaInfo
 from rhyme.media.limits import DEFAULT_LIMITS, Limits
 from rhyme.media.sniff import HEAD, identify, open_regular, refusal, sniff
 from rhyme.media.times import check_request, shown_at
@@ -119,6 +120,19 @@ class FrameFolder:
             variable=n > 2 and float(steps.max() - steps.min()) > 0.1 * float(np.median(steps)),
             depth="packets",
         )
+
+    def check(self, depth: Depth) -> None:
+        """Look for damage in every picture.
+
+        Args:
+            depth: ``"packets"`` looks whether each goes on to its end, ``"frames"`` decodes each.
+
+        Raises:
+            MediaError: a picture is cut or damaged; it names the file.
+        """
+        for path in self.paths if depth != "header" else ():
+            if depth == "frames" or not reaches_end(_read(path, self.limits)):
+                load_picture(path, limits=self.limits)  # the decoder judges
 
     def frames_at(self, times_s: Sequence[float] | np.ndarray | Tensor) -> Tensor:
         """The pictures shown at the given times; see `rhyme.media.Video.frames_at`.
@@ -284,6 +298,15 @@ def load_picture(
         if size is not None and rgb.size != size:
             rgb = rgb.resize(size, Image.Resampling.BILINEAR)
         return np.array(rgb, dtype=np.uint8)
+
+
+def _read(path: Source, limits: Limits) -> bytes:
+    """A picture's bytes, or as many of them as a member of an archive may have."""
+    if isinstance(path, Member):
+        return path.read(limits=limits)
+    file, _ = open_regular(path, limits=limits)
+    with file:
+        return file.read(limits.max_member_bytes)
 
 
 class _Opened:

@@ -216,8 +216,8 @@ def probe(
     Args:
         path: a video, picture or sound file.
         depth: ``"header"`` trusts what the header says and decodes one picture, ``"packets"``
-            reads all packets and decodes one picture, ``"frames"`` decodes everything and finds
-            damage.
+            reads all packets and decodes one picture, or looks whether a picture file goes on to
+            its end, ``"frames"`` decodes everything and finds damage.
         limits: bounds checked before memory is allocated.
 
     Returns:
@@ -228,9 +228,9 @@ def probe(
     """
     if sniff(path, limits=limits).kind == "image":
         with Picture(path, limits=limits) as picture:
-            if depth == "frames":
-                picture.frames_at([0.0])
-            return replace(picture.info, depth=depth)
+            info = picture.info
+            picture.check(depth)
+            return replace(info, depth=depth)
     try:
         with Video(path, limits=limits) as video:
             if depth == "header":

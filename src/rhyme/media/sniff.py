@@ -129,6 +129,9 @@ def sniff(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> Sniffed:
         head = file.read(HEAD)
         demuxer = identify(head)
         cut = demuxer == "mov" and _walk_boxes(file, size, path)
+        if demuxer == "gif":  # its last block ends with a zero, and it with a semicolon
+            file.seek(max(size - HEAD, 0))
+            cut = not file.read(HEAD).rstrip(b"\0").endswith(b"\0;")
     cut = cut or (demuxer == "matroska" and _segment_end(head) > size)
     if demuxer in ("avi", "wav") and len(head) >= 8:
         declared = int.from_bytes(head[4:8], "little")

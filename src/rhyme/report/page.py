@@ -14,7 +14,15 @@ from rhyme.report.parts import part_table
 from rhyme.report.pictures import QUALITIES, Quality
 from rhyme.report.segments import segment_views
 from rhyme.report.series import charts
-from rhyme.report.story import facts_table, lede, limits, missing, settings_table, test_items
+from rhyme.report.story import (
+    checkpoints,
+    facts_table,
+    lede,
+    limits,
+    missing,
+    settings_table,
+    test_items,
+)
 from rhyme.report.summary import compare, headline
 from rhyme.report.table import dot_plot, table
 from rhyme.report.text import block, clean, figure, moment
@@ -78,6 +86,7 @@ def _render(data: ReportData, quality: Quality | None) -> str:
         judged=test_items(top) if top is not None and top.items is not None else "",
         one_run=any(c.trained is not None and c.trained.n == 1 and c.gain for c in lines),
         rows=table(lines, top),
+        checkpoints=checkpoints(lines),
         dots=mark(dot_plot(lines, top)),
         parts=part_table(lines),
         settings=settings_table(lines),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rhyme.evaluation.splits import SPLIT_DRAWN, SPLIT_GIVEN
 from rhyme.report.data import ReportData
 from rhyme.report.series import drawable
-from rhyme.report.summary import Comparison, number
+from rhyme.report.summary import Comparison, mapping, number
 from rhyme.report.table import spread_text
 from rhyme.report.text import clean, count, duration, figure
 
@@ -91,10 +91,11 @@ def missing(data: ReportData) -> dict[str, Gap]:
     # There is no encoder to measure or to draw with before the training has ended.
     first = "" if finished else f"rhyme train --resume {run} && "
     if not data.results:
-        gaps["evaluation"] = Gap(
-            what="Nothing has been measured with this encoder yet.",
-            command=f"{first}rhyme evaluate {run}",
-        )
+        what, judge = "Nothing has been measured with this encoder yet", f"rhyme evaluate {run}"
+        if _nothing_held_out(data):
+            what += ", and the run held no videos out: give some that it never saw"
+            judge += " --data FOLDER"
+        gaps["evaluation"] = Gap(what=f"{what}.", command=f"{first}{judge}")
     if not data.rhymes:
         gaps["rhymes"] = Gap(
             what="No frame has been sent out and back yet; that needs the encoder.",
@@ -112,6 +113,12 @@ def missing(data: ReportData) -> dict[str, Gap]:
             what="The run has not logged a step yet.", command=f"rhyme train --resume {run}"
         )
     return gaps
+
+
+def _nothing_held_out(data: ReportData) -> bool:
+    """Whether all of a run's data was trained on."""
+    told = [mapping(row.get("splits")) for row in data.events if row.get("event") == "data"]
+    return any(splits.keys() - {"none"} == {"train"} for splits in told)
 
 
 def facts_table(data: ReportData) -> list[tuple[str, str]]:
@@ -134,6 +141,26 @@ def facts_table(data: ReportData) -> list[tuple[str, str]]:
         ("Encoder SHA-256", facts.package_hash),
     ]
     return [(name, clean(value, 2000)) for name, value in rows if value]
+
+
+def checkpoints(lines: Sequence[Comparison]) -> str:
+    """Which encoders of the run the trained figures are of, and of which they are left out."""
+    names = dict.fromkeys(name for line in lines for name in line.encoders)
+    said: list[str] = []
+    if len(names) == 1:
+        said.append(f"The trained figures are of {next(iter(names))}.")
+    elif names:
+        said.append(
+            "The trained figures are of several encoders of the run; each line says of which."
+        )
+    left_out: dict[str, list[str]] = {}
+    for line in lines:
+        for name in line.replaced:
+            left_out.setdefault(name, []).append(line.title)
+    if left_out:
+        listed = "; ".join(f"{name} ({_some(titles)})" for name, titles in left_out.items())
+        said.append(f"What was measured again later is left out: {listed}.")
+    return " ".join(said)
 
 
 def settings_table(lines: Sequence[Comparison]) -> list[tuple[str, str]]:

@@ -67,6 +67,9 @@ class Comparison:
         independent: items that do not come from one another's video, as far as the rows tell;
             what a figure's sampling error depends on.
         lost: values that were not finite and are left out.
+        encoders: which encoders of the run the trained values are of, e.g. ``"step 400"``; its
+            hash where the rows tell no step, empty where they tell neither.
+        replaced: encoders whose values are left out: the same was measured of another one later.
     """
 
     protocol: str
@@ -83,6 +86,8 @@ class Comparison:
     items: int | None = None
     independent: int | None = None
     lost: int = 0
+    encoders: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -265,6 +270,8 @@ def _comparison(rows: Sequence[Row], chance: Sequence[Row], variant: str) -> Com
     first = rows[0]
     values: dict[str, dict[str, float]] = {}
     lost = 0
+    told: dict[str, str] = {}
+    replaced: dict[str, None] = {}
     for row in rows:
         value = number(row.get("value"))
         encoder = row.get("encoder")
@@ -272,6 +279,10 @@ def _comparison(rows: Sequence[Row], chance: Sequence[Row], variant: str) -> Com
         repetition = repetition_of(row)
         if value is not None and math.isfinite(value):
             values.setdefault(name, {})[repetition] = value
+            if name == TRAINED:
+                if told.get(repetition, _encoder(row)) != _encoder(row):
+                    replaced[told[repetition]] = None
+                told[repetition] = _encoder(row)
         else:
             lost += 1
     spreads = {name: Spread.of(list(v.values())) for name, v in values.items()}
@@ -292,7 +303,18 @@ def _comparison(rows: Sequence[Row], chance: Sequence[Row], variant: str) -> Com
         items=int(items) if items is not None and math.isfinite(items) else None,
         independent=_independent(rows),
         lost=lost,
+        encoders=tuple(dict.fromkeys(name for name in told.values() if name)),
+        replaced=tuple(name or "an encoder that is not named" for name in replaced),
     )
+
+
+def _encoder(row: Row) -> str:
+    """Which encoder of its run a row is of."""
+    step = number(mapping(row.get("details")).get("step"))
+    if step is not None and math.isfinite(step):
+        return f"step {step:.0f}"
+    mark = row.get("checkpoint", row.get("package_hash"))
+    return f"encoder {clean(mark)[:8]}" if isinstance(mark, str) and mark else ""
 
 
 def _chance(rows: Sequence[Row], own: int) -> float | None:

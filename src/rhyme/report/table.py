@@ -24,6 +24,7 @@ class Line:
         chance: value of a guess.
         gain: trained minus untrained, with its spread.
         seeds: number of values of the trained and of the untrained encoder, where above one.
+        encoder: the encoders of the run that the trained value is of, where lines differ in them.
         how: ``"paired"`` where that spread is of paired differences.
         better: ``"up"`` or ``"down"`` where training helped or harmed by more than the spread of
             the difference and twice its error from the test items, else empty.
@@ -39,6 +40,7 @@ class Line:
     chance: str
     gain: str
     seeds: tuple[str, str]
+    encoder: str
     how: str
     better: str
     items: str
@@ -64,8 +66,11 @@ def table(comparisons: Sequence[Comparison], top: Comparison | None = None) -> T
     """
     lead = _leading(comparisons, top)
     others = tuple(dict.fromkeys(name for c in comparisons for name in c.others))
+    told = len({name for c in comparisons for name in c.encoders}) > 1
     return Table(
-        lines=tuple(_line(c, others, first) for c, first in zip(comparisons, lead, strict=True)),
+        lines=tuple(
+            _line(c, others, told, first) for c, first in zip(comparisons, lead, strict=True)
+        ),
         others=tuple(clean(name, 40) for name in others),
         chance=any(c.chance is not None for c in comparisons),
         items=any(c.items is not None for c in comparisons),
@@ -110,7 +115,7 @@ def dot_plot(comparisons: Sequence[Comparison], top: Comparison | None = None) -
     return f'<div class="dots">{"".join(rows)}</div>'
 
 
-def _line(c: Comparison, others: Sequence[str], lead: bool) -> Line:
+def _line(c: Comparison, others: Sequence[str], told: bool, lead: bool) -> Line:
     how = "paired" if c.paired else ""
     metric = metric_name(c.metric) + (" (lower is better)" if c.lower_is_better else "")
     return Line(
@@ -119,6 +124,7 @@ def _line(c: Comparison, others: Sequence[str], lead: bool) -> Line:
         trained=spread_text(c.trained),
         untrained=spread_text(c.untrained),
         seeds=(_count(c.trained), _count(c.untrained)),
+        encoder=", ".join(c.encoders) if told else "",
         others=tuple(spread_text(c.others.get(name)) for name in others),
         chance=figure(c.chance),
         gain=spread_text(c.gain, sign=True),

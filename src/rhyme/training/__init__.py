@@ -11,7 +11,7 @@ from rhyme.training.loop import Trainer, TrainResult
 from rhyme.training.monitors import CollapseAlarm, effective_rank, embedding_std
 from rhyme.training.optim import Lars, build_optimizers
 from rhyme.training.packages import export_packages, load_part, save_part
-from rhyme.training.schedules import learning_rate
+from rhyme.training.schedules import learning_rate, steps_of
 
 __all__ = [
     "CollapseAlarm",
@@ -33,4 +33,5 @@ __all__ = [
     "load_part",
     "resolve_device",
     "save_part",
+    "steps_of",
 ]

@@ -12,7 +12,6 @@ what its checkpoint lists, and a resumed run on a CPU ends with the same bits as
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -43,6 +42,7 @@ from rhyme.training.packages import load_module
 from rhyme.training.parallel import check_ranks
 from rhyme.training.recorder import Probe, Recorder
 from rhyme.training.saving import Saver
+from rhyme.training.schedules import steps_of
 from rhyme.training.stepper import Stepper
 
 
@@ -116,10 +116,7 @@ class Trainer:
         # Every repeat of a phase takes a batch, so an epoch may have fewer steps than batches.
         repeats = sum(phase.repeats for phase in self.stepper.phases())
         self.steps_per_epoch = source.batches_per_epoch / repeats
-        ends = [] if config.steps is None else [config.steps]
-        if config.epochs is not None:
-            ends.append(max(math.ceil(config.epochs * self.steps_per_epoch - 1e-9), 1))
-        self.steps = min(ends)
+        self.steps = steps_of(config, self.steps_per_epoch)
         self.step = self.batches = 0
         self._begun: int | None = None
         self._iterator: Iterator[Batch] | None = None

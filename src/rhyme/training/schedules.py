@@ -1,11 +1,11 @@
-"""The learning rate as a pure function of the step."""
+"""The length of a run, and the learning rate as a pure function of the step."""
 
 from __future__ import annotations
 
 import bisect
 import math
 
-from rhyme.training.config import ScheduleConfig
+from rhyme.training.config import ScheduleConfig, TrainConfig
 
 
 def learning_rate(
@@ -40,6 +40,19 @@ def learning_rate(
         return base * schedule.gamma**passed
     share = min((position - warmup) / max(steps - warmup, 1e-9), 1.0)
     return schedule.final_lr + (base - schedule.final_lr) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def steps_of(config: TrainConfig, steps_per_epoch: float) -> int:
+    """Steps of a whole run: those of its steps or of its epochs, whichever end first.
+
+    Args:
+        config: options of the training.
+        steps_per_epoch: steps of one pass over the data; need not be whole.
+    """
+    ends = [] if config.steps is None else [config.steps]
+    if config.epochs is not None:
+        ends.append(max(math.ceil(config.epochs * steps_per_epoch - 1e-9), 1))
+    return min(ends)
 
 
 def never_warm(schedule: ScheduleConfig, steps: int, steps_per_epoch: float) -> bool:

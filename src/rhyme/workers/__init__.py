@@ -30,6 +30,7 @@ block when a process is killed while it sends, and have no room for shared memor
 
 from __future__ import annotations
 
+from rhyme.workers.child import end_with_parent
 from rhyme.workers.pool import Errors, Pool, map_ordered
 
-__all__ = ["Errors", "Pool", "map_ordered"]
+__all__ = ["Errors", "Pool", "end_with_parent", "map_ordered"]

@@ -53,7 +53,7 @@ def main(
         size: bytes of a region there.
         stack: descriptor of the file that takes stacks of a crash or a hang, or None.
     """
-    _end_with_parent()
+    end_with_parent()
     _quiet(None if stack is None else stack.detach())
     _one_thread()
     function = None
@@ -141,7 +141,7 @@ def _quiet(stack: int | None) -> None:
             faulthandler.register(DUMP, stack, all_threads=True)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this process as soon as the one that started it is gone, even if it hangs or is stopped.
 
     Where the kernel cannot be asked for it, a thread watches; a loop that never lets go of the
