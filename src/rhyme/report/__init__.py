@@ -4,6 +4,9 @@ The room takes plain data (:class:`ReportData`) and knows no object of any other
 page can be made from the text files of a run alone.
 """
 
+import sys
+
+from rhyme.errors import RoomLikeAVerb
 from rhyme.report.card import model_card
 from rhyme.report.collect import collect
 from rhyme.report.data import (
@@ -41,3 +44,5 @@ __all__ = [
     "write_report",
     "write_runs_report",
 ]
+
+sys.modules[__name__].__class__ = RoomLikeAVerb
