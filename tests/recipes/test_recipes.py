@@ -502,6 +502,12 @@ def test_another_network_does_not_inherit_options_of_the_old_one() -> None:
     # Null is the network's own.
     assert backbone("moco_folder_cpu", strides=None)[0] == BackboneConfig(name="small")
     assert build_backbone(backbone("moco_folder_cpu", strides=None)[0]).config.strides[0] == 1
+    # A run that goes on keeps what it has.
+    kept = resolve_recipe(
+        "moco", {"model.backbone.name": "resnet50", "model.backbone.strides": [2, 2, 2, 2]}
+    )
+    assert recipe_from_dict(recipe_to_dict(kept)) == kept
+    assert resolve_recipe(kept, {"train.workers": 1}).model == kept.model
     whole = {"name": "resnet18", "strides": [1, 2, 1, 1]}
     given = resolve_recipe("moco", {"model.backbone": whole}).model.backbone
     assert given.strides == (1, 2, 1, 1)

@@ -49,7 +49,7 @@ class Train(Common):
 
     Example: rhyme train cycle_contrast --data my_videos --out runs/mine --train.steps 300
 
-    Example: rhyme train moco --data my_videos --out r18 --model.backbone.name resnet18 --init r18.pth
+    Example: rhyme train moco --data clips --out r --model.backbone.name resnet18 --init r18.pth
 
     Example: rhyme train --resume runs/mine
 

@@ -14,6 +14,7 @@ from rhyme.encoders.backbone import build_backbone, without_numbers
 from rhyme.encoders.backbone_config import (
     BACKBONES,
     NETWORK_OPTIONS,
+    OWN,
     BackboneConfig,
     kind_of,
     own_name,
@@ -81,14 +82,16 @@ def difference(theirs: BackboneConfig, ours: BackboneConfig) -> dict[str, Any]:
         ours: the one that is changed, likewise; options of the network fall back to its own where
             the name is of another kind.
     """
-    before = ours
+    before, told = ours, {"name": theirs.name} if theirs.name != ours.name else {}
     if kind_of(theirs.name) != kind_of(ours.name):
         before = BackboneConfig(name=theirs.name, in_channels=ours.in_channels)
         if theirs.name in BACKBONES:
             with without_numbers():
                 before = build_backbone(before).config
-    changed = {"name": theirs.name} if theirs.name != ours.name else {}
-    return changed | {
+        # no shape would tell that the recipe has others for this name
+        strides = {name: getattr(theirs, name) for name in ("strides", "temporal_strides")}
+        told |= {name: value for name, value in strides.items() if value != OWN}
+    return told | {
         name: getattr(theirs, name)
         for name in (*NETWORK_OPTIONS, "in_channels")
         if getattr(theirs, name) != getattr(before, name)
