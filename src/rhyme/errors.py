@@ -15,7 +15,8 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from types import ModuleType
+from typing import Any, ClassVar, NoReturn
 
 
 class RhymeError(Exception):
@@ -240,6 +241,22 @@ class WorkerHung(WorkerError):
 
 class RankError(RhymeError):
     """A rank was lost, so that the others cannot go on; a restart may help."""
+
+
+class RoomLikeAVerb(ModuleType):
+    """A room that shares its name with a verb: who calls it is told where the verb is."""
+
+    def __call__(self, *_given: object, **_options: object) -> NoReturn:
+        """Name the verb.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            f"'{self.__name__}' is a room of the package, and not the verb of that name",
+            stage="call",
+            remedy=f"call {self.__name__.replace('.', '.api.')}",
+        )
 
 
 def disk_trouble(error: OSError, stage: str | None = None) -> RhymeError:

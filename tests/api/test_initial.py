@@ -10,17 +10,26 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+import torchvision
 
 from rhyme import api
+from rhyme.api import resolve_recipe
 from rhyme.api.initial import INITIAL, read_initial, start_from
-from rhyme.encoders import build_backbone, load_package
+from rhyme.config import override
+from rhyme.encoders import (
+    InferencePlan,
+    build_backbone,
+    load_package,
+    load_state_file,
+    save_package,
+)
 from rhyme.errors import PackageError, RhymeError
 from rhyme.recipes import load_recipe
 from rhyme.report import collect
 from rhyme.report.story import facts_table
 from rhyme.run import read_jsonl
 from rhyme.systems import system_class
-from support.tiny_runs import refused, rhyme, train, trained
+from support.tiny_runs import catalog, refused, rhyme, train, trained
 
 STILL = ("--train.optimizer.lr", 1e-30)  # too small to move a weight: what it starts from stays
 
@@ -128,7 +137,7 @@ def test_what_does_not_fit_is_refused_before_a_run_is_made(tmp_path: Path) -> No
     torch.save({"model": state, "args": argparse.Namespace(lr=1)}, tmp_path / "objects.pth")
     (tmp_path / "empty").mkdir()
     says = {
-        "lacking.pth": "5 missing: layer4.bn.bias",
+        "lacking.pth": "5 missing: layer4.{bn.{bias,running_mean,",
         "other.pth": "none of the 1 entries belongs to",
         "more.pth": "1 unexpected: layer1.extra",
         "nan.pth": "not finite: layer1.bn.bias",
@@ -143,6 +152,86 @@ def test_what_does_not_fit_is_refused_before_a_run_is_made(tmp_path: Path) -> No
         assert not (tmp_path / "run").exists()
     done = rhyme("train", "--resume", trained("moco"), "--init", tmp_path / "more.pth")
     refused(done, 2, "keeps its recipe")
+
+
+PUBLISHED = ("resnet18", "convnext_tiny", "mobilenet_v3_small")
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of torchvision's networks."""
+    folder = tmp_path_factory.mktemp("published")
+    for name in PUBLISHED:
+        torch.save(torchvision.models.get_model(name).state_dict(), folder / f"{name}.pth")
+    return folder
+
+
+SEEN = ("cycle_contrast", "moco", "simclr", "densecl")
+
+
+@pytest.mark.parametrize(
+    ("system", "name"),
+    [
+        ("cycle_contrast", "torchvision:resnet18"),
+        *[(system, "torchvision:mobilenet_v3_small") for system in SEEN[:3]],
+        *[pytest.param(s, "torchvision:convnext_tiny", marks=pytest.mark.slow) for s in SEEN],
+    ],
+)
+def test_a_training_starts_from_a_network_off_the_shelf(
+    system: str, name: str, published: Path, tmp_path: Path
+) -> None:
+    """The small recipe's strides are those of its own backbone, and stay behind."""
+    bare = name.partition(":")[2]
+    done = rhyme(
+        "train", system, "--data", catalog(), "--out", tmp_path / "run", "--train.steps", 1,
+        "--train.batch_size", 8, "--train.schedule.warmup_steps", 0,
+        "--model.backbone.name", name, "--init", published / f"{bare}.pth", *STILL,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert f"{name} has its own strides; those of the recipe are made for small" in done.err
+    assert done.err.count("has its own strides") == 1
+    assert "not the own of" not in done.err
+    config = load_recipe(tmp_path / "run" / "config.yaml").model.backbone
+    assert (config.name, config.strides) == (name, (0, 0, 0, 0))
+    theirs = build_backbone(name)
+    load_state_file(theirs, published / f"{bare}.pth")
+    assert parameters_equal(load_package(tmp_path / "run" / "encoder").module, theirs)
+
+
+def test_other_strides_than_a_networks_own_are_told_or_named(
+    published: Path, tmp_path: Path
+) -> None:
+    """Of ResNet-18 other strides have other entries, of ResNet-50 the same with another meaning."""
+    given = ["--model.backbone.name", "resnet18", "--init", published / "resnet18.pth"]
+    wrong = ["--model.backbone.strides", "[2, 2, 2, 2]"]
+    done = train("moco", tmp_path / "run", *given, *wrong)
+    refused(done, 1, 'give --model.backbone.strides "[1, 2, 2, 2]"')
+    assert "has its own" not in done.err
+    file = tmp_path / "resnet50.pth"
+    torch.save(torchvision.models.resnet50(weights=None).state_dict(), file)
+    model = resolve_recipe("moco", {"model.backbone.name": "resnet50"}).model
+    system = system_class("moco")
+    assert "own of" not in read_initial(file, system(model)).told
+    model = override(model, {"backbone.strides": [2, 2, 2, 2]})
+    told = read_initial(file, system(model)).told
+    assert "strides [2, 2, 2, 2] are not the own of 'resnet50', [1, 2, 2, 2]" in told
+
+
+def test_a_package_of_another_backbone_says_which(tmp_path: Path) -> None:
+    net = build_backbone("resnet18", strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
+    save_package(tmp_path / "package", net, InferencePlan(size=64, resize=64))
+    done = train("moco", tmp_path / "run", "--init", tmp_path / "package")
+    refused(
+        done, 1, '--model.backbone.name resnet18 --model.backbone.strides "[1, 2, 1, 1]" '
+        '--model.backbone.dilations "[1, 1, 2, 4]"',
+    )  # fmt: skip
+    # Its strides too, where they are the network's own: the recipe's may be others.
+    net = build_backbone("small", strides=(1, 2, 2, 2))
+    save_package(tmp_path / "small", net, InferencePlan(size=64, resize=64))
+    done = train(
+        "moco", tmp_path / "run", "--init", tmp_path / "small", "--model.backbone.name", "r3d"
+    )
+    refused(done, 1, '--model.backbone.name small --model.backbone.strides "[1, 2, 2, 2]"')
 
 
 def forged(path: Path) -> dict[str, bytes]:

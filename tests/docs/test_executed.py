@@ -74,7 +74,8 @@ FOUND = {
     "docs/prepare": ("clips",),
     "docs/searching": ("my_videos", "runs/mine"),
     "docs/systems/simclr": ("my_videos", "cifar10"),
-    "docs/training": ("my_videos", "checkpoint.pth.tar"),
+    "docs/encoders": ("my_videos", "convnext_tiny.pth"),
+    "docs/training": ("my_videos", "resnet18.pth"),
 }  # fmt: skip
 """What the commands of a page find in their folder; the pages of systems find ``my_videos``."""
 

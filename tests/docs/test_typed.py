@@ -44,6 +44,8 @@ rhyme.world("world", video=3)
 rhyme.load("runs/mine").embed("my_videos", evry=1.0)
 rhyme.search("my.store", "a.mp4@1").hits[0].scor
 rhyme.evaluate("runs/mine").rows.top1
+rhyme.report("runs/mine")
+rhyme.api.report("runs/mine", dat="my_videos")
 """
 
 
@@ -85,6 +87,6 @@ def test_the_python_of_the_docs_is_typed(found: dict[str, list[dict[str, Any]]])
 
 
 def test_mistakes_in_the_verbs_are_seen(found: dict[str, list[dict[str, Any]]]) -> None:
-    """The signatures say enough: every line of nine has one mistake, and each is told."""
+    """The signatures say enough: every line of eleven has one mistake, and each is told."""
     lines = {one["range"]["start"]["line"] for one in found["mistakes"]}
     assert lines == {i for i, line in enumerate(MISTAKES.splitlines()) if "rhyme." in line}

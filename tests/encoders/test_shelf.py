@@ -111,9 +111,17 @@ def test_what_cannot_be_is_refused_with_names(
         open_shelf("torchvision:squeezenet1_1", tmp_path / "none.pth")
     with pytest.raises(PackageError, match="none of the 52 entries belongs to 'resnet18'"):
         open_shelf("torchvision:resnet18", path)
+    broken = {**net.state_dict(), "features.0.bias": torch.full((64,), torch.nan)}
+    torch.save(broken, tmp_path / "nan.pth")
+    with pytest.raises(
+        PackageError, match=r"1 of the weights are not finite: features\.0\.bias"
+    ) as bad:
+        open_shelf("torchvision:squeezenet1_1", tmp_path / "nan.pth")
+    assert (bad.value.file, bad.value.stage) == (str(tmp_path / "nan.pth"), "load weights")
+    assert "earlier moment of their training" in str(bad.value.remedy)
     part = {n: v for n, v in net.state_dict().items() if not n.startswith("features.0")}
     torch.save(part, tmp_path / "part.pth")
-    with pytest.raises(PackageError, match=r"2 missing: features.0.bias, features.0.weight"):
+    with pytest.raises(PackageError, match=r"2 missing: features\.0\.\{bias,weight\}"):
         open_shelf("torchvision:squeezenet1_1", tmp_path / "part.pth")
     (tmp_path / "pickle.pth").write_bytes(b"cposix\nsystem\n(S'true'\ntR.")
     with pytest.raises(PackageError, match="never run"):

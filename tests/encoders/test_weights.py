@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
+import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from rhyme.encoders import (
     load_state_file,
     save_package,
 )
+from rhyme.encoders.names import grouped
 from rhyme.encoders.weights import told
 from rhyme.errors import PackageError
 
@@ -170,11 +174,72 @@ def test_a_file_of_another_network_is_refused_loudly(tmp_path: Path) -> None:
     assert "layer1" in str(caught.value.remedy)
 
 
-def test_many_missing_names_are_cut_short(tmp_path: Path) -> None:
+def expanded(text: str) -> list[str]:
+    """What a shell makes of braces."""
+    depth, start = 0, text.find("{")
+    if start < 0:
+        return [text]
+    parts = [start]
+    for i in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[i], 0)
+        if text[i] == "," and depth == 1:
+            parts.append(i)
+        if depth == 0:
+            parts.append(i)
+            break
+    inner = [text[one + 1 : other] for one, other in itertools.pairwise(parts)]
+    if len(inner) == 1:
+        first, last = map(int, inner[0].split(".."))
+        inner = [str(i) for i in range(first, last + 1)]
+    tails = expanded(text[parts[-1] + 1 :])
+    return [text[:start] + e + tail for one in inner for e in expanded(one) for tail in tails]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "swin_t", "densenet121"])
+def test_every_name_is_told_and_what_they_share_only_once(name: str) -> None:
+    names = [*getattr(torchvision.models, name)(weights=None).state_dict()]
+    text = grouped(names)
+    assert sorted(n for one in text.split(", ") for n in expanded(one)) == sorted(names)
+    assert len(text) < len(", ".join(names)) / 6
+    assert grouped(["a", "a.b.0", "a.b.1", "c.0", "c.1", "c.2"]) == "a{,.b.{0,1}}, c.{0..2}"
+    assert grouped(["x.\x1b[1m", "." * 9000]).isprintable()
+    assert len(grouped(f"{i * i}x" for i in range(5000))) < 4100
+
+
+def test_what_is_missing_is_named_to_the_last(tmp_path: Path) -> None:
     known = build_backbone("small").state_dict()["layer1.bn.bias"]
     torch.save({"x": torch.zeros(1), "layer1.bn.bias": known}, tmp_path / "w.pt")
-    with pytest.raises(PackageError, match=r"19 missing: .* and 11 more; 1 unexpected: x"):
+    with pytest.raises(PackageError, match=r"19 missing: .*; 1 unexpected: x") as caught:
         load_state_file(build_backbone("small"), tmp_path / "w.pt")
+    said = caught.value.cause.split("missing: ")[1].split("; ")[0]
+    told = {name for one in said.split(", ") for name in expanded(one)}
+    wanted = {n for n in build_backbone("small").state_dict() if "num_batches" not in n}
+    assert told == wanted - {"layer1.bn.bias"}
+
+
+def test_weights_of_another_network_are_recognised(tmp_path: Path) -> None:
+    def file(name: str, net: torch.nn.Module, prefix: str = "") -> Path:
+        torch.save({prefix + n: v for n, v in net.state_dict().items()}, tmp_path / name)
+        return tmp_path / name
+
+    eighteen = file("a.pth", torchvision.models.resnet18(weights=None), "module.encoder_q.")
+    with pytest.raises(PackageError, match="the weights are those of 'resnet18'") as caught:
+        load_state_file(build_backbone("small"), eighteen)
+    assert "--model.backbone.name resnet18" in str(caught.value.remedy)
+    assert "--encoder resnet18" in str(caught.value.remedy)
+    # those of ResNet-18 are all there, and not all that is there
+    thirty = file("b.pth", torchvision.models.resnet34(weights=None))
+    with pytest.raises(PackageError, match="the weights are those of 'resnet34'"):
+        load_state_file(build_backbone("resnet18"), thirty)
+    squeezed = file("squeezenet1_1-b8a52dc0.pth", torchvision.models.squeezenet1_1(weights=None))
+    with pytest.raises(PackageError, match="those of 'torchvision:squeezenet1_1'"):
+        load_state_file(build_backbone("small"), squeezed)
+    net = build_backbone("resnet18", strides=(2, 2, 2, 2))
+    with pytest.raises(
+        PackageError, match=r"with strides \[2, 2, 2, 2\], but with its own"
+    ) as caught:
+        load_state_file(net, eighteen)
+    assert caught.value.remedy == 'give --model.backbone.strides "[1, 2, 2, 2]"'
 
 
 def test_other_objects_are_never_run(tmp_path: Path) -> None:
@@ -192,6 +257,32 @@ def test_other_objects_are_never_run(tmp_path: Path) -> None:
         load_state_file(net, tmp_path / "c.pt")
     with pytest.raises(PackageError, match="no such file"):
         load_state_file(net, tmp_path / "d.pt")
+
+
+def test_what_is_said_of_other_objects_is_safe(tmp_path: Path) -> None:
+    """No words of PyTorch's, which advise to run what is in the file, and none of its warnings."""
+    net = build_backbone("small")
+    options = {"model": net.state_dict(), "args": argparse.Namespace(lr=1)}
+    torch.save(options, tmp_path / "args.pth")
+    torch.save(options, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "whole.pth")
+    (tmp_path / "none.pth").write_text("import os")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of deprecation
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "program.pt")
+    for name, cause, value in (
+        ("args.pth", "Python objects besides tensors, which are never run", "argparse.Namespace"),
+        ("old.pth", "Python objects besides tensors, which are never run", "argparse.Namespace"),
+        ("whole.pth", "a whole model as a Python object", "torch.nn.modules.linear.Linear"),
+        ("program.pt", "a TorchScript program, which is never run", ""),
+        ("none.pth", "damaged, or none that torch.save wrote", "9 bytes"),
+    ):
+        with pytest.raises(PackageError, match=cause) as caught:  # a warning would be an error
+            load_state_file(net, tmp_path / name)
+        text = str(caught.value)
+        assert value in text
+        assert "save the weights alone" in str(caught.value.remedy)
+        assert not re.search(r"weights_only|set to `?False|\\x1b", text), text
 
 
 @pytest.mark.parametrize("ending", ["pt", "safetensors"])

@@ -12,7 +12,7 @@ import pytest
 from rhyme import api
 from rhyme.api import resolve_recipe
 from rhyme.config import dump_yaml
-from rhyme.encoders import HEAD_PRESETS, build_backbone
+from rhyme.encoders import HEAD_PRESETS, BackboneConfig, build_backbone
 from rhyme.errors import ConfigError, UnknownName
 from rhyme.recipes import (
     RECIPES,
@@ -482,3 +482,43 @@ def test_a_length_replaces_the_other_one() -> None:
     assert (long.steps, long.epochs) == (5, None)
     both = resolve_recipe("moco_folder_cpu", {"train.epochs": 3, "train.steps": 9}).train
     assert (both.steps, both.epochs) == (9, 3)
+
+
+def test_another_network_does_not_inherit_options_of_the_old_one() -> None:
+    def backbone(recipe: str | Recipe, **changes: Any) -> tuple[BackboneConfig, list[str]]:
+        said: list[str] = []
+        dotted = {f"model.backbone.{name}": value for name, value in changes.items()}
+        return resolve_recipe(recipe, dotted, say=said.append).model.backbone, said
+
+    for name in ("resnet18", "torchvision:convnext_tiny"):
+        found, said = backbone("moco_folder_cpu", name=name)
+        assert found == BackboneConfig(name=name)
+        assert said == [
+            f"{name} has its own strides; those of the recipe are made for small "
+            "(strides [2, 2, 2, 2])"
+        ]
+    # What says how it is used goes over, and what is given holds.
+    found, _ = backbone("moco_cifar10_cpu", name="resnet18")
+    assert found == BackboneConfig(name="resnet18", norm_groups=8)
+    found, said = backbone("moco_folder_cpu", name="resnet18", strides=[1, 2, 1, 1])
+    assert (found.strides, said) == ((1, 2, 1, 1), [])
+    found, said = backbone("dual_folder_cpu", name="r3d_18")
+    assert found == BackboneConfig(name="r3d_18")
+    assert "temporal_strides" in said[0]
+    # Options of a network of the same kind mean the same.
+    found, said = backbone("moco_cifar10_1gpu", name="resnet50")
+    assert (found.stem, found.norm_groups, said) == ("cifar", 8, [])
+    assert backbone("moco_folder_cpu", name="small")[0].strides == (2, 2, 2, 2)
+    assert backbone("moco_folder_cpu", name="resnet51")[1] == [], "the name is what is wrong"
+    # Null is the network's own.
+    assert backbone("moco_folder_cpu", strides=None)[0] == BackboneConfig(name="small")
+    assert build_backbone(backbone("moco_folder_cpu", strides=None)[0]).config.strides[0] == 1
+    # A run that goes on keeps what it has.
+    kept = resolve_recipe(
+        "moco", {"model.backbone.name": "resnet50", "model.backbone.strides": [2, 2, 2, 2]}
+    )
+    assert recipe_from_dict(recipe_to_dict(kept)) == kept
+    assert resolve_recipe(kept, {"train.workers": 1}).model == kept.model
+    whole = {"name": "resnet18", "strides": [1, 2, 1, 1]}
+    given = resolve_recipe("moco", {"model.backbone": whole}).model.backbone
+    assert given.strides == (1, 2, 1, 1)

@@ -20,8 +20,6 @@ import torchvision
 from PIL import Image
 
 from rhyme import api
-from rhyme.encoders import build_backbone
-from rhyme.recipes.shared import FOLDER_BACKBONE
 from support import tiny_runs
 from support.reduced import reduced
 
@@ -128,13 +126,6 @@ def train(system: str, data: str = "my_videos", *more: str) -> Callable[[Path], 
     return make
 
 
-def checkpoint(file: Path) -> None:
-    """Weights of the small backbone as a published checkpoint has them."""
-    backbone = build_backbone(FOLDER_BACKBONE, seed=0)
-    names = {f"module.encoder_q.{k}": value for k, value in backbone.state_dict().items()}
-    torch.save({"state_dict": names}, file)
-
-
 def published(name: str) -> Callable[[Path], None]:
     """Random weights of a network of torchvision, as its own files hold them."""
 
@@ -196,7 +187,8 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "scenes": scenes,
     "runs/mine": train("cycle_contrast"),
     "runs/a": train("moco"),
-    "checkpoint.pth.tar": checkpoint,
+    "convnext_tiny.pth": published("convnext_tiny"),
+    "resnet18.pth": published("resnet18"),
     "resnet50.pth": published("resnet50"),
     "r3d_18.pth": published("r3d_18"),
     "runs/k400": train("moco", "other_videos"),

@@ -126,7 +126,7 @@ def estimate(
             value=items,
             remedy="e.g. --items 1000, or --data to count those of your files",
         )
-    chosen = settle_recipe(recipe, overrides, seed=seed, device=device)
+    chosen = settle_recipe(recipe, overrides, seed=seed, device=device, say=tell)
     local = _local_batch(chosen, gpus)
     target = resolve_device(chosen.train.device)
     with tempfile.TemporaryDirectory(prefix="rhyme-estimate-") as folder:

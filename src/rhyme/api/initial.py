@@ -17,7 +17,9 @@ from torch import Tensor
 from rhyme.api.encoder import encoder_of
 from rhyme.config import diff
 from rhyme.encoders import Backbone, BackboneConfig, load_state_file
-from rhyme.encoders.weights import by_kind, check_fit, file_hash, listed, read_safetensors, told
+from rhyme.encoders.names import by_kind, listed
+from rhyme.encoders.recognise import difference, flags
+from rhyme.encoders.weights import check_finite, check_fit, file_hash, read_safetensors, told
 from rhyme.errors import ConfigError, PackageError, RunError
 from rhyme.run import RunFolder, atomic_write
 from rhyme.systems import System
@@ -61,7 +63,13 @@ def read_initial(source: str | Path, system: System) -> Initial:
     if path.is_dir():
         package = encoder_of(path)
         state = package.module.state_dict()
-        check_fit(backbone.state_dict(), state, path, backbone.config.name)
+        try:
+            check_fit(backbone.state_dict(), state, path, backbone.config.name)
+        except PackageError as error:
+            theirs = flags(difference(package.config, backbone.config))
+            error.remedy = f"give the backbone that they are of: {theirs}"
+            raise
+        check_finite(state, path)
         backbone.load_state_dict(state)
         heads = {name: head.state_dict() for name, head in package.heads.items()}
         facts: dict[str, Any] = {
@@ -73,17 +81,11 @@ def read_initial(source: str | Path, system: System) -> Initial:
     else:
         report = load_state_file(backbone, path)
         facts = {"sha256": file_hash(path), **report.facts()}
-    broken = [name for name, tensor in backbone.state_dict().items() if not tensor.isfinite().all()]
-    if broken:
-        raise PackageError(
-            f"{len(broken)} of the weights are not finite: {listed(broken)}",
-            file=path,
-            stage="load weights",
-            remedy="take weights of an earlier moment of their training",
-        )
     line = f"{path}, SHA-256 {facts['sha256'][:12]}: {told(facts)}"
     if facts.get("options"):
         line += f"; trained with other options: {listed(facts['options'])}"
+    elif not path.is_dir() and (unlike := _unlike(backbone)):
+        line += f"; {unlike}; a file does not say which it was trained with"
     return Initial(
         state=backbone.state_dict(),
         told=line,
@@ -143,3 +145,16 @@ def _options(theirs: BackboneConfig, ours: BackboneConfig) -> list[str]:
     changed = diff(theirs, ours)
     changed.pop("norm_groups", None)
     return [f"{key} {old} instead of {new}" for key, (old, new) in changed.items()]
+
+
+def _unlike(backbone: Backbone) -> str:
+    """Options that change what given weights compute and are not the network's own, in a line."""
+    own = {**backbone.own, "dilations": BackboneConfig().dilations}
+    own.pop("widths", None)  # weights of others have other shapes
+    words: list[str] = []
+    for name, theirs in own.items():
+        if (ours := getattr(backbone.config, name)) != theirs:
+            words.append(
+                f"{name} {[*ours]} are not the own of '{backbone.config.name}', {[*theirs]}"
+            )
+    return ", ".join(words)

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rhyme.config import dump_yaml, override
 from rhyme.errors import ConfigError
-from rhyme.recipes import Recipe, load_recipe, recipe_from_dict, recipe_to_dict
+from rhyme.recipes import Recipe, left_behind, load_recipe, recipe_from_dict, recipe_to_dict
 from rhyme.recipes import recipe as named_recipe
 from rhyme.run import RunFolder, atomic_write
 
 
 def resolve_recipe(
-    recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None = None
+    recipe: str | Path | Recipe,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    say: Callable[[str], None] | None = None,
 ) -> Recipe:
     """A recipe by object, name, system id or file, with dotted changes applied.
+
+    Where ``model.backbone.name`` becomes a network of another kind, options of the old one that are
+    not given (strides, stem, widths ...) fall back to the new one's own.
+
+    Args:
+        recipe: which.
+        overrides: dotted options.
+        say: is told what fell back, in a line.
 
     Raises:
         UnknownName: no such recipe, system or option; the nearest is named.
@@ -36,6 +47,14 @@ def resolve_recipe(
         changes["train.steps"] = None
     if changes:
         values = recipe_to_dict(found)
+        if behind := left_behind(values, changes):
+            changes |= dict.fromkeys(behind)  # null: its own
+            if say is not None:
+                options = {key.rpartition(".")[2]: value for key, value in behind.items()}
+                told = ", ".join(f"{option} {value}" for option, value in options.items())
+                old, new = values["model"]["backbone"]["name"], changes["model.backbone.name"]
+                own = ", ".join(options)
+                say(f"{new} has its own {own}; those of the recipe are made for {old} ({told})")
         for key, value in changes.items():
             values = override(values, {key: value})
         found = recipe_from_dict(values)
@@ -48,6 +67,7 @@ def settle_recipe(
     *,
     seed: int | None = None,
     device: str | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Recipe:
     """The recipe with seed and device, which have options of their own.
 
@@ -56,6 +76,7 @@ def settle_recipe(
         overrides: dotted options.
         seed: None takes the recipe's.
         device: None takes the recipe's.
+        say: as for :func:`resolve_recipe`.
 
     Raises:
         ConfigError: two values for one of them, or as :func:`resolve_recipe`.
@@ -72,7 +93,7 @@ def settle_recipe(
                 value=(value, changes[name]),
                 remedy=f"leave out --{name} or --{name.removeprefix('train.')}",
             )
-    return resolve_recipe(recipe, changes)
+    return resolve_recipe(recipe, changes, say=say)
 
 
 def change_recipe(run: RunFolder, overrides: Mapping[str, Any]) -> Recipe:

@@ -74,13 +74,13 @@ def train(
     Raises:
         RhymeError: with cause and remedy; nothing that was there before is lost.
     """
-    chosen = settle_recipe(recipe, overrides, seed=seed, device=device)
-    device = chosen.train.device
+    device = settle_recipe(recipe, overrides, seed=seed, device=device).train.device
 
     def make(ranks: int) -> RunFolder:
         return new_run(
-            chosen, data, out=out, options=options, init=init, progress=progress, ranks=ranks
-        )
+            recipe, data, out=out, seed=seed, device=device, overrides=overrides, options=options,
+            init=init, progress=progress, ranks=ranks,
+        )  # fmt: skip
 
     how = launch or LaunchOptions()
     if restarted() and _begun_here(RunFolder(out)):
@@ -128,7 +128,8 @@ def new_run(
     Raises:
         RhymeError: with cause and remedy; no folder is made then.
     """
-    chosen = settle_recipe(recipe, overrides, seed=seed, device=device)
+    say = None if progress is False else tell
+    chosen = settle_recipe(recipe, overrides, seed=seed, device=device, say=say)
     if init is not None:
         chosen = replace(chosen, init=str(init))
     if not elsewhere:

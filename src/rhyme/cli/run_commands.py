@@ -49,7 +49,7 @@ class Train(Common):
 
     Example: rhyme train cycle_contrast --data my_videos --out runs/mine --train.steps 300
 
-    Example: rhyme train moco --data my_videos --out runs/mine --init encoder.pth
+    Example: rhyme train moco --data clips --out r --model.backbone.name resnet18 --init r18.pth
 
     Example: rhyme train --resume runs/mine
 
@@ -72,7 +72,8 @@ class Train(Common):
 
     init: Path | None = None
     """Weights that the backbone starts from: a .pth or .safetensors file, whose names may stand
-    under module., backbone., encoder_q. and the like, an encoder package, or a run folder."""
+    under module., backbone., encoder_q. and the like, an encoder package, or a run folder; of
+    another backbone than the recipe's, name it with --model.backbone.name."""
 
     device: str | None = None
     """auto, cpu, cuda or cuda:N; that of the recipe, as a rule auto, by default."""

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from rhyme.config import override
 from rhyme.encoders.backbone_config import BACKBONES, OWN, SOURCES, BackboneConfig, Four, own_name
@@ -283,6 +284,28 @@ def seeded(seed: int) -> Generator[None]:
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
+        yield
+
+
+class _NoDraws(TorchFunctionMode):
+    """Leaves tensors as they are where a module would draw its first weights.
+
+    Drawing on the meta device does nothing, slowly: it imports PyTorch's compiler.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in ("uniform_", "normal_", "kaiming_uniform_", "kaiming_normal_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def without_numbers() -> Generator[None]:
+    """Build modules within a block that have names and shapes, and no numbers yet."""
+    with torch.device("meta"), _NoDraws():
         yield
 
 

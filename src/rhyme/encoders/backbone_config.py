@@ -50,6 +50,19 @@ _TORCHVISION = {
     "rhyme.encoders.video_transformers:VideoSwin",
 }
 
+NETWORK_OPTIONS = (
+    "stem",
+    "strides",
+    "temporal_strides",
+    "dilations",
+    "widths",
+    "zero_init_residual",
+)
+"""Options that describe the network itself and fit no network of another kind.
+
+The others (groups of batch norm, channels of the input, named parts) say what is done with it.
+"""
+
 # Packages come from strangers: an absurd size must fail here, before anything is allocated.
 _LIMITS = {"strides": 16, "temporal_strides": 16, "dilations": 64, "widths": 8192}
 
@@ -124,3 +137,18 @@ def own_name(name: str) -> str:
     """A network of torchvision's that rhyme builds itself goes by rhyme's id of it."""
     bare = name.removeprefix("torchvision:")
     return bare if bare in BACKBONES and BACKBONES[bare] in _TORCHVISION else name
+
+
+def kind_of(name: str) -> str:
+    """What kind of network a name stands for; those of one kind have the same options.
+
+    Args:
+        name: as in :attr:`BackboneConfig.name`.
+
+    Returns:
+        The same text for all networks of a kind, e.g. the three residual ones of pictures; that of
+        an unknown name is its own.
+    """
+    source, colon, _ = name.partition(":")
+    name = own_name(name)
+    return BACKBONES.get(name) or (SOURCES.get(source, name) if colon else name)

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from rhyme.encoders.backbone import Backbone, ClipBackbone, refuse_options
 from rhyme.encoders.backbone_config import BackboneConfig, DescribedConfig
 from rhyme.encoders.borrowed import OPTIONS, Borrowed, library, switch_off_chance, unreadable
+from rhyme.encoders.names import by_kind, grouped
 from rhyme.encoders.norm import group_norms
-from rhyme.encoders.weights import LoadReport, by_kind, listed
+from rhyme.encoders.weights import LoadReport, check_finite
 from rhyme.errors import ConfigError, PackageError
 
 # Read clips [b, t, c, h, w].
@@ -222,11 +223,11 @@ def load_folder(encoder: Backbone, folder: Path) -> LoadReport:
     problems: list[str] = []
     missing = [name for name in told["missing_keys"] if name in wanted]
     if missing:
-        problems.append(f"{len(missing)} missing: {listed(missing)}")
+        problems.append(f"{len(missing)} missing: {grouped(missing)}")
     if bent := [
         str(entry[0] if isinstance(entry, tuple) else entry) for entry in told["mismatched_keys"]
     ]:
-        problems.append(f"{len(bent)} of another shape: {listed(bent)}")
+        problems.append(f"{len(bent)} of another shape: {grouped(bent)}")
     if problems:
         raise PackageError(
             f"the weights do not fit '{encoder.config.name}': " + "; ".join(problems),
@@ -235,7 +236,9 @@ def load_folder(encoder: Backbone, folder: Path) -> LoadReport:
             remedy="give the folder as it was published",
         )
     state = loaded.state_dict()
-    net.load_state_dict({name: state[name] for name in wanted})
+    taken = {name: state[name] for name in wanted}
+    check_finite(taken, folder)
+    net.load_state_dict(taken)
     left = sorted({*told["unexpected_keys"], *({*state} - {*wanted} - {*told["missing_keys"]})})
     return LoadReport(loaded=len(wanted), prefix="", left_out=by_kind(left))
 

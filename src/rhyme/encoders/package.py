@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -24,10 +23,15 @@ from typing import Any, cast
 import safetensors.torch
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from rhyme.config import from_dict, to_dict
-from rhyme.encoders.backbone import Backbone, backbone_class, build_backbone, seeded
+from rhyme.encoders.backbone import (
+    Backbone,
+    backbone_class,
+    build_backbone,
+    seeded,
+    without_numbers,
+)
 from rhyme.encoders.backbone_config import BackboneConfig, DescribedConfig
 from rhyme.encoders.card import render_card
 from rhyme.encoders.compose import EncoderWithHeads
@@ -47,7 +51,8 @@ from rhyme.encoders.files import (
     write_folder,
 )
 from rhyme.encoders.heads import Head, HeadConfig
-from rhyme.encoders.weights import check_fit, listed, read_safetensors
+from rhyme.encoders.names import grouped
+from rhyme.encoders.weights import check_fit, read_safetensors
 from rhyme.errors import ConfigError, PackageError
 
 # What a configuration can raise that was written by another version, or in bad faith.
@@ -173,27 +178,6 @@ def package_files(
     return files
 
 
-class _NoDraws(TorchFunctionMode):
-    """Leaves tensors as they are where a module would draw its first weights.
-
-    Drawing on the meta device does nothing, slowly: it imports PyTorch's compiler.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        name = getattr(func, "__name__", "")
-        if name in ("uniform_", "normal_", "kaiming_uniform_", "kaiming_normal_"):
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def _without_numbers() -> Generator[None]:
-    with torch.device("meta"), _NoDraws():
-        yield
-
-
 def load_package(directory: str | Path, device: str | torch.device = "cpu") -> EncoderPackage:
     """Read a package and check every byte of it.
 
@@ -218,7 +202,7 @@ def load_package(directory: str | Path, device: str | torch.device = "cpu") -> E
         _check_plan(plan)
         # On the meta device nothing is allocated, and weights that are read anyway are not drawn.
         empty = backbone_class(backbone_config.name).on_meta
-        with _without_numbers() if empty else seeded(0):
+        with without_numbers() if empty else seeded(0):
             backbone = build_backbone(backbone_config)
             heads = {
                 name: Head(
@@ -289,7 +273,7 @@ def _storable(encoder: EncoderWithHeads, target: Path) -> dict[str, Tensor]:
         state[name] = tensor.clone(memory_format=torch.contiguous_format)
     if broken:
         raise PackageError(
-            f"the weights are not finite: {listed(broken)}",
+            f"the weights are not finite: {grouped(broken)}",
             file=target,
             stage="save package",
             remedy="export an earlier checkpoint, and lower the learning rate",

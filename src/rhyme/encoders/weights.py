@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import pickle
-from collections.abc import Iterable, Mapping, Sequence
+import re
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,42 +18,13 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from rhyme.encoders.backbone import Backbone
+from rhyme.encoders.names import by_kind, choose, grouped, listed
+from rhyme.encoders.recognise import recognised
 from rhyme.errors import PackageError
 
 PICKLES = frozenset({".pt", ".pth", ".tar", ".ckpt", ".pkl", ".pickle", ".bin"})
 """Endings of files that may hold pickled objects."""
 
-# Names under which training code stores the network that is meant. A momentum copy
-# ("encoder_k", "teacher") is deliberately none of them.
-_WRAPPERS = frozenset(
-    {
-        "module",
-        "model",
-        "backbone",
-        "encoder",
-        "encoder_q",
-        "base_encoder",
-        "net",
-        "online",
-        "student",
-        "_orig_mod",
-        "0",
-    }
-)
-# Wrappers that hold everything that was stored: what stands outside of them is no other part.
-_WHOLE = frozenset({"module", "_orig_mod"})
-# What commonly stands beside a backbone and is none, by a part of its name.
-_HEAD, _COPY, _QUEUE = "classifier or head", "momentum copy", "queue"
-_KINDS = {
-    **dict.fromkeys(
-        ("fc", "head", "heads", "classifier", "projector", "projection_head", "predictor"), _HEAD
-    ),
-    **dict.fromkeys(("prototypes", "AuxLogits", "aux1", "aux2"), _HEAD),
-    **dict.fromkeys(("encoder_k", "key_encoder", "momentum_encoder", "teacher"), _COPY),
-    **dict.fromkeys(("target", "target_encoder", "ema", "model_ema"), _COPY),
-    **dict.fromkeys(("queue", "queue_ptr", "memory_bank"), _QUEUE),
-    **dict.fromkeys(("optimizer", "lr_scheduler", "scaler"), "optimizer's state"),
-}
 _NESTS = ("state_dict", "model", "model_state_dict", "network")
 _CONVERT = (
     "read it with rhyme.encoders.load_state_file(module, path), which runs no code, "
@@ -92,13 +65,6 @@ class LoadReport:
         }
 
 
-def listed(names: Iterable[str], most: int = 8) -> str:
-    """Names in one line, the first ``most`` of them and the number of the others."""
-    every = sorted(names)
-    rest = len(every) - most
-    return ", ".join(every[:most]) + (f" and {rest} more" if rest > 0 else "")
-
-
 def told(facts: Mapping[str, Any], most: int = 3) -> str:
     """What was taken of weights and what was not, in a line.
 
@@ -118,20 +84,6 @@ def told(facts: Mapping[str, Any], most: int = 3) -> str:
         line += f"; {len(names)} counters of batch norm are missing and start at zero: "
         line += listed(names, most)
     return line
-
-
-def by_kind(names: Iterable[str], others: Iterable[str] = ()) -> dict[str, tuple[str, ...]]:
-    """Names of what is not a backbone's by what it belongs to, both in order.
-
-    Args:
-        names: of entries that are tensors.
-        others: of those that are none.
-    """
-    found: dict[str, list[str]] = {}
-    for every, unknown in ((names, "other part"), (others, "no tensor")):
-        for name in sorted(every):
-            found.setdefault(_kind(name) or unknown, []).append(name)
-    return {kind: tuple(found[kind]) for kind in sorted(found)}
 
 
 def file_hash(path: Path) -> str:
@@ -189,16 +141,21 @@ def check_fit(
     if counters_optional:
         absent = [name for name in absent if not name.endswith("num_batches_tracked")]
     if absent:
-        problems.append(f"{len(absent)} missing: {listed(absent)}")
+        problems.append(f"{len(absent)} missing: {grouped(absent)}")
     if extra := [name for name in tensors if name not in wanted]:
-        problems.append(f"{len(extra)} unexpected: {listed(extra)}")
+        problems.append(f"{len(extra)} unexpected: {grouped(extra)}")
     both = [name for name in wanted if name in tensors]
-    if bent := [n for n in both if wanted[n].shape != tensors[n].shape]:
-        told = [f"{n} {[*tensors[n].shape]} instead of {[*wanted[n].shape]}" for n in bent]
-        problems.append(f"{len(bent)} of another shape: {listed(told)}")
+    bent: dict[str, list[str]] = {}
+    for name in both:
+        theirs, ours = ([*table[name].shape] for table in (tensors, wanted))
+        if theirs != ours:
+            bent.setdefault(f"{theirs} instead of {ours}", []).append(name)
+    if bent:
+        shapes = "; ".join(f"{grouped(names)} {shapes}" for shapes, names in bent.items())
+        problems.append(f"{sum(map(len, bent.values()))} of another shape: {shapes}")
     kinds = [n for n in both if wanted[n].is_floating_point() != tensors[n].is_floating_point()]
     if kinds:
-        problems.append(f"{len(kinds)} of another kind of number: {listed(kinds)}")
+        problems.append(f"{len(kinds)} of another kind of number: {grouped(kinds)}")
     if problems:
         raise PackageError(
             f"the weights do not fit '{what}': " + "; ".join(problems),
@@ -226,6 +183,26 @@ def _other_size(bent: Mapping[str, tuple[Sequence[int], Sequence[int]]], side: i
     return None
 
 
+def check_finite(state: Mapping[str, Tensor], file: str | Path) -> None:
+    """Make sure that every weight is a number.
+
+    Args:
+        state: the weights.
+        file: where they come from, for messages.
+
+    Raises:
+        PackageError: infinite values or none at all, with the names.
+    """
+    broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
+    if broken:
+        raise PackageError(
+            f"{len(broken)} of the weights are not finite: {grouped(broken)}",
+            file=file,
+            stage="load weights",
+            remedy="take weights of an earlier moment of their training",
+        )
+
+
 def load_state_file(module: nn.Module, path: str | Path) -> LoadReport:
     """Initialise a module from a file of weights, whoever wrote it.
 
@@ -244,44 +221,41 @@ def load_state_file(module: nn.Module, path: str | Path) -> LoadReport:
         What was loaded and what was left out.
 
     Raises:
-        PackageError: no such file, not a file of tensors, or it does not fit; with names.
+        PackageError: no such file, not a file of tensors, values that are not finite, or it does
+            not fit; with names, and the backbone that would fit where that can be told.
     """
     path = Path(path)
     state, others = _read_state(path)
+    stored, config = state, None
     what, side = type(module).__name__, 0
     if isinstance(module, Backbone):
         state = {module.renamed(name): tensor for name, tensor in state.items()}
-        what, side, module = module.config.name, module.side, module.inner
+        what, side = module.config.name, module.side
+        config, module = module.config, module.inner
     wanted = cast(dict[str, Tensor], module.state_dict())
-    prefix = _find_prefix(state, wanted)
-    whole = _whole(prefix)
-    chosen: dict[str, Tensor] = {}
-    left: list[str] = []
-    for name, tensor in state.items():
-        own = name.removeprefix(prefix) if name.startswith(prefix) else None
-        # a part beside a named one is no piece of it; beside a wrapper of everything is nothing
-        apart = own is None and name.startswith(whole) and prefix != whole
-        if own in wanted:
-            chosen[own] = tensor
-        elif apart or (own is None and name in wanted) or _kind(name if own is None else own):
-            left.append(name)
-        else:
-            chosen[name if own is None else own] = tensor  # too much, which is told below
-    if wanted and not chosen.keys() & wanted.keys():
-        raise PackageError(
-            f"none of the {len(state)} entries belongs to '{what}': nothing was loaded",
-            file=path,
-            stage="load weights",
-            value=listed(state),
-            remedy=f"it is another network, or under another name; expected {listed(wanted, 3)}",
-        )
-    check_fit(wanted, chosen, path, what, counters_optional=True, side=side)
-    module.load_state_dict(chosen, strict=False)
+    chosen = choose(state, wanted)
+    try:
+        if wanted and not chosen.entries.keys() & wanted.keys():
+            raise PackageError(
+                f"none of the {len(state)} entries belongs to '{what}': nothing was loaded",
+                file=path,
+                stage="load weights",
+                value=grouped(state),
+                remedy=f"it is another network, or under another name; expected {grouped(wanted)}",
+            )
+        check_fit(wanted, chosen.entries, path, what, counters_optional=True, side=side)
+    except PackageError as error:
+        known = None if config is None else recognised(stored, config, path)
+        if known is None:
+            raise
+        raise known from error
+    check_finite(chosen.entries, path)
+    module.load_state_dict(chosen.entries, strict=False)
     return LoadReport(
-        loaded=len(chosen),
-        prefix=prefix,
-        left_out=by_kind(left, others),
-        not_there=tuple(sorted(wanted.keys() - chosen.keys())),
+        loaded=len(chosen.entries),
+        prefix=chosen.prefix,
+        left_out=by_kind(chosen.left, others),
+        not_there=tuple(sorted(wanted.keys() - chosen.entries.keys())),
     )
 
 
@@ -302,15 +276,11 @@ def _read_state(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     if path.suffix.lower() == ".safetensors":
         return read_safetensors(path.read_bytes(), path), []
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is refused is told below, in other words
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise PackageError(
-            "not a file of tensors: damaged, or with other objects inside, which are never run",
-            file=path,
-            stage="load weights",
-            value=str(error).splitlines()[0][:200] if str(error) else type(error).__name__,
-            remedy="save only the state dict: torch.save(model.state_dict(), path)",
-        ) from error
+        raise _unread(path, str(error)) from error
     others: list[str] = []
     for nest in _NESTS:
         if isinstance(content, Mapping) and isinstance(content.get(nest), Mapping):
@@ -329,30 +299,26 @@ def _read_state(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     return state, [*others, *(str(name) for name in table if str(name) not in state)]
 
 
-def _kind(name: str) -> str | None:
-    """What an entry belongs to by its name, None if that is not known."""
-    first = next((part for part in name.split(".") if part not in _WRAPPERS), "")
-    return _KINDS.get(first)
+def _unread(path: Path, said: str) -> PackageError:
+    """The error of a file that is no table of tensors; PyTorch's words advise to run it."""
+    alone = "save the weights alone where the file comes from: "
+    alone += "torch.save(model.state_dict(), 'weights.pth')"
+    if "TorchScript" in said:
+        cause, value = "the file is a TorchScript program, which is never run", None
+    elif objects := _objects(path, said):
+        cause = "the file holds Python objects besides tensors, which are never run"
+        if any(name.startswith("torch.nn.modules.") for name in objects):
+            cause = "the file holds a whole model as a Python object, which is never run"
+        value = grouped(objects)
+    else:
+        cause = "the file is damaged, or none that torch.save wrote"
+        value, alone = f"{path.stat().st_size} bytes", "copy or download it again; or " + alone
+    return PackageError(cause, file=path, stage="load weights", value=value, remedy=alone)
 
 
-def _whole(prefix: str) -> str:
-    """The part of a prefix that wraps all that was stored."""
-    parts = prefix.split(".")
-    count = next(i for i, part in enumerate(parts) if part not in _WHOLE)
-    return "".join(f"{part}." for part in parts[:count])
-
-
-def _find_prefix(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    """The chain of wrappers under which most of the wanted names are found."""
-    counts: dict[str, int] = {"": 0}
-    for name in state:
-        parts = name.split(".")
-        depth = 0
-        while True:
-            if ".".join(parts[depth:]) in wanted:
-                prefix = "".join(f"{part}." for part in parts[:depth])
-                counts[prefix] = counts.get(prefix, 0) + 1
-            if depth >= len(parts) or parts[depth] not in _WRAPPERS:
-                break
-            depth += 1
-    return max(counts, key=lambda prefix: (counts[prefix], -len(prefix), prefix))
+def _objects(path: Path, said: str) -> list[str]:
+    """Classes and functions that a pickled file asks for, as far as that can be told."""
+    try:
+        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError):
+        return re.findall(r"GLOBAL ([\w.]+)", said)[:1]  # a file in PyTorch's older form

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+
+from rhyme.errors import RoomLikeAVerb
 from rhyme.export.hub import from_hub, to_hub_folder
 from rhyme.export.program import ExportedEncoder, load_torch_export, to_torch_export
 
@@ -12,3 +15,5 @@ __all__ = [
     "to_hub_folder",
     "to_torch_export",
 ]
+
+sys.modules[__name__].__class__ = RoomLikeAVerb

@@ -12,6 +12,7 @@ from rhyme.recipes.base import (
     recipe_from_dict,
     recipe_to_dict,
 )
+from rhyme.recipes.network import left_behind
 from rhyme.systems import SYSTEMS, system_class
 
 RECIPES: dict[str, str] = {
@@ -105,6 +106,7 @@ __all__ = [
     "RECIPES",
     "DataConfig",
     "Recipe",
+    "left_behind",
     "load_recipe",
     "recipe",
     "recipe_from_dict",

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from rhyme.config import from_dict, load_yaml, to_dict
 from rhyme.errors import ConfigError, RhymeError
+from rhyme.recipes.network import without_nulls
 from rhyme.systems import config_class
 from rhyme.training import TrainConfig
 
@@ -93,6 +94,8 @@ def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
     if "system" not in plain:
         raise ConfigError("option 'system' is missing", stage="recipe")
     kind = config_class(str(plain["system"]))
+    if isinstance(model, Mapping):
+        model = without_nulls(model)
     return from_dict(Recipe, {**plain, "model": from_dict(kind, model, where="model.")})
 
 

@@ -4,6 +4,9 @@ The room draws plain data (:class:`ReportData`), which can be had from the text 
 from a file of result rows, alone.
 """
 
+import sys
+
+from rhyme.errors import RoomLikeAVerb
 from rhyme.report.card import model_card
 from rhyme.report.collect import collect, collect_results
 from rhyme.report.data import (
@@ -42,3 +45,5 @@ __all__ = [
     "write_report",
     "write_runs_report",
 ]
+
+sys.modules[__name__].__class__ = RoomLikeAVerb
