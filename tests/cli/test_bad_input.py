@@ -308,7 +308,7 @@ def test_mistyped_protocols_and_columns_when_judging() -> None:
 @pytest.mark.parametrize(
     ("flag", "value"),
     [("--split-column", "motion"), ("--fold", "0"), ("--group-column", "colour"),
-     ("--segment", "2"), ("--labels", "none")],
+     ("--segment", "2"), ("--path-column", "file")],
 )  # fmt: skip
 def test_options_on_a_folder_need_a_folder(flag: str, value: str) -> None:
     run = trained("moco")

@@ -150,9 +150,10 @@ def check_fit(
         theirs, ours = ([*table[name].shape] for table in (tensors, wanted))
         if theirs != ours:
             bent.setdefault(f"{theirs} instead of {ours}", []).append(name)
+    shaped = [name for names in bent.values() for name in names]
     if bent:
         shapes = "; ".join(f"{grouped(names)} {shapes}" for shapes, names in bent.items())
-        problems.append(f"{sum(map(len, bent.values()))} of another shape: {shapes}")
+        problems.append(f"{len(shaped)} of another shape: {shapes}")
     kinds = [n for n in both if wanted[n].is_floating_point() != tensors[n].is_floating_point()]
     if kinds:
         problems.append(f"{len(kinds)} of another kind of number: {grouped(kinds)}")
@@ -161,7 +162,7 @@ def check_fit(
             f"the weights do not fit '{what}': " + "; ".join(problems),
             file=file,
             stage="load weights",
-            remedy=_other_size({n: (wanted[n].shape, tensors[n].shape) for n in bent}, side)
+            remedy=_other_size({n: (wanted[n].shape, tensors[n].shape) for n in shaped}, side)
             or "check that the backbone's name and options are those it was trained with",
         )
 
