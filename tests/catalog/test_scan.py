@@ -255,12 +255,12 @@ def test_a_file_that_crashes_or_hangs_the_decoder_costs_itself(
 ) -> None:
     root = films("a.mp4", "crash.mp4", "hang.mp4", "z.mp4")
     (tmp_path / "code").mkdir()
-    (tmp_path / "code" / "deadly.py").write_text(DEADLY)
+    (tmp_path / "code" / "deadly_scan.py").write_text(DEADLY)
     monkeypatch.syspath_prepend(tmp_path / "code")
-    import deadly  # pyright: ignore
+    import deadly_scan  # pyright: ignore
 
     scanning = importlib.import_module("rhyme.catalog.scan")
-    monkeypatch.setattr(scanning, "examine", deadly.examine)
+    monkeypatch.setattr(scanning, "examine", deadly_scan.examine)
     monkeypatch.setattr(scanning, "_DEADLINE", 8.0)
     catalog = scan(root, workers=1)
     assert paths(catalog) == ["a.mp4", "z.mp4"]

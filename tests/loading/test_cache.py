@@ -198,14 +198,14 @@ def test_pictures_travel_together_and_fail_alone(tmp_path):
 @pytest.mark.slow
 def test_one_that_kills_its_worker_takes_no_other_picture_along(tmp_path, monkeypatch):
     (tmp_path / "code").mkdir()
-    (tmp_path / "code" / "deadly.py").write_text(DEADLY)
+    (tmp_path / "code" / "deadly_reader.py").write_text(DEADLY)
     monkeypatch.syspath_prepend(tmp_path / "code")
-    import deadly
+    import deadly_reader
 
     pictures(tmp_path / "many", 70)
     scan(tmp_path / "many", out=tmp_path / "many.arrow")
     monkeypatch.setenv("DEADLY", "1")
-    cache = FrameCache.build(deadly.Deadly.open(tmp_path / "many.arrow"), 1, workers=1)
+    cache = FrameCache.build(deadly_reader.Deadly.open(tmp_path / "many.arrow"), 1, workers=1)
     assert list(cache.failed) == [41]
     assert cache.counts.sum() == 69
     assert cache.frames[[40, 42, 69]][:, 0, 0, 4, 4].tolist() == [40, 42, 69]
