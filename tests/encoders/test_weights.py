@@ -234,6 +234,10 @@ def test_weights_of_another_network_are_recognised(tmp_path: Path) -> None:
     squeezed = file("squeezenet1_1-b8a52dc0.pth", torchvision.models.squeezenet1_1(weights=None))
     with pytest.raises(PackageError, match="those of 'torchvision:squeezenet1_1'"):
         load_state_file(build_backbone("small"), squeezed)
+    # a RegNet cannot be built without numbers, so nobody is told whose weights these are
+    regnet = file("regnet_y_400mf.pth", torchvision.models.regnet_y_400mf(weights=None))
+    with pytest.raises(PackageError, match="belongs to 'small'"):
+        load_state_file(build_backbone("small"), regnet)
     net = build_backbone("resnet18", strides=(2, 2, 2, 2))
     with pytest.raises(
         PackageError, match=r"with strides \[2, 2, 2, 2\], but with its own"
