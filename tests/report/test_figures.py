@@ -213,6 +213,17 @@ def test_frames_of_few_videos_are_few_items(make_result: Rows) -> None:
     assert (odd.error, odd.clear) == (None, True), "of no bounded figure"
 
 
+def test_a_few_items_that_are_all_right_are_no_certainty(
+    make_result: Rows, page: Callable[[str], Any]
+) -> None:
+    rows = beside(make_result, 1.0, 1.0, 1.0, items=3)
+    (line,) = compare(rows)
+    assert line.error is None
+    read = page(render(ReportData(system="moco", results=rows)))
+    assert "judged on 3 test items" in read.text
+    assert "standard error" not in read.text.split("Evaluation")[0]
+
+
 def test_settings_and_findings_are_printed_in_full(make_result: Rows) -> None:
     settings = {"k": 20, "fold": None, "split_seed": 3, "standardise": True}
     row = make_result(0.5, settings=settings, details={"queries": 340, "plan": {"size": 1}})

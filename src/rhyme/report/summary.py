@@ -112,14 +112,16 @@ class Comparison:
 
         Of figures in [0, 1] that are a mean over items: no item's variance exceeds m(1 - m) of its
         mean m, which a share of right answers has. The encoders are taken to err independently of
-        each other, which overstates it where the same items are hard for both.
+        each other, which overstates it where the same items are hard for both. Where both means are
+        0 or 1 it would be 0, which few items do not warrant: not known.
         """
         if self.trained is None or self.untrained is None or not self.independent:
             return None
         means = (self.trained.mean, self.untrained.mean)
         if not all(0 <= mean <= 1 for mean in means):
             return None
-        return math.sqrt(sum(mean * (1 - mean) for mean in means) / self.independent)
+        variance = sum(mean * (1 - mean) for mean in means)
+        return math.sqrt(variance / self.independent) if variance > 0 else None
 
     @property
     def clear(self) -> bool | None:
