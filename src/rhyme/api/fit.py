@@ -21,6 +21,7 @@ from rhyme.config import override
 from rhyme.encoders import seeded
 from rhyme.errors import CatalogError, DataError
 from rhyme.evaluation import train_facts
+from rhyme.heap import keep_freed
 from rhyme.loading import CatalogSource, FrameCache, Placement, count_reasons
 from rhyme.notices import tell
 from rhyme.recipes import Recipe, load_recipe
@@ -89,6 +90,7 @@ def fit_run(
     Raises:
         RhymeError: with cause and remedy; what was saved stays.
     """
+    keep_freed()
     run = RunFolder.open(path)
     with run.held() if distributed.rank() == 0 else nullcontext():
         return _fit(run, device, resume, progress)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rhyme.catalog import Catalog
 from rhyme.encoders import Features, InferencePlan
 from rhyme.errors import DataError, EvaluationError, UnknownName, nearest
+from rhyme.heap import keep_freed
 from rhyme.loading import FrameCache, inference_batches
 from rhyme.tasks.table import FeatureTable, Float
 from rhyme.views import ClipSampling
@@ -115,6 +116,7 @@ def extract_many(
     Raises:
         DataError: when no item could be read.
     """
+    keep_freed()
     clips = None if sampling is None else sampling.of(catalog.facts())
     length = plan.frames if clips is None else clips.index.shape[1]
     batches = inference_batches(

@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from rhyme.catalog import Catalog
 from rhyme.encoders import GroupBatchNorm, InferencePlan
 from rhyme.errors import ConfigError, DataError, Diverged, NotFinite, UnknownName, nearest
+from rhyme.heap import keep_freed
 from rhyme.loading import CatalogSource, FrameCache, Placement
 from rhyme.tasks.classifier import Aggregate, Classifier
 from rhyme.tasks.extract import Progress, extract_features
@@ -190,6 +191,7 @@ def fine_tune(
         DataError: fewer than two classes, or none of the items can be read.
         Diverged: a loss, a weight or a statistic is not finite; seen at the end of an epoch.
     """
+    keep_freed()
     check_classes(labels, len(catalog), stage="fine-tune")
     device = torch.device(device)
     batch_size = min(tuning.batch_size, len(catalog))
