@@ -35,6 +35,7 @@ NAMES = (
     "ranks",
     "loader",
     "checkpoint",
+    "heap",
     "scale",
     "step",
 )

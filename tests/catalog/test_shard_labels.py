@@ -83,6 +83,25 @@ def test_samples_of_several_pictures_are_counted_by_part(tmp_path: Path) -> None
     assert scan(make(tmp_path / "d.tar", dated)).summary()["parts"] == {}
 
 
+def test_the_pictures_of_a_sample_are_one_group(tmp_path: Path) -> None:
+    archive = make(tmp_path / "s.tar", {**several(12), "alone.png": png(99)})
+    catalog = scan(archive)
+    groups = {row["path"]: row["group"] for row in catalog.table.to_pylist()}
+    assert len(set(groups.values())) == 13
+    for k in range(12):
+        assert groups[f"s.tar!/s{k:03}.input.png"] == groups[f"s.tar!/s{k:03}.seg.png"]
+    # where one part is taken, the groups are what they would be without the others
+    alone = {k: v for k, v in several(12).items() if ".seg." not in k}
+    (tmp_path / "a").mkdir()
+    inputs = scan(archive, include=("*.input.png",)).table["group"].to_pylist()
+    assert inputs == scan(make(tmp_path / "a" / "s.tar", alone)).table["group"].to_pylist()
+    # a list has the last word
+    listed = tmp_path / "all.csv"
+    listed.write_text("path,who\n" + "".join(f"{path},me\n" for path in groups))
+    by_list = scan(archive, labels=listed, group_column="who").table["group"].to_pylist()
+    assert len(set(by_list)) == 1
+
+
 def test_of_several_pictures_the_ones_that_are_asked_for_are_items(tmp_path: Path) -> None:
     archive = make(tmp_path / "s.tar", several())
     catalog = scan(archive, include=("*.input.png",))

@@ -25,6 +25,7 @@ from rhyme.api.fit import PROBE_ITEMS, build_system, describe_left_out
 from rhyme.api.recipe import settle_recipe
 from rhyme.catalog import Catalog
 from rhyme.errors import ConfigError
+from rhyme.heap import keep_freed
 from rhyme.loading import Batch, count_reasons, unusable
 from rhyme.loading.maker import BatchMaker
 from rhyme.notices import tell
@@ -205,6 +206,7 @@ def _steps(
             here = max(own // ranks, 1)
             cast(Any, module).norm_groups = here
             groups = max(groups, here)
+    keep_freed()  # as the training does
     # Measuring whether graphs pay would mix both ways; the parts of a step are its own.
     stepper = Stepper(system, replace(recipe.train, compile="off"), run)
 

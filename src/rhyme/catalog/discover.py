@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from rhyme.catalog.shard_labels import SUFFIX, ShardLabels, parts
+from rhyme.catalog.shard_labels import SUFFIX, ShardLabels, parts, sample_of
 from rhyme.errors import DataError, MediaError, printable
 from rhyme.media import (
     ARCHIVES,
@@ -121,6 +121,14 @@ class Found:
     labels: ShardLabels = field(default_factory=ShardLabels)
     parts: dict[str, int] = field(default_factory=dict[str, int])
     seen: int = 0
+
+    def source(self, candidate: Candidate) -> str:
+        """What an item belongs to where no list says it: its file, or its sample in an archive.
+
+        So a picture and its mask, or two crops of a picture, lie on one side of a split.
+        """
+        apart = candidate.member is None
+        return candidate.path if apart else sample_of(candidate.path, self.parts)
 
 
 def discover(

@@ -296,7 +296,7 @@ def _assemble(
         if "refused" in result:
             bad.append(quarantined(candidate.path, result["refused"]))
         else:
-            rows += _rows(candidate, result["facts"], labels, segment)
+            rows += _rows(candidate, result["facts"], labels, segment, found.source(candidate))
     if not rows:
         raise _nothing(root, found, bad)
     facts = zip(found.candidates, (result.get("facts", {}) for result in results), strict=True)
@@ -314,9 +314,13 @@ def _assemble(
 
 
 def _rows(
-    candidate: Candidate, facts: dict[str, Any], labels: Labels, segment: float | None
+    candidate: Candidate,
+    facts: dict[str, Any],
+    labels: Labels,
+    segment: float | None,
+    source: str,
 ) -> list[dict[str, object]]:
-    """The items of one file."""
+    """The items of one file; their group is what a list says, else ``source``."""
     path = candidate.path
     kind = facts["kind"]
     duration, fps = float(facts["duration"]), float(facts["fps"])
@@ -330,7 +334,7 @@ def _rows(
         "width": int(facts["width"]),
         "height": int(facts["height"]),
         "audio": bool(facts["sound"]),
-        "group": labels.groups.get(path, path),
+        "group": labels.groups.get(path, source),
         "split": labels.splits.get(path),
         "status": "partial" if facts["partial"] else "ok",
         "bytes": candidate.size,

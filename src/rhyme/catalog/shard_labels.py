@@ -8,7 +8,7 @@ listed.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from sys import intern
@@ -97,6 +97,17 @@ def parts(pictures: Iterable[str]) -> dict[str, int]:
         if len(found) > 1:
             endings.update(found)
     return {ending: count for ending, count in sorted(endings.items()) if count > 1}
+
+
+def sample_of(picture: str, parts: Mapping[str, int]) -> str:
+    """The sample that a picture shares with others, by its path; the picture where it is alone.
+
+    Args:
+        picture: path of a picture in an archive.
+        parts: what :func:`parts` found in its collection.
+    """
+    sample, ending = _parted(picture)
+    return sample if ending in parts else picture
 
 
 def _parted(path: str) -> tuple[str, str]:
