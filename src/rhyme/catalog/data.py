@@ -8,8 +8,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from rhyme.catalog.candidates import listing
 from rhyme.catalog.catalog import Catalog
-from rhyme.catalog.discover import discover, listing
+from rhyme.catalog.discover import discover
 from rhyme.catalog.lists import official_lists
 from rhyme.catalog.scan import scan
 from rhyme.catalog.storage import FILE_NAME

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
-from rhyme.catalog.shard_labels import SUFFIX, ShardLabels, parts, sample_of
+from rhyme.catalog.candidates import Candidate, Found, Unreadable
+from rhyme.catalog.frame_runs import frame_runs, picture
+from rhyme.catalog.shard_labels import SUFFIX, ShardLabels, parts
 from rhyme.errors import DataError, MediaError, printable
 from rhyme.media import (
     ARCHIVES,
     DEFAULT_LIMITS,
     MARK,
     PACKED,
-    R2V2_SPACING,
     Kind,
     Limits,
-    Member,
     identify,
     members,
 )
@@ -56,79 +51,6 @@ _NOT_UTF8 = "DataError: the file name is not valid UTF-8"
 _PACKED = "UnsupportedMedia: a packed archive has no way to any one of its pictures"
 _OTHER = "UnsupportedMedia: not a picture; of archives only pictures are read"
 _OTHER_REMEDY = "unpack the archive, or leave the member out"
-_R2V2 = re.compile(r"([\w-]{11})_(\d{6})\.jpe?g", re.IGNORECASE | re.ASCII)
-_NUMBERED = re.compile(r"(\d+)\.\w+", re.ASCII)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A file, or a run of pictures, that may become items.
-
-    Args:
-        path: relative to the root, with ``/``.
-        kind: what it looks like; a file that looks like video may turn out to be sound.
-        files: the pictures of a frame folder in order, relative to the root; else empty.
-        size: bytes (the sum over a frame folder).
-        mtime_ns: time of the last change, nanoseconds (of the first picture of a frame folder).
-        spacing: seconds between the frames of a frame folder unless told otherwise.
-        r2v2: the frame folder follows R2V2's naming.
-        member: where the picture lies in its archive; None for a file.
-    """
-
-    path: str
-    kind: Kind
-    files: tuple[str, ...] = ()
-    size: int = 0
-    mtime_ns: int = 0
-    spacing: float = 0.04
-    r2v2: bool = False
-    member: Member | None = None
-
-
-class Unreadable(NamedTuple):
-    """Something that cannot be an item, whatever it holds.
-
-    Args:
-        path: its name, as far as it can be written.
-        reason: why.
-        remedy: what to do about it.
-    """
-
-    path: str
-    reason: str
-    remedy: str = "rename the file, or check its permissions"
-
-
-@dataclass(kw_only=True)
-class Found:
-    """What a folder holds.
-
-    Args:
-        candidates: in order of path.
-        unreadable: what cannot be an item, with the reason: names that cannot be written down,
-            members of archives that must not be read.
-        ignored: number of files left out, by kind; pictures of archives count as such, what else
-            lies beside them by suffix.
-        labels: classes that lie beside the pictures of archives.
-        parts: endings of the pictures of archives that share a sample with others, with their
-            number: ``{"input.jpg": 100, "mask.png": 100}``.
-        seen: number of files met.
-    """
-
-    candidates: list[Candidate] = field(default_factory=list[Candidate])
-    unreadable: list[Unreadable] = field(default_factory=list[Unreadable])
-    ignored: dict[str, int] = field(default_factory=dict[str, int])
-    labels: ShardLabels = field(default_factory=ShardLabels)
-    parts: dict[str, int] = field(default_factory=dict[str, int])
-    seen: int = 0
-
-    def source(self, candidate: Candidate) -> str:
-        """What an item belongs to where no list says it: its file, or its sample in an archive.
-
-        So a picture and its mask, or two crops of a picture, lie on one side of a split.
-        """
-        apart = candidate.member is None
-        return candidate.path if apart else sample_of(candidate.path, self.parts)
 
 
 def discover(
@@ -214,9 +136,9 @@ def discover(
                     )
                 )
         runs = wanted is None or "frames" in wanted
-        frames, single = _frame_runs(prefix, folder.name, pictures if runs else [])
+        frames, single = frame_runs(prefix, folder.name, pictures if runs else [])
         by_kind["frames"] += frames
-        by_kind["image"] += single if runs else [_picture(prefix, n, s) for n, s in pictures]
+        by_kind["image"] += single if runs else [picture(prefix, n, s) for n, s in pictures]
     if wanted is None:
         moving = by_kind["video"] or by_kind["frames"]
         still = by_kind["image"] or (in_archives and not by_kind["audio"])
@@ -237,18 +159,6 @@ def discover(
     found.candidates.sort(key=lambda c: c.path)
     found.parts = parts(c.path for c in found.candidates if c.member is not None)
     return found
-
-
-def listing(found: Found) -> str:
-    """A hash over path, size and time of everything found; it changes when the folder does."""
-    rows: list[object] = [(c.path, c.size, c.mtime_ns, len(c.files)) for c in found.candidates]
-    if found.labels.seen:
-        rows.append([found.labels.values, found.labels.faults])
-    if pictures := found.ignored.get("image"):
-        rows.append([pictures])  # told beside the videos that are taken
-    if found.unreadable:  # an archive may be damaged behind all that was found in it
-        rows.append([list(fault) for fault in found.unreadable])
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def _archived(
@@ -351,45 +261,4 @@ def _kind(file: Path) -> Kind | None:
         return None
     return {"pillow": "image", "wav": "audio", "mp3": "audio", "flac": "audio"}.get(  # pyright: ignore[reportReturnType]
         magic, "video"
-    )
-
-
-def _frame_runs(
-    prefix: str, folder: str, pictures: list[tuple[str, os.stat_result]]
-) -> tuple[list[Candidate], list[Candidate]]:
-    """Frame folders among the pictures of one folder, and the pictures left over."""
-    by_id: dict[str, list[tuple[str, os.stat_result]]] = defaultdict(list)
-    rest: list[tuple[str, os.stat_result]] = []
-    for name, facts in pictures:
-        match = _R2V2.fullmatch(name)
-        if match and match[1][:2] == folder:
-            by_id[match[1]].append((name, facts))
-        else:
-            rest.append((name, facts))
-    frames = [_run(prefix + id_, prefix, run, r2v2=True) for id_, run in sorted(by_id.items())]
-    numbers = [_NUMBERED.fullmatch(name) for name, _ in rest]
-    if len(rest) >= 2 and all(numbers):
-        rest.sort(key=lambda pair: (int(pair[0].split(".")[0]), pair[0]))
-        frames.append(_run(prefix.rstrip("/") or ".", prefix, rest))
-        rest = []
-    return frames, [_picture(prefix, name, facts) for name, facts in rest]
-
-
-def _run(
-    path: str, prefix: str, run: list[tuple[str, os.stat_result]], *, r2v2: bool = False
-) -> Candidate:
-    return Candidate(
-        path=path,
-        kind="frames",
-        files=tuple(prefix + name for name, _ in run),
-        size=sum(facts.st_size for _, facts in run),
-        mtime_ns=run[0][1].st_mtime_ns,
-        spacing=R2V2_SPACING if r2v2 else 0.04,
-        r2v2=r2v2,
-    )
-
-
-def _picture(prefix: str, name: str, facts: os.stat_result) -> Candidate:
-    return Candidate(
-        path=prefix + name, kind="image", size=facts.st_size, mtime_ns=facts.st_mtime_ns
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from rhyme.catalog.discover import Candidate
+from rhyme.catalog.candidates import Candidate
 from rhyme.errors import MediaError, RhymeError, StorageError, printable
 from rhyme.media import Depth, FrameFolder, Limits, MediaInfo, Member, Picture, probe
 

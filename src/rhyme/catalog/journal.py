@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
-from rhyme.catalog.discover import Candidate
+from rhyme.catalog.candidates import Candidate
 from rhyme.errors import CatalogError
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from rhyme.catalog.candidates import Candidate
 from rhyme.catalog.catalog import Catalog
-from rhyme.catalog.discover import Candidate
 from rhyme.catalog.examine import quarantined, refusal
 from rhyme.catalog.schema import SHARD, encode_words
 from rhyme.catalog.storage import FILE_NAME
