@@ -19,6 +19,8 @@ KEPT: Final = 512 << 20
 """Bytes at the heap's end that are kept; more goes back to the system."""
 LARGE: Final = 256 << 20
 """An array of so many bytes or more still comes from the system alone and goes back when freed."""
+LARGEST_BEFORE: Final = 32 << 20
+"""The most that glibc before 2.35 takes for it."""
 CHOSEN: Final = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_")
 """Who has set one of these in the environment has chosen, as with ``glibc.malloc`` in
 ``GLIBC_TUNABLES``: nothing is changed then."""
@@ -36,7 +38,10 @@ def keep_freed() -> bool:
     if "glibc.malloc" in tunables or any(os.environ.get(name) for name in CHOSEN):
         return False
     set_option = _mallopt()
-    return set_option is not None and bool(set_option(MMAP, LARGE) and set_option(TRIM, KEPT))
+    if set_option is None:
+        return False
+    large = set_option(MMAP, LARGE) or set_option(MMAP, LARGEST_BEFORE)
+    return bool(large and set_option(TRIM, KEPT))
 
 
 def _mallopt() -> Callable[[int, int], int] | None:

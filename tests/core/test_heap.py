@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from rhyme.heap import CHOSEN
+from rhyme import heap
 
 ROUNDS, SIZE = 50, 8 << 20
 FAULTS = f"""
@@ -26,7 +26,7 @@ print(*kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 def faults(**environment: str) -> tuple[list[str], int]:
     """What the call said twice, and the page faults of arrays that are made and freed."""
-    clean = {k: v for k, v in os.environ.items() if k not in (*CHOSEN, "GLIBC_TUNABLES")}
+    clean = {k: v for k, v in os.environ.items() if k not in (*heap.CHOSEN, "GLIBC_TUNABLES")}
     out = subprocess.run(
         [sys.executable, "-c", FAULTS], env=clean | environment, check=True, capture_output=True
     ).stdout.split()
@@ -38,6 +38,22 @@ def test_pages_are_taken_from_the_system_once() -> None:
     said, kept = faults()
     assert said == ["True", "True"]
     assert kept < SIZE // 4096  # less than one array's pages
+
+
+def test_an_older_library_takes_a_smaller_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*heap.CHOSEN, "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
+    asked: list[tuple[int, int]] = []
+
+    def old(option: int, value: int) -> int:
+        asked.append((option, value))
+        return int(option != heap.MMAP or value <= 32 << 20)
+
+    monkeypatch.setattr(heap, "_mallopt", lambda: old)
+    assert heap.keep_freed.__wrapped__()
+    assert asked[1:] == [(heap.MMAP, 32 << 20), (heap.TRIM, heap.KEPT)]
+    monkeypatch.setattr(heap, "_mallopt", lambda: None)
+    assert not heap.keep_freed.__wrapped__()
 
 
 @pytest.mark.parametrize(
