@@ -54,8 +54,10 @@ format: setup  ## rewrite the code in the house style
 
 WORKERS ?= 2
 MINUTES ?= 115
+RESULTS ?= results
+RUNS ?= runs/evidence
 evidence: setup  ## the tables of a system, two hours at most: make evidence SYSTEM=cycle_contrast (resumable)
-	@$(BIN)/python -m benchmarks.evidence --system $(SYSTEM) --workers $(WORKERS) --seconds $$(($(MINUTES) * 60))
+	@$(BIN)/python -m benchmarks.evidence --system $(SYSTEM) --workers $(WORKERS) --seconds $$(($(MINUTES) * 60)) --results $(RESULTS) --runs $(RUNS)
 
 # Other libraries that are measured beside ours; nothing else needs them.
 $(VENV)/.bench: $(STAMP) requirements-bench.lock

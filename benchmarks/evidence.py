@@ -6,7 +6,8 @@
 
 The runs are those of ``benchmarks/studies.py`` and of the files that build on it. A run whose rows
 are there already is skipped, so the command can be stopped and started at will; ``--seconds`` ends
-it. Of a worker's run that fails the others know nothing. Where the command is stopped its workers
+it. With ``--results`` and ``--runs`` elsewhere everything is made anew, and what is there stays. Of
+a worker's run that fails the others know nothing. Where the command is stopped its workers
 stop too: those that train save their state first, and the next call goes on from there. The tables
 are printed from the rows alone.
 """
@@ -51,9 +52,9 @@ def done(path: Path) -> set[str]:
     return {str(r.details["job"]) for r in read_results(path)} if path.is_file() else set()
 
 
-def rows_of(job: Job) -> Path:
+def rows_of(job: Job, results: Path = RESULTS) -> Path:
     """The file of a job's rows."""
-    return RESULTS / f"{job.system}_{job.study}.jsonl"
+    return results / f"{job.system}_{job.study}.jsonl"
 
 
 def command_of(job: Job) -> str:
@@ -304,7 +305,8 @@ def main() -> None:
     )
     parser.add_argument("--system", default="cycle_contrast", choices=SYSTEMS)
     parser.add_argument("--seeds", type=int, nargs="+", help="only runs of these seeds")
-    parser.add_argument("--runs", type=Path, default=Path("runs/evidence"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/evidence"), help="trained ones")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="rows; elsewhere: all anew")
     parser.add_argument("--only", choices=["world", "real", "gpu"], help="a part of the list")
     parser.add_argument("--workers", type=int, default=0, help="processes beside each other")
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no run after that time")
@@ -317,8 +319,8 @@ def main() -> None:
     options.runs.mkdir(parents=True, exist_ok=True)
     jobs = jobs_of(options.system, options.runs, Path(real) if real else None, options.only)
     jobs = [job for job in jobs if options.seeds is None or job.seed in options.seeds]
-    RESULTS.mkdir(exist_ok=True)
-    missing = [job for job in jobs if job.key not in done(rows_of(job))]
+    options.results.mkdir(parents=True, exist_ok=True)
+    missing = [job for job in jobs if job.key not in done(rows_of(job, options.results))]
     print(f"{len(jobs) - len(missing)} of {len(jobs)} runs are there", file=sys.stderr)
     until = time.monotonic() + options.seconds
     found = (
@@ -328,11 +330,11 @@ def main() -> None:
     )
     number = 0
     for number, (job, rows) in enumerate(found, 1):
-        append_results(rows_of(job), rows)
+        append_results(rows_of(job, options.results), rows)
         print(f"[{number}/{len(missing)}] {job.key}", file=sys.stderr, flush=True)
     if left := len(missing) - number:
         print(f"{left} runs are left: the same command goes on with them", file=sys.stderr)
-    for path in sorted(RESULTS.glob(f"{options.system}_*.jsonl")):
+    for path in sorted(options.results.glob(f"{options.system}_*.jsonl")):
         text = re.sub("</?(?:details|summary)>", "", table(read_results(path)))  # a page folds
         print(f"\n# {path.stem}\n\n{text}")
 
