@@ -25,6 +25,12 @@ def in_a_group() -> bool:
     return started_as_rank() and os.environ["WORLD_SIZE"] not in ("", "1")
 
 
+def local_ranks() -> int:
+    """How many ranks run on this machine, this process included; 1 if it is none."""
+    told = os.environ.get("LOCAL_WORLD_SIZE", "") if started_as_rank() else ""
+    return max(int(told), 1) if told.isdigit() else 1
+
+
 def follower() -> bool:
     """Whether another process than this one leads, and talks to the user."""
     return in_a_group() and os.environ["RANK"] != "0"

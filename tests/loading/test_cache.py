@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import pickle
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rhyme.catalog import scan
+from rhyme.catalog import Catalog, scan
 from rhyme.errors import DataError, StorageError
 from rhyme.loading import CatalogSource, FrameCache
 from rhyme.views import Clip, EvalTransform, ViewPlan, ViewSpec
@@ -126,6 +127,46 @@ def test_a_saved_cache_is_mapped_and_belongs_to_its_catalog(catalog, tmp_path):
     (tmp_path / "c" / "times.npy").write_bytes(b"no array")
     with pytest.raises(DataError, match="cannot be read"):
         FrameCache.open(tmp_path / "c")
+
+
+def in_grey(folder, level, changed_at):
+    """Pictures of one level, which take the same number of bytes whatever it is."""
+    folder.mkdir(exist_ok=True)
+    for name in "abcd":
+        file = folder / f"{name}.bmp"
+        Image.fromarray(np.full((8, 8, 3), level, dtype=np.uint8)).save(file)
+        os.utime(file, (changed_at, changed_at))
+
+
+def test_a_saved_cache_is_not_that_of_files_that_were_replaced(tmp_path):
+    in_grey(tmp_path / "data", 10, changed_at=1000)
+    before = scan(tmp_path / "data")
+    FrameCache.build(before, 1, path=tmp_path / "c")
+    in_grey(tmp_path / "data", 240, changed_at=2000)
+    after = scan(tmp_path / "data")
+    assert after.fingerprint == before.fingerprint
+    with pytest.raises(DataError, match="before files of the collection were changed") as caught:
+        FrameCache.build(after, 1, path=tmp_path / "c")
+    assert "delete the folder" in str(caught.value.remedy)
+    assert FrameCache.build(after, 1, path=tmp_path / "other").frames.min() == 240
+
+
+def test_a_run_opens_its_cache_when_files_were_only_staged_again(tmp_path):
+    """A run keeps its catalog, which tells the times of the scan, whatever the disk says now."""
+    in_grey(tmp_path / "data", 10, changed_at=1000)
+    catalog = scan(tmp_path / "data", out=tmp_path / "catalog.arrow")
+    made = FrameCache.build(catalog, 1, path=tmp_path / "c")
+    in_grey(tmp_path / "data", 10, changed_at=2000)
+    again = Catalog.open(tmp_path / "catalog.arrow")
+    assert again.staged_again()
+    opened = FrameCache.build(again, 1, path=tmp_path / "c")
+    assert np.array_equal(opened.frames, made.frames)
+    # A cache of an earlier version, which does not tell the times of its files.
+    index = tmp_path / "c" / "index.json"
+    told = json.loads(index.read_text())
+    assert told.pop("identity") == catalog.identity
+    index.write_text(json.dumps(told))
+    assert np.array_equal(FrameCache.build(again, 1, path=tmp_path / "c").frames, made.frames)
 
 
 def test_items_that_cannot_be_decoded_are_left_out(own_folder):

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from rhyme.catalog import scan
-from rhyme.errors import ConfigError
+from rhyme.errors import ConfigError, TruncatedMedia
 from rhyme.loading import FrameCache, inference_batches
-from rhyme.views import clip_sampling
+from rhyme.loading.decode import Readers
+from rhyme.loading.inference import _clip_times
+from rhyme.views import EvalTransform, clip_sampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,62 @@ def test_clips_of_a_published_rule(catalog, read_labels):
     assert frames.tolist() == clips.index.tolist()
     assert frames[:2].tolist() == [[0, 4, 8], [7, 11, 15]]
     assert (items == rows.numpy()[:, None]).all()
+
+
+@pytest.mark.parametrize("held", [1, 3, 1000])
+def test_clips_are_made_in_groups_of_few_frames_and_are_the_same(catalog, monkeypatch, held):
+    """Many moments of one film, unordered and repeated: few frames at a time, each decoded once."""
+    plan = Plan(frames=4, spacing=0.2, size=16, resize=20, mean=(0.4, 0.5, 0.6), std=(0.2,) * 3)
+    moments = [(5, 1.3), (0, 0.0), (5, 0.2), (5, 0.4), (5, 1.3), (0, 1.9), (5, 0.8), (5, 5.0)]
+    monkeypatch.setattr("rhyme.loading.inference.LIMIT", held * 3 * 32 * 40)
+    asked, read = [], Readers.frames
+
+    def noted(readers, row, times):
+        asked.append((row, np.array(times)))
+        return read(readers, row, times)
+
+    monkeypatch.setattr(Readers, "frames", noted)
+    found = joined(inference_batches(catalog, plan, moments=moments, batch_size=8))
+    made, asked = asked, []
+    monkeypatch.setattr(Readers, "frames", read)
+
+    readers = Readers(catalog)
+    transform = EvalTransform(size=16, resize=20, mean=plan.mean, std=plan.std)
+    rows, times = np.array([row for row, _ in moments]), np.array([time for _, time in moments])
+    wanted = _clip_times(catalog, plan, rows, times)
+    for place, row in enumerate(rows):
+        frames, shown = readers.frames(int(row), wanted[place])
+        expected, _ = transform.apply(frames[None], {}, np.array([[32, 40]]))
+        assert torch.equal(found[0][place], expected[0])
+        assert found[1][place] == row
+        assert found[2][place] == shown[2]
+    readers.close()
+
+    assert max(len(times) for _, times in made) <= held
+    for row in (0, 5):
+        times = np.concatenate([times for one, times in made if one == row])
+        assert times.tolist() == np.unique(wanted[rows == row]).tolist()
+
+
+def test_a_film_that_ends_early_costs_its_own_clips_alone(catalog, monkeypatch):
+    """The first groups of its frames are made before the one that fails."""
+    whole = joined(inference_batches(catalog.select([0, 2]), Plan(), frames_per_item=3))
+    monkeypatch.setattr("rhyme.loading.inference.LIMIT", 3 * 32 * 40)
+    read = Readers.frames
+
+    def fails_late(readers, row, times):
+        if row == 1 and max(times) > 1.0:
+            raise TruncatedMedia("the pictures end")
+        return read(readers, row, times)
+
+    monkeypatch.setattr(Readers, "frames", fails_late)
+    failed: dict[int, str] = {}
+    some = catalog.select(np.arange(3))
+    pixels, rows, times = joined(inference_batches(some, Plan(), frames_per_item=3, failed=failed))
+    assert rows.tolist() == [0, 0, 0, 2, 2, 2]
+    assert torch.equal(pixels, whole[0])
+    assert torch.equal(times, whole[2])
+    assert list(failed) == [1]
 
 
 @pytest.mark.slow

@@ -21,11 +21,11 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)  # nothing is computed t
 class Run:
     """A consumer with a clock of its own, behind a queue of batches that were asked for ahead."""
 
-    def __init__(self, cost, ahead=0, device=GPU, augment="auto", pauses=()):
+    def __init__(self, cost, ahead=0, device=GPU, augment="auto", pauses=(), out=None):
         self.now, self.told, self.cost, self.pauses = 0.0, [], cost, set(pauses)
         self.placement = Placement(augment, device, tell=self.told.append, clock=lambda: self.now)
         self.placement.ahead = ahead
-        self.queue = [self.placement.where for _ in range(ahead)]
+        self.queue = [self.placement.where for _ in range(ahead if out is None else out)]
         self.handed: list[str] = []
 
     def steps(self, count):
@@ -33,7 +33,7 @@ class Run:
             self.queue.append(self.placement.where)
             where = self.queue.pop(0)
             self.now += self.cost[where] + (30.0 if len(self.handed) in self.pauses else 0.0)
-            self.placement.handed_out(where, self.cost[where] / 2)
+            self.placement.handed_out(self.cost[where] / 2)
             self.handed.append(where)
         return self
 
@@ -73,6 +73,39 @@ def test_what_was_read_ahead_is_not_measured():
     run = Run({"cpu": 1.0, "device": 0.5}, ahead=20).steps(500)
     assert run.told[0]["cpu_seconds"] == pytest.approx(1.0)
     assert run.told[0]["device_seconds"] == pytest.approx(0.5)
+
+
+def test_ranks_choose_at_the_same_batch_however_far_each_reads_ahead():
+    """Each reads as far ahead as its memory allows; the choice is made by all together."""
+    chosen = set()
+    for out in range(10):
+        run = Run({"cpu": 1.0, "device": 0.5}, ahead=9, out=out)
+        while run.placement.decided is None:
+            run.steps(1)
+        chosen.add(len(run.handed))
+        assert run.told[0]["cpu_seconds"] == pytest.approx(1.0)
+        assert run.told[0]["device_seconds"] == pytest.approx(0.5)
+    assert len(chosen) == 1
+
+
+def test_no_more_batches_are_read_ahead_than_the_choice_reckons_with(catalog, plan, monkeypatch):
+    monkeypatch.setattr(sources, "Finisher", partial(Finisher, beside=True))
+    monkeypatch.setattr(sources.Pool, "_room", lambda _: 6)  # of 3 workers, in this process
+    place = Placement("cpu", CPU)
+    source = CatalogSource(catalog, plan, batch_size=2, seed=3, placement=place)
+    out = []
+    monkeypatch.setattr(place, "handed_out", lambda _: out.append(asked[0] - len(out) - 1))
+    asked, positions = [0], source._order.positions
+
+    def counted():
+        for position in positions():
+            asked[0] += 1
+            yield position
+
+    monkeypatch.setattr(source._order, "positions", counted)
+    take(source, 12)
+    CatalogSource(catalog, plan, batch_size=2, seed=3, placement=place, workers=3)  # sets `ahead`
+    assert 6 <= max(out) <= place.ahead
 
 
 def test_a_new_pass_does_not_count_the_time_between():

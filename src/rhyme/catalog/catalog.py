@@ -10,7 +10,7 @@ import numpy as np
 
 from rhyme.catalog import storage
 from rhyme.catalog.columns import Columns
-from rhyme.catalog.content import content_hash
+from rhyme.catalog.content import content_hash, dated_hash
 from rhyme.catalog.item_reader import has_moved, item_reader
 from rhyme.catalog.schema import (
     LABEL,
@@ -168,6 +168,15 @@ class Catalog:
             labels = [LABEL + name for name in self.label_columns]
             self._fingerprint = content_hash(self._columns, labels)
         return self._fingerprint
+
+    @property
+    def identity(self) -> str:
+        """sha256 over the items and when their files were changed last, as the scan found them.
+
+        What was made of the files' contents belongs to this; a fingerprint outlives a file that was
+        replaced by one of the same size.
+        """
+        return dated_hash(self.fingerprint, self._columns.column("mtime_ns"))
 
     @property
     def quarantine(self) -> pa.Table:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from rhyme.catalog.columns import Columns
+from rhyme.run import to_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,6 +41,16 @@ def content_hash(columns: Columns, labels: Sequence[str]) -> str:
         for block in json_blocks(columns.column(name)):
             digest.update(block)
     return digest.hexdigest()
+
+
+def dated_hash(fingerprint: str, changed: pa.ChunkedArray) -> str:
+    """sha256 over a fingerprint and the times of the files, in order.
+
+    Args:
+        fingerprint: of the items.
+        changed: when the file of each item was changed last, nanoseconds.
+    """
+    return hashlib.sha256(to_json([fingerprint, changed.to_pylist()]).encode()).hexdigest()
 
 
 def json_blocks(column: pa.ChunkedArray) -> Iterator[bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rhyme.catalog import Catalog, ItemFacts
 from rhyme.errors import CatalogError, DataError, MediaError, StorageError, WorkerError
+from rhyme.loading.bad_items import too_many_bad
 from rhyme.loading.decode import Readers
 from rhyme.run import atomic_write, fsync_directory, naming, take_room
 from rhyme.views.crops import centre_square, resized, shorter_side
@@ -21,7 +22,7 @@ from rhyme.views.facts import equally_spaced, frame_counts, frame_times
 from rhyme.views.geometry import crop_resize_map
 from rhyme.workers import map_ordered
 
-__all__ = ["FrameCache", "remedy_of", "too_many_bad"]
+__all__ = ["FrameCache"]
 
 _GIB = 2**30
 _TOGETHER = 32
@@ -135,7 +136,7 @@ class FrameCache:
             budget_bytes: most bytes that the frames may take.
             workers: decoding processes; 0 decodes here.
             path: a folder to keep the frames in, memory-mapped; one that already holds them for
-                this catalog and these options is opened instead.
+                this catalog, files of these times, and these options is opened instead.
             bad_limit: largest share of items that may fail (three always may).
             progress: called with (items done, items).
 
@@ -148,7 +149,8 @@ class FrameCache:
         options = {"frames_per_item": frames_per_item, "size": size}
         folder = None if path is None else Path(path)
         if folder is not None and (folder / _INDEX).exists():
-            return cls.open(folder, fingerprint=catalog.fingerprint, options=options)
+            belongs = {"fingerprint": catalog.fingerprint, "identity": catalog.identity}
+            return cls.open(folder, **belongs, options=options)
         n, full = len(catalog), (len(catalog), frames_per_item, 3, *shape)
         needed = int(np.prod(full, dtype=np.int64))
         if needed > budget_bytes:
@@ -184,7 +186,7 @@ class FrameCache:
         if folder is None or partial is None:
             return cache
         with naming(folder):
-            cache._save(partial, folder, options)
+            cache._save(partial, folder, options, catalog.identity)
         return cls.open(folder)
 
     @classmethod
@@ -193,6 +195,7 @@ class FrameCache:
         path: str | Path,
         *,
         fingerprint: str | None = None,
+        identity: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> Self:
         """Map a saved cache into memory.
@@ -200,6 +203,7 @@ class FrameCache:
         Args:
             path: its folder.
             fingerprint: of the catalog that it must belong to.
+            identity: of that catalog; an older cache, which does not tell its own, fits any.
             options: build options that it must have been made with.
 
         Raises:
@@ -213,6 +217,7 @@ class FrameCache:
                 for name in _ARRAYS
             }
             known, made = str(index["fingerprint"]), dict(index["options"])
+            files = index.get("identity", identity)
             failed = {int(row): str(why) for row, why in index["failed"].items()}
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise DataError(
@@ -221,10 +226,14 @@ class FrameCache:
                 stage="cache",
                 remedy="delete the folder, it is made anew",
             ) from error
-        for what, have, want in (("data", known, fingerprint), ("options", made, options)):
+        for made_of, have, want in (
+            ("with other data", known, fingerprint),
+            ("before files of the collection were changed", files, identity),
+            ("with other options", made, options),
+        ):
             if want is not None and have != want:
                 raise DataError(
-                    f"the frame cache was made with other {what}",
+                    f"the frame cache was made {made_of}",
                     file=folder,
                     stage="cache",
                     value={"cache": have, "now": want},
@@ -277,13 +286,14 @@ class FrameCache:
             height=np.full(len(counts), height, dtype=np.int64),
         )
 
-    def _save(self, partial: Path, folder: Path, options: Mapping[str, Any]) -> None:
+    def _save(self, partial: Path, folder: Path, options: Mapping[str, Any], identity: str) -> None:
         if isinstance(self.frames, np.memmap):
             self.frames.flush()
         for name in _ARRAYS[1:]:
             np.save(partial / f"{name}.npy", getattr(self, name))
         index = {
             "fingerprint": self.fingerprint,
+            "identity": identity,
             "options": dict(options),
             "cut": self.cut,
             "failed": {str(row): why for row, why in self.failed.items()},
@@ -291,32 +301,6 @@ class FrameCache:
         atomic_write(partial / _INDEX, json.dumps(index, indent=2))
         partial.rename(folder)
         fsync_directory(folder.parent)
-
-
-def too_many_bad(bad: Mapping[Any, str], items: int, limit: float) -> DataError | None:
-    """The error that ends the work when more items failed than may: ``limit``, at least three."""
-    if len(bad) <= max(3, int(np.ceil(limit * items))):
-        return None
-    listed = "; ".join(f"{name}: {why}" for name, why in list(bad.items())[:10])
-    return DataError(
-        f"{len(bad)} of {items} items cannot be decoded",
-        stage="loading",
-        value=listed,
-        remedy=remedy_of(bad.values()),
-    )
-
-
-def remedy_of(reasons: Iterable[str]) -> str:
-    """What helps against items that cannot be decoded, by the reasons that were given."""
-    if any(reason.startswith(CatalogError.__name__) for reason in reasons):
-        return (
-            "put back the files that have changed, with their times (cp -a, rsync -t), and go on; "
-            "or scan the folder again and begin a new run"
-        )
-    return (
-        "scan again with --depth frames, which leaves damaged files out, and begin a new run "
-        "with that catalog; or copy the files again from where they are whole"
-    )
 
 
 def kept_frames(counts: NDArray[np.int64], frames: int) -> NDArray[np.int64]:

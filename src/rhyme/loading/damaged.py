@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rhyme.loading.cache import too_many_bad
+from rhyme.loading.bad_items import too_many_bad
 from rhyme.loading.maker import Replaced
 
 __all__ = ["Damaged", "Tell"]

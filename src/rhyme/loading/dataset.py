@@ -15,8 +15,9 @@ from torch.utils.data import Dataset
 
 from rhyme.catalog import Catalog
 from rhyme.errors import ConfigError, DataError, MediaError
+from rhyme.loading.bad_items import remedy_of
 from rhyme.loading.batch import Batch
-from rhyme.loading.cache import FrameCache, remedy_of
+from rhyme.loading.cache import FrameCache
 from rhyme.loading.maker import BatchMaker, Made, Request
 from rhyme.loading.usable import unusable
 from rhyme.views import View, ViewPlan

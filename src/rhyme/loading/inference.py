@@ -16,6 +16,7 @@ from rhyme.catalog import Catalog
 from rhyme.errors import CatalogError, ConfigError, MediaError, WorkerError
 from rhyme.loading.cache import FrameCache
 from rhyme.loading.decode import Readers
+from rhyme.loading.gathering import LIMIT
 from rhyme.views.facts import equally_spaced, frame_counts, frame_times
 from rhyme.views.sampling import WholeClips
 from rhyme.views.transforms import EvalTransform, Triple
@@ -165,7 +166,10 @@ def inference_batches(
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """Makes one batch; travels to the workers."""
+    """Makes one batch; travels to the workers.
+
+    At most `LIMIT` bytes of decoded frames are held, so that clips of large films fit.
+    """
 
     readers: Readers
     transform: EvalTransform
@@ -173,31 +177,55 @@ class _Job:
     def __call__(self, unit: _Unit) -> _Done:
         count, side = unit.times.shape[1], self.transform.size
         pixels = torch.empty(len(unit.rows), count, 3, side, side)
-        shown = np.empty(len(unit.rows))
+        shown = np.empty((len(unit.rows), count))
         good = np.ones(len(unit.rows), dtype=bool)
         failed: dict[int, str] = {}
         for row in dict.fromkeys(unit.rows.tolist()):
             places = np.flatnonzero(unit.rows == row)
             try:
-                frames, times = self.readers.frames(row, unit.times[places].reshape(-1))
+                for among, data, times in self._frames(row, unit.times[places]):
+                    at, frame = places[among // count], among % count
+                    pixels[torch.from_numpy(at), torch.from_numpy(frame)] = data
+                    shown[at, frame] = times
             except (MediaError, CatalogError) as error:
                 good[places] = False
                 failed[row] = error.reason
-                continue
-            facts = self.readers.catalog.facts([row])
-            size = np.stack([facts.height, facts.width], axis=1)
-            data, _ = self.transform.apply(frames[None], {}, size)
-            pixels[torch.from_numpy(places)] = data[0].unflatten(0, (len(places), count))
-            shown[places] = times.reshape(len(places), count)[:, count // 2]
         if not good.any():
             return _Done(None, failed)
         keep = torch.from_numpy(np.flatnonzero(good))
         batch = InferenceBatch(
             pixels if good.all() else pixels[keep],
             torch.from_numpy(unit.rows.copy())[keep],
-            torch.from_numpy(shown)[keep],
+            torch.from_numpy(shown[:, count // 2])[keep],
         )
         return _Done(batch, failed)
+
+    def _frames(
+        self, row: int, times: NDArray[np.float64]
+    ) -> Iterator[tuple[NDArray[np.int64], Tensor, NDArray[np.float64]]]:
+        """Frames of an item as the encoder sees them, in groups, in the order of time.
+
+        Going on in that order costs no seek, and no frame is asked for twice.
+
+        Args:
+            row: the item.
+            times: wanted, of any shape.
+
+        Yields:
+            Places ``[f]`` among all wanted times, ``float32 [f, 3, size, size]``, and the seconds
+            ``[f]`` at which those frames are shown.
+        """
+        facts = self.readers.catalog.facts([row])
+        size = np.stack([facts.height, facts.width], axis=1)
+        together = max(LIMIT // max(3 * int(size.prod()), 1), 1)
+        wanted, where = np.unique(times.reshape(-1), return_inverse=True)
+        for first in range(0, len(wanted), together):
+            frames, shown = self.readers.frames(row, wanted[first : first + together])
+            data, _ = self.transform.apply(frames[None], {}, size)
+            del frames  # before the next ones are decoded
+            among = np.flatnonzero((where >= first) & (where < first + together))
+            pick = where[among] - first
+            yield among, data[0, torch.from_numpy(pick)], shown[pick]
 
 
 def _decoded(

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from rhyme.catalog import Catalog, ItemFacts
 from rhyme.errors import CatalogError, DataError, MediaError
+from rhyme.loading.bad_items import remedy_of
 from rhyme.loading.batch import Batch
-from rhyme.loading.cache import FrameCache, kept_frames, remedy_of, with_frames
+from rhyme.loading.cache import FrameCache, kept_frames, with_frames
 from rhyme.loading.decode import Readers
 from rhyme.loading.gathering import Decoded, Gathering, stacked
 from rhyme.loading.placement import Raw

@@ -104,7 +104,7 @@ class Placement:
 
     Attributes:
         decided: what was chosen by measuring; None so far.
-        ahead: batches that may be read ahead; so many are left out after a change.
+        ahead: batches that may be read ahead at most; the same on all ranks.
 
     Raises:
         ConfigError: another word.
@@ -146,26 +146,28 @@ class Placement:
         """A new pass over the source begins: the time since the last batch means nothing."""
         self._last, self._seen = None, 0
 
-    def handed_out(self, where: Where, waited: float) -> None:
+    def handed_out(self, waited: float) -> None:
         """Note that a batch is ready.
 
+        The choice falls at a number of batches that depends on `ahead` alone. How many are really
+        read ahead, and so which come from before a change, differs from rank to rank with the
+        memory that each has; but they choose together, and a rank alone would wait for ever.
+
         Args:
-            where: where its views were made.
             waited: seconds that the consumer waited for it.
         """
         if self.augment != "auto" or self.device.type == "cpu" or self.decided is not None:
             return
         now, last = self._clock(), self._last
         self._last = now
-        if where != _TURNS[self._turn]:
-            return  # it was asked for before the change
         self._seen += 1
         if last is None or self._seen <= self.ahead + _SETTLE:
             return
         taken = self._taken[self._turn]
         taken.append((now - last, waited))
         if len(taken) == _BATCHES:
-            self._turn, self._seen = self._turn + 1, 0
+            # Below 0 are those that may have been asked for before the change.
+            self._turn, self._seen = self._turn + 1, -self.ahead
             if self._turn == len(_TURNS):
                 self._decide()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import shutil
@@ -28,7 +27,7 @@ from rhyme.loading.prepare_file import (
 from rhyme.loading.prepared_folder import PREPARED, PreparedSummary, claim, locked, psnr
 from rhyme.media.shard import Shard
 from rhyme.media.shard_writer import ShardWriter
-from rhyme.run import append_jsonl, atomic_write, read_jsonl, sha256_file, to_json
+from rhyme.run import append_jsonl, atomic_write, read_jsonl, sha256_file
 from rhyme.workers import map_ordered
 
 __all__ = ["prepare_shards"]
@@ -105,7 +104,7 @@ class _Preparation:
             "version": _VERSION,
             **asdict(options),
             "shard_bytes": shard_bytes,
-            "source": _identity(catalog),
+            "source": catalog.identity,
         }
         self.sums: dict[str, dict[str, Any]] = {}
         self.placed: dict[int, tuple[str, int]] = {}
@@ -316,12 +315,6 @@ class _Packer:
             job.placed[file.number] = (name, entry)
             part_of(job.work, file.number).unlink(missing_ok=True)
         self._writer, self._held = None, []
-
-
-def _identity(catalog: Catalog) -> str:
-    """A hash of the items and of when their files were changed."""
-    changed = catalog.table.column("mtime_ns").to_pylist()
-    return hashlib.sha256(to_json([catalog.fingerprint, changed]).encode()).hexdigest()
 
 
 def _source(catalog: Catalog) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from rhyme.loading.cache import FrameCache
 from rhyme.loading.damaged import Damaged, Tell
 from rhyme.loading.maker import BatchMaker, Made, Replaced, Request
 from rhyme.loading.order import BatchOrder
-from rhyme.loading.placement import Finisher, Placement, Where
+from rhyme.loading.placement import Finisher, Placement
 from rhyme.loading.usable import unusable
 from rhyme.views import ViewPlan
 from rhyme.workers import Pool
@@ -39,11 +39,10 @@ _Asked = tuple[int, int, Request]  # epoch, place of the batch in it, what was a
 
 
 class _Coming(NamedTuple):
-    """A batch that is being finished: its place, where its views are made, and itself."""
+    """A batch that is being finished: its place, and itself."""
 
     epoch: int
     batch: int
-    where: Where
     ready: Future[Batch]
 
 
@@ -121,7 +120,7 @@ class CatalogSource:
         )
         self._workers, self._prefetch, self._deadline = workers, prefetch, deadline
         self._placement = placement or Placement("cpu", torch.device("cpu"))
-        self._placement.ahead = workers * prefetch + 1
+        self._placement.ahead = workers * prefetch + 1  # one is being finished
         self._pool: Pool[Request, Made] | None = None
         ids = np.asarray(self.catalog.numbers("id")).view(np.uint64)
         self._damaged = Damaged(ids, bad_limit, tell)
@@ -206,7 +205,7 @@ class CatalogSource:
                 waited = time.perf_counter() - begun
                 self.wait_seconds += waited
                 self._order.handed_out(next_one.epoch, next_one.batch)
-                self._placement.handed_out(next_one.where, waited)
+                self._placement.handed_out(waited)
                 yield ready
 
     def observe(self, output: Any) -> None:
@@ -266,12 +265,11 @@ class CatalogSource:
             made = next(results)
             epoch, batch, request = waiting.popleft()
             made = self._sound(pool, request, made)
-            where: Where = "cpu" if made.raw is None else "device"
-            return _Coming(epoch, batch, where, finisher.start(made.batch, made.raw))
+            return _Coming(epoch, batch, finisher.start(made.batch, made.raw))
         except Exception as error:
             failed: Future[Batch] = Future()
             failed.set_exception(error)
-            return _Coming(0, 0, "cpu", failed)
+            return _Coming(0, 0, failed)
 
     def _sound(
         self, pool: Pool[Request, Made], request: Request, made: Made | BaseException

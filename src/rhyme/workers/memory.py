@@ -14,13 +14,11 @@ the call returns, even one that does not wait for the device.
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,19 +48,6 @@ def map_file(descriptor: int, size: int, *, private: bool = False) -> mmap.mmap:
     """Map a memory file; ``private`` shares its pages until this process writes to them."""
     flags = mmap.MAP_PRIVATE if private else mmap.MAP_SHARED
     return mmap.mmap(descriptor, size, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-
-
-def available_bytes() -> int:
-    """Memory that this machine, or the container we are in, has left; 8 GiB where nothing tells."""
-    found = [8 << 30]
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
-        found = [int(text.split("MemAvailable:")[1].split()[0]) * 1024]
-    with contextlib.suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        used = int((group / "memory.current").read_text(encoding="ascii"))
-        found.append(int((group / "memory.max").read_text(encoding="ascii")) - used)
-    return max(min(found), 0)
 
 
 class _Lease(np.ndarray[Any, Any]):

@@ -15,7 +15,9 @@ from queue import Empty
 from typing import Any, Generic, Literal, TypeVar, cast
 
 from rhyme.errors import ConfigError
+from rhyme.group import local_ranks
 from rhyme.workers import memory
+from rhyme.workers.free_memory import available_bytes
 from rhyme.workers.packing import constant, dumps
 from rhyme.workers.process import Setup
 from rhyme.workers.slot import Shared, Slot, Task, failure
@@ -72,7 +74,8 @@ class Pool(Generic[Item, Result]):
         restarts: worker processes that may die or hang within a minute; one more ends the pool with
             an error that names their items. ``None``: each costs its item, and no more.
         budget: bytes that results made ahead may take; where they are large, fewer items are out
-            than ``prefetch`` says. By default a quarter of the memory that is left.
+            than ``prefetch`` says. By default a quarter of the memory that is left, shared by the
+            ranks of this machine.
 
     Raises:
         ConfigError: a count or the deadline is out of range.
@@ -102,7 +105,7 @@ class Pool(Generic[Item, Result]):
         self._fn = fn
         self._told = False
         self._prepare = (initializer, initargs)
-        self.budget = memory.available_bytes() // 4 if budget is None else budget
+        self.budget = available_bytes() // (4 * local_ranks()) if budget is None else budget
         work, constants = constant((fn, initializer, initargs) if workers else None)
         arena = _arena(workers * prefetch + _IN_USE) if workers else None
         self._shared = Shared(Setup(work, constants, arena), deadline, restarts)
