@@ -6,6 +6,7 @@ import io
 import struct
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -232,6 +233,43 @@ def test_damaged_bytes_of_a_zip_are_noticed(tmp_path: Path) -> None:
     archive.write_bytes(data)
     with pytest.raises(TruncatedMedia, match="checksum"):
         member.read()
+
+
+class Pipe(io.BytesIO):
+    """A file that cannot be gone back in, as a network connection."""
+
+    def seek(self, *place: int) -> int:
+        raise OSError("a pipe")
+
+    tell = seek
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("mark", [True, False])
+def test_damaged_bytes_of_a_streamed_zip_are_noticed(
+    tmp_path: Path, method: int, mark: bool
+) -> None:
+    """Its checksums stand behind the data, with a mark before them or without."""
+    out = Pipe()
+    with zipfile.ZipFile(out, "w", method) as opened:
+        opened.writestr("1.png", png())
+    data = bytearray(out.getvalue())
+    if not mark:
+        place = data.index(b"PK\7\10")
+        del data[place : place + 4]
+        (directory,) = struct.unpack_from("<L", data, len(data) - 6)
+        struct.pack_into("<L", data, len(data) - 6, directory - 4)
+    archive = tmp_path / "a.zip"
+    archive.write_bytes(data)
+    (member,) = sound(archive)
+    assert member.read() == png()
+    behind = data.index(struct.pack("<L", zlib.crc32(png())))
+    for place in (behind, behind - 20) if method == zipfile.ZIP_STORED else (behind,):
+        flipped = data.copy()
+        flipped[place] ^= 1
+        archive.write_bytes(flipped)
+        with pytest.raises(TruncatedMedia, match="checksum"):
+            member.read()
 
 
 def test_a_member_that_is_no_picture_says_what_it_is(tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ from rhyme.media.decoder import FrameDecoder, Session
 Film = Callable[..., Path]
 Decode = Callable[[Path], torch.Tensor]
 
+REFRESH = {"width": 320, "gop": 24, "options": {"intra-refresh": "1"}}
+"""Columns of blocks are refreshed one after another; a key packet is the first of twenty."""
+
 
 @pytest.mark.parametrize(
     ("name", "options"),
@@ -32,6 +35,8 @@ Decode = Callable[[Path], torch.Tensor]
         ("fast.mov", {"faststart": True}),
         ("hevc.mp4", {"codec": "libx265", "options": {"x265-params": "log-level=none"}}),
         ("open.mp4", {"options": {"x264-params": "open-gop=1:keyint=12:scenecut=0"}}),
+        ("refresh.mp4", REFRESH),
+        ("refresh.ts", REFRESH),
         ("a.mkv", {"sound": np.sin}),
         ("a.ts", {"sound": np.sin}),
         ("vp9.webm", {"codec": "libvpx-vp9"}),
@@ -130,6 +135,44 @@ def test_a_missing_picture_is_stood_in_for_by_the_one_before_it(
             assert video.corrupt > 0
     for first, second in zip(*found, strict=True):
         assert torch.equal(first, second)
+
+
+def test_a_missing_key_picture_is_stood_in_for_like_any_other(film: Film) -> None:
+    """Decoding from it gives no picture before the next one; those are shown much later."""
+    noise = np.random.default_rng(0).integers(0, 255, (60, 48, 64, 3), dtype=np.uint8)
+    plain = {"bf": "0", "sc_threshold": "0"}
+    path = film(n=60, gop=12, options=plain, picture_of=lambda i, *_: noise[i])
+    with av.open(str(path)) as source:
+        keys = [p for p in source.demux(video=0) if p.size and p.is_keyframe]
+    assert len(keys) == 5
+    data = bytearray(path.read_bytes())
+    for packet in keys[2:4]:
+        assert packet.pos is not None
+        data[packet.pos + 5 : packet.pos + packet.size] = bytes(packet.size - 5)
+    path.write_bytes(data)
+    with Video(path) as video:
+        ordered = torch.cat([video.frames_at([time]) for time in video.times])
+        times, damaged = video.times, video.damaged
+    assert torch.equal(ordered[24], ordered[23])
+    for k in (36, 24, 25, 47, 30, 48):
+        with Video(path) as video:
+            assert torch.equal(video.frames_at([times[k]])[0], ordered[k])
+            assert video.damaged == damaged & {k}
+
+
+def test_that_a_refresh_takes_long_is_found_out_once(film: Film, plain_decode: Decode) -> None:
+    path = film(n=96, **REFRESH)
+    truth = plain_decode(path)
+    with Video(path) as video:
+        key = int(video.table.entry[-1])
+    decoded: list[int] = []
+    for k in (key + 2, key + 2, key + 4):
+        with Video(path) as video:
+            assert torch.equal(video.frames_at([video.times[k]])[0], truth[k])
+            assert video.corrupt == 0
+            decoded.append(video.decoded_frames)
+    assert decoded[0] > decoded[1]
+    assert max(decoded[1:]) <= 24 + 5
 
 
 def test_a_request_given_up_midway_spoils_nothing(film: Film, plain_decode: Decode) -> None:

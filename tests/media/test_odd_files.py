@@ -128,6 +128,17 @@ def test_what_lies_before_the_beginning_is_not_shown(film: Film, make: Make, how
         assert video.corrupt == 0
 
 
+def test_the_header_of_a_trimmed_film_counts_what_is_shown(film: Film, make: Make) -> None:
+    """Here all stored pictures together last hardly longer than those that an edit leaves."""
+    whole = film(n=500, gop=100, options={"preset": "ultrafast"})
+    cut = make("cut.mp4", "-ss", "0.48", "-i", whole, "-c", "copy")
+    header, packets = probe(cut), probe(cut, depth="packets")
+    assert header.depth == "header"
+    assert header.frames == packets.frames == 488
+    assert header.duration == pytest.approx(packets.duration, abs=1e-2)
+    assert probe(whole).frames == 500
+
+
 MATRICES = {"bt709": "bt709", "smpte170m": "bt601", "bt2020nc": "bt2020"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -14,7 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
-from rhyme.errors import LimitExceeded, MediaError, NotMedia, TruncatedMedia, UnknownName
+from rhyme.errors import (
+    LimitExceeded,
+    MediaError,
+    NotMedia,
+    TruncatedMedia,
+    UnknownName,
+    UnsupportedMedia,
+)
 from rhyme.media import (
     FrameFolder,
     FrameReader,
@@ -73,6 +81,43 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     gray = np.asarray(base.convert("L"))
     if mode in ("L", "I;16", "LA"):
         assert np.array_equal(pixels[0].numpy(), gray)
+
+
+def test_sixteen_bits_are_as_bright_in_every_picture(tmp_path: Path) -> None:
+    """Whatever else a picture holds: its neighbours must not differ by their brightest points."""
+    levels = (250, 255, 256, 300, 4000, 65535)
+    for suffix in ("png", "tif"):
+        for k, level in enumerate(levels):
+            Image.fromarray(np.full((8, 8), level, np.uint16)).save(tmp_path / f"{k}.{suffix}")
+        folder = FrameFolder([tmp_path / f"{k}.{suffix}" for k in range(6)], spacing=1.0)
+        assert folder.frames_at(folder.times)[:, 0, 0, 0].tolist() == [0, 0, 0, 1, 15, 255]
+
+
+def tiff(values: bytes, bits: int, kind: int) -> bytes:
+    """One row of four grey values; `kind` 1 without sign, 2 with one, 3 fractions."""
+    tags = {256: 4, 257: 1, 258: bits, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: len(values)}
+    tags[339] = kind
+    rows = b"".join(struct.pack("<HHLL", tag, 4, 1, value) for tag, value in tags.items())
+    place = 8 + len(values)
+    return b"II*\0" + struct.pack("<L", place) + values + struct.pack("<H", 10) + rows + bytes(4)
+
+
+def test_twelve_bits_are_scaled_by_what_they_can_hold(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(tiff(bytes.fromhex("000011800fff"), 12, 1))
+    assert load_picture(tmp_path / "a.tif")[0, :, 0].tolist() == [0, 1, 127, 255]
+
+
+@pytest.mark.parametrize(("form", "bits", "kind"), [("f", 32, 3), ("i", 32, 2), ("h", 16, 2)])
+def test_values_that_have_no_white_are_refused(
+    tmp_path: Path, form: str, bits: int, kind: int
+) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff(struct.pack(f"<4{form}", 0, 1, 1, 1), bits, kind))
+    for look in (probe, load_picture):
+        with pytest.raises(UnsupportedMedia, match="white") as caught:
+            look(path)
+        assert caught.value.file == str(path)
+        assert "16" in str(caught.value.remedy)
 
 
 def test_frame_folder_by_time_with_gaps_and_sizes(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ MARK = "!/"
 """Between the name of an archive and that of a member: ``train.zip!/cat/1.jpg``."""
 
 _HEADER = struct.Struct("<4s5H3L2H")  # of a member of a zip file
+_BEHIND = b"PK\7\10"  # may stand before the checksum of a member that was written in one go
 _DENSEST = 1032  # deflate cannot pack more bytes into one
 _IN_PASSING = 1 << 10  # bytes of a member that is read while the archive is listed
 
@@ -70,7 +71,7 @@ class Member:
         return f"{self.archive}{MARK}{self.name}"
 
     def read(self, *, limits: Limits = DEFAULT_LIMITS) -> bytes:
-        """The file's bytes, checked against the header that stands before them.
+        """The file's bytes, checked against the header before them, of a zip with its checksum.
 
         Args:
             limits: bounds; ``max_member_bytes`` is checked before memory is taken.
@@ -120,8 +121,11 @@ class Member:
         if method == zipfile.ZIP_DEFLATED:
             data = self._inflate(data)
         data = self._whole(data, self.size)
-        known = not flags & 8  # otherwise the checksum stands behind the data
-        if known and zlib.crc32(data) != checksum:
+        stated = {checksum.to_bytes(4, "little")}
+        if flags & 8:  # written in one go: the checksum stands behind the data, perhaps marked
+            behind = file.read(8)
+            stated.add(behind[4:] if behind.startswith(_BEHIND) else behind[:4])
+        if zlib.crc32(data).to_bytes(4, "little") not in stated:
             raise TruncatedMedia(
                 "the member's checksum differs: the archive is damaged",
                 file=str(self),

@@ -165,6 +165,29 @@ class Opened:
         slack = max(min(1.0, 0.05 * duration), 2 / rate)
         return abs(span * float(stream.time_base or 1) - duration) <= slack
 
+    def stated(self, stream: VideoStream) -> tuple[float, float]:
+        """What the header says: duration in seconds and frames a second; 0 where it is silent.
+
+        Args:
+            stream: the video stream.
+        """
+        duration = float((stream.duration or 0) * (stream.time_base or 1))
+        rate = float(stream.average_rate or stream.guessed_rate or 0)
+        return duration or (self.container.duration or 0) / 1e6, rate
+
+    def shown(self, stream: VideoStream, fitting: int) -> int:
+        """Number of shown pictures by the header; 0 where it is silent.
+
+        An edit of an MP4 hides pictures that its header counts; its index knows which.
+
+        Args:
+            stream: the video stream.
+            fitting: number of pictures that duration and rate make; another one is counted again.
+        """
+        if self.demuxer != "mov" or stream.frames == fitting:
+            return int(stream.frames)
+        return sum(not entry.is_discard for entry in stream.index_entries)
+
     def codes(self) -> list[str]:
         """The four-letter codes of the tracks of an MP4 or MOV file, for messages."""
         if self.demuxer != "mov":

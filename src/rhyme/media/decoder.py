@@ -153,6 +153,7 @@ class FrameDecoder:
         self._table = table
         self.decoded = 0
         self._packets: Iterator[Packet] | None = None
+        self._begun = 0
         self._fed = 0
         self._count = 0
         self._ended = False
@@ -163,12 +164,15 @@ class FrameDecoder:
         self._last = 0
         self._whole = True
         self._sparing: bool | None = None  # what the decoder was last told
+        self._late = {} if session.known is None else session.known.verdicts.late
+        self._keys: np.ndarray | None = None
 
     def frames(self, wanted: list[int]) -> Iterator[tuple[int, VideoFrame, bool]]:
         """Each wanted frame, its picture, and whether that picture is the frame's own and whole.
 
-        A frame that cannot be decoded is stood in for by the last one before it. Going on from
-        where the last call ended costs no seek.
+        A frame that cannot be decoded is stood in for by the last one before it, or by the first
+        one of all where there is none before. Going on from where the last call ended costs no
+        seek.
 
         Args:
             wanted: ascending frame numbers without repeats.
@@ -188,17 +192,8 @@ class FrameDecoder:
         self._whole = False
         for k in wanted:
             self._session.check()
-            entry = int(self._table.entry[k])
             if self._held is None or self._held[0] != k:
-                passed = self._packets is None or (self._held is not None and self._held[0] > k)
-                if passed or entry >= self._fed + _SKIP:
-                    self._seek(entry)
-                self._advance(k)
-                if self._spares and (self._held is None or self._held[0] != k):
-                    # Damage: the nearest picture before it must stand in, and it may be a spare.
-                    self._spares = False
-                    self._seek(entry)
-                    self._advance(k)
+                self._reach(k)
             if self._held is None:
                 raise TruncatedMedia(
                     "no picture could be decoded",
@@ -210,17 +205,51 @@ class FrameDecoder:
             yield k, frame, index == k and not frame.is_corrupt
         self._whole = True
 
+    def _reach(self, k: int) -> None:
+        """Hold frame k, or the last picture before it, or the first of all where none is before.
+
+        A key packet need not give a picture at once: where pictures are refreshed by and by, the
+        first whole one may come many frames later, and a damaged one gives none. What is asked for
+        before that is begun at an earlier key packet.
+        """
+        entry = int(self._table.entry[k])
+        while self._late.get(entry, -1) > k:
+            entry = self._earlier(entry)
+        passed = self._packets is None or (self._held is not None and self._held[0] > k)
+        if passed or entry >= self._fed + _SKIP:
+            self._seek(entry)
+        self._advance(k)
+        steps = 1
+        while self._held is None or (self._spares and self._held[0] != k):
+            if self._held is None and self._begun > 0:
+                self._late[entry] = self._ready[0][0] if self._ready else len(self._table.times)
+                entry = self._earlier(min(entry, self._begun), steps)
+                steps *= 2  # long damage is left behind in few tries
+            elif self._spares:
+                # Damage: the nearest picture before it must stand in, and it may be a spare.
+                self._spares = False
+            else:
+                break
+            self._seek(entry)
+            self._advance(k)
+        if self._held is None and self._ready:
+            self._held = self._ready.popleft()
+
+    def _earlier(self, entry: int, steps: int = 1) -> int:
+        """The key packet that lies so many before another one, or the first packet."""
+        if self._keys is None:
+            self._keys = np.unique(self._table.entry)
+        place = int(self._keys.searchsorted(entry)) - steps
+        return int(self._keys[place]) if place >= 0 else 0
+
     def _advance(self, k: int) -> None:
-        """Decode until frame k is held, or the last one before it."""
+        """Decode until frame k is held, or the last one before it; one behind it stays ready."""
         while True:
             item = self._next()
             if item is None:
                 return
             if item[0] > k:
-                if self._held is None:
-                    self._held = item
-                else:
-                    self._ready.appendleft(item)
+                self._ready.appendleft(item)
                 return
             self._held = item
             if item[0] == k:
@@ -249,7 +278,7 @@ class FrameDecoder:
         self._begin(session.packets(), 0)
 
     def _begin(self, packets: Iterator[Packet], number: int) -> None:
-        self._packets, self._fed, self._count = packets, number, 0
+        self._packets, self._begun, self._fed, self._count = packets, number, number, 0
         self._ended, self._held, self._sparing = False, None, None
         self._ready.clear()
 

@@ -19,10 +19,13 @@ class Verdicts:
 
     Args:
         sound: by the number of its key packet, whether a group of pictures is without damage.
+        late: by the number of a key packet, the first frame that decoding from there gave, where
+            an earlier one was wanted.
         orientation: how pictures are turned; None before the first one.
     """
 
     sound: dict[int, bool] = field(default_factory=dict[int, bool])
+    late: dict[int, int] = field(default_factory=dict[int, int])
     orientation: Orientation | None = None
 
 

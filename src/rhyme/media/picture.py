@@ -277,6 +277,8 @@ def load_picture(
 ) -> np.ndarray:
     """Decode one picture to RGB, turned upright; transparency is dropped, not blended.
 
+    Grey values of 16 bits are taken as they are meant, 65535 as white, whatever a picture holds.
+
     Args:
         path: the picture file, or a member of an archive.
         limits: bounds.
@@ -290,14 +292,19 @@ def load_picture(
     """
     with _Opened(path, limits) as image:
         upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith(("I;16", "I", "F")):
-            values = np.asarray(upright, dtype=np.float64)
-            scale = 257.0 if upright.mode.startswith("I") and values.max(initial=0) > 255 else 1.0
-            upright = Image.fromarray(np.clip(values / scale, 0, 255).astype(np.uint8))
+        if upright.mode.startswith("I"):
+            values = np.asarray(upright, dtype=np.uint32) * 255 // _white(image)
+            upright = Image.fromarray(values.astype(np.uint8))
         rgb = upright.convert("RGB")
         if size is not None and rgb.size != size:
             rgb = rgb.resize(size, Image.Resampling.BILINEAR)
         return np.array(rgb, dtype=np.uint8)
+
+
+def _white(image: Image.Image) -> int:
+    """The value of white in a grey picture of more than 8 bits: 4095 in a TIFF of 12 bits."""
+    bits = getattr(image, "tag_v2", {}).get(258, (16,))
+    return (1 << int(bits[0])) - 1
 
 
 def _read(path: Source, limits: Limits) -> bytes:
@@ -336,6 +343,14 @@ class _Opened:
                 self._image = Image.open(self._file, formats=PICTURE_FORMATS)
             width, height = self._image.size
             self._limits.check_picture(width, height, file=self._path, stage="open")
+            if self._image.mode in ("I", "F") and self._image.format == "TIFF":
+                raise UnsupportedMedia(
+                    "values with a sign, of 32 bits or with fractions: nothing says which is white",
+                    file=self._path,
+                    stage="open",
+                    value=self._image.mode,
+                    remedy="convert the picture to 8 bits, or to 16 bits without a sign",
+                )
         except Exception as error:
             self._file.close()
             self._translate(error)

@@ -267,21 +267,17 @@ class Video:
             MediaError: the file cannot be used.
         """
         session = self._open(probe=True)
-        opened, stream = session.opened, session.stream
-        base = float(stream.time_base or 1)
-        rate = float(stream.average_rate or stream.guessed_rate or 0)
-        duration = float((stream.duration or 0) * base) or (opened.container.duration or 0) / 1e6
+        duration, rate = session.opened.stated(session.stream)
         if self._table is not None or min(duration, rate) <= 0 or not session.believable(duration):
             return self.info
-        frames = int(stream.frames)
         self.limits.check("duration", duration, file=self.path, stage="open")
-        self.limits.check("frames", frames, file=self.path, stage="open")
+        self.limits.check("frames", session.stream.frames, file=self.path, stage="open")
         first = self._first_picture(session)
         return self._describe(
             duration=duration,
             fps=rate,
-            frames=frames or None,
-            start=float((first.pts or 0) * base),
+            frames=session.opened.shown(session.stream, round(duration * rate)) or None,
+            start=float((first.pts or 0) * (session.stream.time_base or 1)),
             depth="header",
         )
 
