@@ -109,6 +109,30 @@ def test_masks_of_all_layouts_are_read(still, masked, tmp_path) -> None:
     assert np.array_equal(read_masks(catalog, catalog.item(0)).ids[0], mask == 1)
 
 
+def test_what_two_levels_mean_is_decided_over_all_masks_of_an_item(tmp_path) -> None:
+    """A frame of a gray sequence that shows void alone has no object; black and white has one."""
+    frame = np.zeros((40, 56, 3), np.uint8)
+    ids = np.zeros((40, 56), np.uint8)
+    ids[8:24, 8:24], ids[16:32, 32:48], ids[:4] = 1, 2, 255
+    void = np.where(ids == 255, ids, 0)
+    white = np.where(ids == 1, 255, 0).astype(np.uint8)
+
+    def read(name: str, masks: list[np.ndarray]) -> np.ndarray:
+        davis(tmp_path / name, [frame] * len(masks), masks, mode="L")
+        catalog = scan(tmp_path / name, out=tmp_path / f"{name}.catalog")
+        return read_masks(catalog, catalog.item(0)).ids
+
+    found = read("gray", [ids, void, void * 0])
+    assert [np.unique(mask).tolist() for mask in found] == [[0, 1, 2], [0], [0]]
+    found = read("white", [white, white * 0, white])
+    assert [np.unique(mask).tolist() for mask in found] == [[0, 1], [0], [0, 1]]
+    # a picture of one bit means black and white too, whatever form its neighbours were stored in
+    path = tmp_path / "white/Annotations/480p/cow/00000.png"
+    Image.fromarray(white).convert("1").save(path)
+    catalog = scan(tmp_path / "white", out=tmp_path / "white.catalog")
+    assert np.array_equal(read_masks(catalog, catalog.item(0)).ids, found)
+
+
 @pytest.mark.parametrize("damage", ["cut", "colour", "size", "gone"])
 def test_masks_that_cannot_be_used_are_named(still, damage) -> None:
     catalog, mask = still
