@@ -5,29 +5,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["left_out"]
+from rhyme.catalog import Item
+
+__all__ = ["item_name", "skipped_details", "skipped_notes"]
 
 _LISTED = 20
 
 
-def left_out(skipped: Mapping[str, str], asked: int, what: str) -> tuple[dict[str, Any], list[str]]:
-    """Details and notes of a figure that should rest on more items than it does.
+def item_name(item: Item) -> str:
+    """The path of an item, and where it begins if that is later than its file."""
+    return item.path if item.start == 0 else f"{item.path} from {item.start:g} s"
+
+
+def skipped_details(skipped: Mapping[str, str]) -> dict[str, Any]:
+    """Details of a figure that should rest on more than it does.
 
     Args:
         skipped: reason by name of what could not be used.
-        asked: how many would have been used, those that were skipped among them.
-        what: what they are, e.g. ``"items with masks"``.
 
     Returns:
-        The details: ``skipped``, the first 20 with their reasons, and ``left_out``, how many there
-        are. The notes: one, with the first of them, or none where nothing was skipped.
+        ``skipped``, the first 20 of them, and ``left_out``, how many there are.
     """
-    details: dict[str, Any] = {
-        "skipped": dict(list(skipped.items())[:_LISTED]),
-        "left_out": len(skipped),
-    }
+    return {"skipped": dict(list(skipped.items())[:_LISTED]), "left_out": len(skipped)}
+
+
+def skipped_notes(skipped: Mapping[str, str], asked: int, what: str) -> tuple[str, ...]:
+    """A line that counts what could not be used and gives the first; none where all could.
+
+    Args:
+        skipped: reason by name.
+        asked: how many would have been used, those that were skipped among them.
+        what: what they are, e.g. ``"items with masks"``.
+    """
     if not skipped:
-        return details, []
+        return ()
     name, why = next(iter(skipped.items()))
     verb = "was" if len(skipped) == 1 else "were"
-    return details, [f"{len(skipped)} of {asked} {what} {verb} left out, e.g. {name}: {why}"]
+    return (f"{len(skipped)} of {asked} {what} {verb} left out, e.g. {name}: {why}",)

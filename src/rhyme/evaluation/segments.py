@@ -12,7 +12,7 @@ from torch import Tensor
 from rhyme.errors import EvaluationError
 from rhyme.evaluation.checks import check_least
 from rhyme.evaluation.frames import FrameData
-from rhyme.evaluation.left_out import left_out
+from rhyme.evaluation.left_out import item_name, skipped_details, skipped_notes
 from rhyme.evaluation.protocol import Metric, Protocol
 from rhyme.loading import inference_batches
 from rhyme.objectives import calibrate_segments, segment_accuracy, shuffle_segments
@@ -73,12 +73,10 @@ def run(data: FrameData, settings: Settings) -> list[Metric]:
     failed: dict[int, str] = {}
     passed = _pass(data, settings, None if head is None else head.eval(), failed)
     found = _figures(data, settings, *passed)
-    skipped = {data.catalog.item(row).path: why for row, why in sorted(failed.items())}
-    details, notes = left_out(skipped, len(data.catalog), "items")
-    return [
-        replace(metric, details={**metric.details, **details}, notes=tuple(notes))
-        for metric in found
-    ]
+    skipped = {item_name(data.catalog.item(row)): why for row, why in sorted(failed.items())}
+    lost = skipped_details(skipped)
+    notes = skipped_notes(skipped, len(data.catalog), "items")
+    return [replace(m, details={**m.details, **lost}, notes=notes) for m in found]
 
 
 def _figures(
