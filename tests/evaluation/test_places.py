@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,30 @@ def test_masks_of_all_layouts_are_read(still, masked, tmp_path) -> None:
     davis(tmp_path / "bw", [np.zeros((40, 56, 3), np.uint8)] * 2, [two] * 2, mode="L")
     catalog = scan(tmp_path / "bw", out=tmp_path / "bw.catalog")
     assert np.array_equal(read_masks(catalog, catalog.item(0)).ids[0], mask == 1)
+
+
+def test_what_two_levels_mean_is_decided_over_all_masks_of_an_item(tmp_path) -> None:
+    """A frame of a gray sequence that shows void alone has no object; black and white has one."""
+    frame = np.zeros((40, 56, 3), np.uint8)
+    ids = np.zeros((40, 56), np.uint8)
+    ids[8:24, 8:24], ids[16:32, 32:48], ids[:4] = 1, 2, 255
+    void = np.where(ids == 255, ids, 0)
+    white = np.where(ids == 1, 255, 0).astype(np.uint8)
+
+    def read(name: str, masks: list[np.ndarray]) -> np.ndarray:
+        davis(tmp_path / name, [frame] * len(masks), masks, mode="L")
+        catalog = scan(tmp_path / name, out=tmp_path / f"{name}.catalog")
+        return read_masks(catalog, catalog.item(0)).ids
+
+    found = read("gray", [ids, void, void * 0])
+    assert [np.unique(mask).tolist() for mask in found] == [[0, 1, 2], [0], [0]]
+    found = read("white", [white, white * 0, white])
+    assert [np.unique(mask).tolist() for mask in found] == [[0, 1], [0], [0, 1]]
+    # a picture of one bit means black and white too, whatever form its neighbours were stored in
+    path = tmp_path / "white/Annotations/480p/cow/00000.png"
+    Image.fromarray(white).convert("1").save(path)
+    catalog = scan(tmp_path / "white", out=tmp_path / "white.catalog")
+    assert np.array_equal(read_masks(catalog, catalog.item(0)).ids, found)
 
 
 @pytest.mark.parametrize("damage", ["cut", "colour", "size", "gone"])
@@ -223,6 +248,58 @@ def test_both_stand_beside_the_untrained_encoder(masked, tmp_path) -> None:
     assert len(next(row for row in done.results if row.metric == "j").details["objects"]) == 4
     assert any("split given" in note for note in done.notes)
     assert len(list((tmp_path / "pictures").iterdir())) == 3
+
+
+def test_items_that_fall_out_are_told_by_every_protocol_on_frames(tmp_path) -> None:
+    """Of six sequences one has a damaged mask, two have damaged frames; another has no masks."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "set"
+    mask = np.zeros((48, 48), np.uint8)
+    mask[8:32, 8:32] = 1
+    for i in range(6):
+        for k in range(4):
+            for sub, pixels in (
+                ("JPEGImages", rng.integers(0, 255, (48, 48, 3), dtype=np.uint8)),
+                ("Annotations", mask),
+            ):
+                (folder / sub / f"s{i}").mkdir(parents=True, exist_ok=True)
+                name = "png" if sub == "Annotations" else "jpg"
+                Image.fromarray(pixels).save(folder / sub / f"s{i}" / f"{k:05d}.{name}")
+    (folder / "JPEGImages/bare").mkdir()
+    for k in range(4):
+        shutil.copy(folder / f"JPEGImages/s0/{k:05d}.jpg", folder / f"JPEGImages/bare/{k:05d}.jpg")
+    catalog = scan(folder, out=tmp_path / "set.catalog")
+    splits = ["val" if "s0" in p else "train" if "s1" in p or "s2" in p else "test"
+              for p in catalog.table.column("path").to_pylist()]  # fmt: skip
+    (folder / "Annotations/s3/00002.png").write_bytes(b"no mask")
+    for path in (folder / "JPEGImages").glob("s[14]/*.jpg"):
+        path.write_bytes(b"no picture" * 30)
+    save_package(tmp_path / "encoder", build_backbone("small", seed=3), PLAN)
+    done = evaluate(
+        tmp_path / "encoder",
+        catalog.with_splits(splits),
+        protocols=("correspondence", "propagation", "cells"),
+        settings={"correspondence": {"pairs": 1}, "cells": {"l2": [0.1]}},
+        untrained_seeds=(0,),
+    )
+    assert not done.skipped
+    told = [note for note in done.notes if "left out, e.g." in note]
+    for protocol, count, name in (
+        ("correspondence", "1 of 4 items was", "JPEGImages/s4"),
+        ("propagation", "2 of 3 items with masks were", "JPEGImages/s3"),
+        ("cells", "3 of 6 items with masks were", "JPEGImages/s1"),
+    ):
+        (note,) = (note for note in told if note.startswith(protocol))
+        assert note.startswith(f"{protocol}: {count} left out, e.g. {name}: ")
+    assert len(told) == 3
+    lost = {
+        row.protocol: (set(row.details["skipped"]), row.details["left_out"]) for row in done.results
+    }
+    assert lost == {
+        "correspondence": ({"JPEGImages/s4"}, 1),
+        "propagation": ({"JPEGImages/s3", "JPEGImages/s4"}, 2),
+        "cells": ({f"JPEGImages/s{i}" for i in (1, 3, 4)}, 3),
+    }
 
 
 def test_without_a_split_all_items_are_judged(still, tmp_path) -> None:

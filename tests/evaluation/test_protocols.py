@@ -107,7 +107,7 @@ def test_retrieval_of_class_and_of_group(split):
 
 def test_retrieval_of_centred_features(split):
     """The published form, and those that do not depend on the other queries."""
-    found = run("retrieval", split, preset="dual", ks=[1, 5])
+    found = run("retrieval", split, preset="dual", ks=[1, 5], gallery="train")
     assert set(found) == {
         f"{name}{end}"
         for name in ("recall_at_1", "recall_at_5", "map")
@@ -131,6 +131,52 @@ def test_retrieval_of_centred_features(split):
     assert preset.ks == (1, 5, 10, 20, 50)
 
 
+def set_aside(split, rows):
+    """The same items with other ones of them set aside for validation."""
+    table = split.train.join(split.val)
+    table = replace(table, index=np.arange(len(table)))
+    codes = np.concatenate([split.labels["train"], split.labels["val"]])
+    kept = np.setdiff1d(np.arange(len(table)), rows)
+    labels = {"train": codes[kept], "val": codes[rows], "test": split.labels["test"]}
+    return replace(split, train=table.select(kept), val=table.select(rows), labels=labels)
+
+
+def test_what_was_set_aside_for_validation_answers_where_nothing_is_chosen(split):
+    """The preset's gallery is the published training list, whichever part of it was set aside."""
+    whole = set_aside(split, np.arange(0))
+    first, second = (
+        run("retrieval", set_aside(split, rows), preset="dual", ks=[1, 5])
+        for rows in (np.arange(9), np.arange(3, 44, 4))
+    )
+    for name, metric in run("retrieval", whole, preset="dual", ks=[1, 5]).items():
+        assert metric.details["gallery"] == first[name].details["gallery"] == 45
+        assert metric.value == first[name].value == second[name].value
+        assert metric.chance == first[name].chance
+    less = run("retrieval", set_aside(split, np.arange(9)), preset="dual", gallery="train")
+    assert less["recall_at_1_plain"].details["gallery"] == 36
+    preset = parse_settings(load_protocol("retrieval"), {"preset": "dual"})
+    assert preset.gallery == "train+val"
+    assert parse_settings(load_protocol("retrieval"), {}).gallery == "train", "rows of before"
+    loud = run("retrieval", whole, gallery="train+val", group=False)
+    assert loud["recall_at_1"].value == run("retrieval", whole, group=False)["recall_at_1"].value
+
+
+def test_the_probe_on_stored_features_trains_on_all_once_nothing_is_left_to_choose(split):
+    whole = set_aside(split, np.arange(0))
+    quick = {"epochs": 10, "milestones": [5]}
+    found = run("linear_stored", set_aside(split, np.arange(9)), **quick)["top1"]
+    assert (found.details["fitted_on"], found.details["fitted_items"]) == ("train+val", 45)
+    direct = run("linear_stored", whole, refit="train", **quick)["top1"]
+    assert (found.value, found.details["per_class"]) == (direct.value, direct.details["per_class"])
+    apart = run("linear_stored", set_aside(split, np.arange(9)), refit="train", **quick)["top1"]
+    assert apart.details["fitted_items"] == 36
+    chosen = run("linear_stored", set_aside(split, np.arange(9)), lr=[1e-6, 1.0], **quick)["top1"]
+    assert len(chosen.details["validation"]) == 2
+    assert chosen.details["lr"] == 1.0
+    assert chosen.details["fitted_items"] == 45
+    assert chosen.value == found.value, "the chosen one is trained once more on all"
+
+
 def test_linear_on_stored_features(split):
     found = run("linear_stored", split)["top1"]
     assert found.items == 18
@@ -145,7 +191,8 @@ def test_linear_on_stored_features(split):
     none = {**split.labels, "val": np.full(len(split.val), -1)}
     with pytest.raises(EvaluationError, match="no labelled item"):
         run("linear_stored", replace(split, labels=none), lr=[0.1, 1.0])
-    assert run("linear_stored", replace(split, labels=none))["top1"].value == found.value
+    alone = run("linear_stored", replace(split, labels=none))["top1"]
+    assert alone.value == run("linear_stored", split, refit="train")["top1"].value
 
 
 def test_without_labels_only_the_group_is_retrieved(split):

@@ -174,6 +174,30 @@ def test_the_fields_layout(world, tmp_path) -> None:
     assert read_bundle(folder, "test", 1) == {"rgb-03.v1"}
 
 
+def test_videos_of_a_bundle_that_have_no_part_are_told(world, tmp_path) -> None:
+    folder = tree(tmp_path / "set", world)
+    shutil.copy(folder / "rgb-02.v1.mp4", folder / "rgb-04.v1.mp4")
+    with (folder / "splits/test.split1.bundle").open("a") as file:
+        file.write("gone-1.txt\nrgb-04.v1.txt\ngone-2.txt\n")
+    (folder / "groundTruth/rgb-01.v1.txt").write_text("")
+    package = tmp_path / "encoder"
+    save_package(package, build_backbone("small", seed=1), PLAN)
+    done = evaluate(
+        package, scan(folder), protocols=("segmentation",), untrained_seeds=(),
+        settings={"segmentation": {**TINY, "bundle": 1}},
+    )  # fmt: skip
+    assert [note for note in done.notes if note.startswith("segmentation")] == [
+        "segmentation: 1 of 3 train videos of the bundle was left out, e.g. rgb-01.v1.mp4: "
+        "a label is missing: every line names the label of one frame",
+        "segmentation: 3 of 4 test videos of the bundle were left out, e.g. gone-1: no such video "
+        "in the collection",
+    ]
+    for row in done.results:
+        assert row.details["left_out"] == 4
+        assert row.details["skipped"]["rgb-04.v1.mp4"] == "no labels of its frames"
+        assert row.details["skipped"]["gone-2"] == "no such video in the collection"
+
+
 def test_an_asset_names_the_labels(world, tmp_path) -> None:
     folder = tree(tmp_path / "set", world)
     (folder / "groundTruth").rename(folder / "mine")

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from rhyme import api
 from rhyme.api.segment_pictures import draw_segments
-from rhyme.catalog import Catalog
+from rhyme.catalog import Catalog, scan
 from rhyme.encoders import Features, Head, HeadConfig, InferencePlan
 from rhyme.errors import ConfigError, EvaluationError
 from rhyme.evaluation.frames import FrameData
@@ -77,6 +78,36 @@ def test_items_of_one_group_have_no_margin() -> None:
     alone = data(Angles())
     alone = dataclasses.replace(alone, catalog=alone.catalog.select(indices=[0]))
     assert {m.name for m in run(alone, Settings())} == {"intra_variance", "ranking_accuracy"}
+
+
+@pytest.mark.parametrize("batch_size", [8, 64, 3])
+def test_an_item_that_loses_a_clip_moves_no_other_items_clips(
+    tmp_path: Path, batch_size: int
+) -> None:
+    """Batches of 8 split items of 3 clips: the damage reaches one of its batches, or all."""
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        folder = tmp_path / f"clips/v{i}"
+        folder.mkdir(parents=True)
+        for k in range(24):
+            level = np.full((24, 24, 3), 30 * (k // 4) + 6 * i, np.uint8)
+            noise = rng.integers(0, 20, level.shape, dtype=np.uint8)
+            Image.fromarray(level + noise).save(folder / f"{k:03}.png")
+    items = scan(tmp_path / "clips", out=tmp_path / "clips.catalog")
+    wanted = dataclasses.replace(data(Angles()), catalog=items)
+    settings = Settings(clips=3, batch_size=batch_size)
+    whole = dataclasses.replace(wanted, catalog=items.select(indices=[0, 1, 3, 4, 6, 7]))
+    expected = {m.name: (m.value, m.items) for m in run(whole, settings)}
+    for i in (2, 5):  # in the last clip alone
+        (tmp_path / f"clips/v{i}/022.png").write_bytes(b"no picture" * 30)
+    found = run(wanted, settings)
+    assert {m.name: m.items for m in found} == {n: items for n, (_, items) in expected.items()}
+    for metric in found:
+        assert metric.value == pytest.approx(expected[metric.name][0], rel=1e-5)
+        assert set(metric.details["skipped"]) == {"v2", "v5"}
+        assert metric.details["left_out"] == 2
+        (note,) = metric.notes
+        assert note.startswith("2 of 8 items were left out, e.g. v2: ")
 
 
 def test_what_it_refuses() -> None:

@@ -13,11 +13,12 @@ from PIL import Image
 from rhyme.catalog import Catalog, scan
 from rhyme.encoders import InferencePlan, load_package
 from rhyme.errors import ConfigError, EvaluationError, UnknownName
-from rhyme.evaluation import Evaluation, evaluate, judged, load_protocol, pixels
+from rhyme.evaluation import Evaluation, Result, evaluate, judged, load_protocol, pixels
 from rhyme.evaluation.pixels import Pixels
 from rhyme.evaluation.protocol import parse_settings
 from rhyme.evaluation.subsets import balanced_subset, listed_subset
 from rhyme.evaluation.transfer import L2_GRID
+from rhyme.tasks import Classifier, Tuning
 
 QUICK = {
     "semi_supervised": {"fractions": [0.2, 1.0], "epochs": [1, 1], "batch_size": 16},
@@ -83,6 +84,37 @@ def test_a_choice_is_made_on_validation_items(done: Evaluation) -> None:
     assert scores[f"lr {row.details['lr']:g}, weight decay 0"] == max(scores.values())
     fixed = next(r for r in done.results if r.protocol == "linear_sgd")
     assert "validation" not in fixed.details
+
+
+def test_the_chosen_setting_may_be_trained_once_more_on_all(world, monkeypatch) -> None:
+    catalog, encoder = world
+    fitted: list[tuple[float, int]] = []
+    fit = Pixels.fit
+
+    def counted(self: Pixels, rows: np.ndarray, tuning: Tuning) -> Classifier:
+        fitted.append((tuning.lr, len(rows)))
+        return fit(self, rows, tuning)
+
+    monkeypatch.setattr(Pixels, "fit", counted)
+
+    def row(**changes: object) -> Result:
+        fitted.clear()
+        done = evaluate(
+            encoder, catalog, protocols=("finetune",), untrained_seeds=(),
+            settings={"finetune": {"epochs": 1, **changes}},
+        )  # fmt: skip
+        return done.results[0]
+
+    plain = row(lr=[0.05, 0.5])
+    train = plain.details["fitted_items"]
+    assert fitted == [(0.05, train), (0.5, train)]
+    both = row(lr=[0.05, 0.5], refit="train+val")
+    assert both.details["validation"] == plain.details["validation"], "chosen by them as before"
+    every = both.details["fitted_items"]
+    assert every > train
+    assert fitted == [(0.05, train), (0.5, train), (both.details["lr"], every)]
+    assert row(lr=[0.05], refit="train+val").details["fitted_items"] == every
+    assert fitted == [(0.05, every)], "with one setting nothing is tried before"
 
 
 def test_a_setting_that_diverges_is_told_and_never_chosen(world) -> None:
@@ -316,6 +348,8 @@ def test_presets_are_the_published_settings_and_can_be_changed() -> None:
     coclr = parse_settings(linear, {"preset": "coclr"})
     assert (coclr.lr, coclr.weight_decay, coclr.milestones) == ((0.1,), (1e-3,), (60, 80))
     assert coclr.norm
+    assert {s.refit for s in (dual, k400, cstp, coclr)} == {"train+val"}
+    assert finetune.settings().refit == linear.settings().refit == "train"
     transfer = parse_settings(finetune, {"preset": "simclr-transfer"})
     tried = transfer.tunings(frozen=False)
     assert len(tried) == 56

@@ -100,6 +100,15 @@ def test_what_was_done_is_told(done: Evaluation) -> None:
     assert (row.settings["preset"], row.settings["stride"]) == ("dual", 2)
 
 
+def test_nothing_is_chosen_so_the_whole_training_list_takes_part(done: Evaluation) -> None:
+    train, val = len(done.splits.train), len(done.splits.val)
+    assert (train + val, len(done.splits.test)) == (24, 8)
+    assert val > 0
+    for row in done.results:
+        told = row.details["gallery" if row.protocol == "retrieval" else "fitted_items"]
+        assert told == 24, row.protocol
+
+
 def test_the_mean_over_three_splits(collection: tuple[Path, Path]) -> None:
     rows = []
     for number in (1, 2, 3):

@@ -6,7 +6,7 @@ stands at a cell is known from masks that lie beside the collection.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from rhyme.catalog import Catalog
 from rhyme.errors import EvaluationError, RhymeError
 from rhyme.evaluation.checks import check_above_zero, check_least
 from rhyme.evaluation.frames import FrameData, dense_check
+from rhyme.evaluation.left_out import item_name, skipped_details, skipped_notes
 from rhyme.evaluation.protocol import Metric, Protocol
 from rhyme.evaluation.truth_masks import Masks, read_masks
 from rhyme.tasks import L2_GRID, DenseEncoder, dense_encoder, linear_probe
@@ -65,10 +66,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class _Cells:
-    """Features ``[n, d]`` of cells and their classes ``[n]`` by name."""
+    """Features ``[n, d]`` of cells and their classes ``[n]`` by name; what was not to be had.
+
+    ``skipped`` is the reason by name of an item with masks, ``used`` the number of the others.
+    """
 
     features: NDArray[np.float32]
     names: NDArray[np.str_]
+    skipped: dict[str, str] = field(default_factory=dict[str, str])
+    used: int = 0
 
 
 def run(data: FrameData, settings: Settings) -> list[Metric]:
@@ -80,30 +86,34 @@ def run(data: FrameData, settings: Settings) -> list[Metric]:
 
     Returns:
         ``miou``, the mean over classes of intersection over union, and ``accuracy``, the share of
-        cells that are right. Chance is to call every cell background. Details give each class.
+        cells that are right. Chance is to call every cell background. Details give each class, and
+        which items with masks, of any split, were skipped.
 
     Raises:
         EvaluationError: a split has no masks, or the training items show fewer than two classes.
     """
     encoder = dense_encoder(data.encoder, settings.stride, settings.stage, options="--cells.")
-    train, val, test = (
+    parts = [
         _read(data, encoder, settings, split, share, name)
         for name, split, share in (
             ("train", data.train_items, 1),
             ("val", data.val_items, 3),
             ("test", data.catalog, None),
         )
-    )
+    ]
+    train, val, test = parts
     classes = np.unique(train.names)
     if len(classes) < 2:
         raise EvaluationError("the training cells show one class", stage="cells", value=classes)
-    codes = [_codes(part.names, classes) for part in (train, val, test)]
+    codes = [_codes(part.names, classes) for part in parts]
     found = linear_probe(
         train.features, codes[0], val.features, codes[1], test.features, codes[2], l2=settings.l2
     )
     still = _codes(np.full(len(test.names), BACKGROUND), classes)
     scores = overlaps(found.predictions, codes[2], len(classes))
     named = {str(classes[c]): score for c, score in scores.items() if c >= 0}
+    skipped = {name: why for part in parts for name, why in part.skipped.items()}
+    masked = sum(part.used + len(part.skipped) for part in parts)
     details: dict[str, Any] = {
         "stage": encoder.stage,
         "stride": encoder.stride,
@@ -113,6 +123,7 @@ def run(data: FrameData, settings: Settings) -> list[Metric]:
         "l2": found.l2,
         "l2_at_edge": found.at_edge,
         "converged": found.converged,
+        **skipped_details(skipped),
     }
     return [
         Metric(
@@ -121,6 +132,7 @@ def run(data: FrameData, settings: Settings) -> list[Metric]:
             items=len(test.names),
             chance=chance,
             details=details,
+            notes=skipped_notes(skipped, masked, "items with masks"),
         )
         for name, value, chance in (
             ("miou", _mean(scores), _mean(overlaps(still, codes[2], len(classes)))),
@@ -166,6 +178,8 @@ def _read(
     """The cells of a split in order: all, or one in ``share`` of as many as the settings allow."""
     features: list[NDArray[np.float32]] = []
     names: list[NDArray[np.str_]] = []
+    skipped: dict[str, str] = {}
+    used = 0
     part = data.of(catalog) if catalog is not None else None
     rows = np.arange(0 if part is None else len(part.catalog))
     if share is not None:
@@ -179,10 +193,13 @@ def _read(
                 continue
             truth = masks.ids
             frames = part.all_frames(row)
-        except RhymeError:
+        except RhymeError as error:
+            skipped[item_name(item)] = error.reason
             continue
         if len(frames) != len(truth):
+            skipped[item_name(item)] = f"{len(frames)} frames and {len(truth)} masks"
             continue
+        used += 1
         at = np.unique(np.linspace(0, len(truth) - 1, settings.frames).round().astype(int))
         listed = _classes(part, row, masks, settings.ids)
         for t in at:
@@ -194,8 +211,9 @@ def _read(
         if split == "test":
             data.told(row + 1)
     if not features:
+        why = "; ".join(f"{name}: {why}" for name, why in list(skipped.items())[:2])
         raise EvaluationError(
-            f"no item of the split '{split}' has masks",
+            f"no item of the split '{split}' has masks" + (f" ({why})" if why else ""),
             stage="cells",
             remedy="give a generated world, or a folder with JPEGImages and Annotations, with "
             "a split of its own or items enough to draw one",
@@ -204,7 +222,7 @@ def _read(
     if share is not None:
         kept = _drawn(data.seed, split, "cells", len(x), settings.cells // share)
         x, y = x[kept], y[kept]
-    return _Cells(x, y)
+    return _Cells(x, y, skipped, used)
 
 
 def _drawn(seed: int, split: str, name: str, count: int, most: int) -> Integer:

@@ -17,6 +17,7 @@ from torch import Tensor
 from rhyme.errors import ConfigError, EvaluationError, RhymeError
 from rhyme.evaluation.checks import check_least
 from rhyme.evaluation.frames import FrameData, dense_check
+from rhyme.evaluation.left_out import item_name, skipped_details, skipped_notes
 from rhyme.evaluation.protocol import Metric, Protocol
 from rhyme.objectives import nearest_cells
 from rhyme.tasks import DenseEncoder, dense_encoder
@@ -88,12 +89,12 @@ def run(data: FrameData, settings: Settings) -> list[Metric]:
     side = len(centres)
     plan = _plan(data, settings, size)
     sums = np.zeros(5)
-    failed: dict[str, str] = {}
+    skipped: dict[str, str] = {}
     for row in range(len(data.catalog)):
         try:
             views, maps = _views(data, plan, row, settings.pairs)
         except RhymeError as error:
-            failed[data.catalog.item(row).path] = error.reason
+            skipped[item_name(data.catalog.item(row))] = error.reason
             continue
         match = _match(encoder, views).cpu()
         # layers without padding give fewer cells than there is room for
@@ -107,7 +108,7 @@ def run(data: FrameData, settings: Settings) -> list[Metric]:
         raise EvaluationError(
             "no two views show a common place",
             stage="correspondence",
-            value=dict(list(failed.items())[:3]),
+            value=dict(list(skipped.items())[:3]),
             remedy="ask for more pairs, or larger crops (correspondence.smallest)",
         )
     hits, exact, still, chance = (float(s) / asked for s in sums[1:])
@@ -117,11 +118,12 @@ def run(data: FrameData, settings: Settings) -> list[Metric]:
         "cells": side * side,
         "size": size,
         "same_cell": still,
-        "failed": failed,
+        **skipped_details(skipped),
     }
+    notes = skipped_notes(skipped, len(data.catalog), "items")
     return [
-        Metric(name="accuracy", value=hits, items=asked, chance=chance, details=details),
-        Metric(name="exact", value=exact, items=asked, chance=1 / side**2, details=details),
+        Metric(name=name, value=value, items=asked, chance=by, details=details, notes=notes)
+        for name, value, by in (("accuracy", hits, chance), ("exact", exact, 1 / side**2))
     ]
 
 

@@ -369,12 +369,20 @@ def _told(protocol: str, settings: Any, metrics: Sequence[Metric]) -> list[str]:
 
 
 def _noted(protocol: str, measured: Mapping[str, Sequence[Metric]]) -> list[str]:
-    """The notes of the figures; those that do not hold for every encoder name theirs."""
+    """The notes of the figures; those that do not hold for every encoder name theirs.
+
+    What holds for several figures and for all of a protocol names none of them.
+    """
     whose: dict[str, list[str]] = {}
     for name, metrics in measured.items():
-        for line in dict.fromkeys(f"{m.name}: {note}" for m in metrics for note in m.notes):
+        lines: list[str] = []
+        for metric in metrics:
+            for note in metric.notes:
+                every = len(metrics) > 1 and all(note in other.notes for other in metrics)
+                lines.append((protocol if every else f"{protocol} {metric.name}") + f": {note}")
+        for line in dict.fromkeys(lines):
             whose.setdefault(line, []).append(name)
     return [
-        f"{protocol} {line}" + ("" if len(names) == len(measured) else f" ({', '.join(names)})")
+        line + ("" if len(names) == len(measured) else f" ({', '.join(names)})")
         for line, names in whose.items()
     ]

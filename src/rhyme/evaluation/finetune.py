@@ -5,7 +5,8 @@ on all of them; ``simclr-transfer`` is its way of transfer (B.8): 20,000 steps o
 learning rates and 8 weight decays, which are divided by the rate; ``small`` is ours for pictures of
 at most 64 pixels, of which a crop of 8 % shows nothing. ``dual`` and ``dual-k400`` as DUAL's
 published scripts do for encoders from UCF101 and from Kinetics (schedules differ); ``cstp`` and
-``cstp-k400`` as CSTP's.
+``cstp-k400`` as CSTP's. These four train on the whole training list, with what was set aside of it
+for validation, as nothing is chosen.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ _DUAL: dict[str, Any] = {
     "lr": (0.05,),
     "lr_batch": 16,
     "weight_decay": (1e-3,),
+    "refit": "train+val",
     "nesterov": False,
     "schedule": "step",
     "epochs": 100,
@@ -75,6 +77,7 @@ _CSTP: dict[str, Any] = {
     "lr": (0.025,),
     "lr_batch": 60,
     "weight_decay": (5e-4,),
+    "refit": "train+val",
     "nesterov": False,
     "schedule": "plateau",
     "epochs": 100,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from rhyme.encoders import EncoderPackage
 from rhyme.errors import ConfigError
@@ -29,6 +29,8 @@ class Grid:
         lr: learning rates for a batch of ``lr_batch`` to choose from, on the validation items.
         lr_batch: the batch that they are meant for.
         weight_decay: L2 terms to choose from.
+        refit: rows of the final training, ``"train"`` or ``"train+val"``. With one rate and one
+            decay it is the only one; of several the chosen one is trained once more on both.
         decay_by_lr: divide each of them by its learning rate.
         nesterov: Nesterov's momentum.
         schedule: ``"cosine"``, ``"step"`` or ``"plateau"``.
@@ -56,6 +58,7 @@ class Grid:
     lr: tuple[float, ...]
     lr_batch: int = 256
     weight_decay: tuple[float, ...] = (0.0,)
+    refit: Literal["train", "train+val"] = "train"
     decay_by_lr: bool = False
     nesterov: bool = True
     schedule: Schedule = "cosine"
@@ -128,7 +131,13 @@ def top1_of_grid(pixels: Pixels, grid: Grid, *, frozen: bool) -> list[Metric]:
         frozen: train the classifier alone.
     """
     tunings = grid.tunings(frozen=frozen)
-    found = tuned(pixels, pixels.rows["train"], tunings, testing=grid.testing)
+    found = tuned(
+        pixels,
+        pixels.rows["train"],
+        tunings,
+        testing=grid.testing,
+        also=pixels.rows["val"] if grid.refit == "train+val" else None,
+    )
     return [
         Metric(
             name="top1",

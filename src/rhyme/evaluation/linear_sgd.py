@@ -5,7 +5,8 @@ Presets: ``image`` is SimCLR's (arXiv 2002.05709, appendix B.6): Nesterov's SGD,
 Nesterov's form, lr 30·B/256, batches of 256, 100 epochs with steps at 60 and 80; the classifier
 starts from N(0, 0.01). ``coclr`` is CoCLR's for video: batch norm before the linear layer, lr 0.1,
 weight decay 1e-3, 100 epochs with steps at 60 and 80; its code leaves the batch to the user, 16
-clips here. Unlike ``linear`` it sees augmented pictures, and its figure depends on a schedule.
+clips here; it trains on validation items too, as nothing is chosen. Unlike ``linear`` it sees
+augmented pictures, and its figure depends on a schedule.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lr": (0.1,),
         "lr_batch": 16,
         "weight_decay": (1e-3,),
+        "refit": "train+val",
         "nesterov": False,
         "schedule": "step",
         "epochs": 100,

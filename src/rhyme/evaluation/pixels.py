@@ -242,6 +242,7 @@ def tuned(
     tunings: Sequence[Tuning],
     *,
     testing: Testing | None = None,
+    also: Integer | None = None,
 ) -> Tuned:
     """Train with each of the tunings, choose on the validation items, read the test items once.
 
@@ -251,6 +252,8 @@ def tuned(
         tunings: what to choose from; among equals the first is taken, and one that diverges is
             never taken.
         testing: clips of the items that are judged; those of ``pixels`` where it names none.
+        also: labelled rows to train on too once nothing is left to choose: with one tuning at once,
+            with several the chosen one is trained once more on all.
 
     Raises:
         EvaluationError: a choice is to be made, and no validation item has a label; a frozen
@@ -264,6 +267,8 @@ def tuned(
             remedy="give one value of lr and weight_decay, or a split with validation items",
         )
     testing = testing or Testing()
+    final = rows if also is None else np.sort(np.concatenate([rows, also]))
+    tried = rows if len(tunings) > 1 else final
     scores: dict[str, float] = {}
     diverged: list[str] = []
     chosen, best, model = tunings[0], -1.0, None
@@ -271,7 +276,7 @@ def tuned(
         name = f"lr {tuning.lr:g}, weight decay {tuning.weight_decay:g}"
         score = 0.0
         try:
-            fitted = pixels.fit(rows, tuning)
+            fitted = pixels.fit(tried, tuning)
             if len(tunings) > 1:
                 score = pixels.score(fitted, tuning, testing, "val").accuracy
         except Diverged:
@@ -282,17 +287,19 @@ def tuned(
             chosen, best, model = tuning, score, fitted
     if model is None:
         raise Diverged(f"the training diverged at {'; '.join(diverged)}", stage="evaluate")
+    if len(final) > len(tried):
+        model = pixels.fit(final, chosen)
     if chosen.frozen and not _same(pixels.encoder, model.encoder):
         raise EvaluationError("the frozen encoder has changed", stage="evaluate")
     test = pixels.score(model, chosen, testing, "test")
     details: dict[str, Any] = {
         "lr": chosen.lr,
         "weight_decay": chosen.weight_decay,
-        "fitted_items": len(rows),
-        "batch_size": min(chosen.batch_size, len(rows)),
+        "fitted_items": len(final),
+        "batch_size": min(chosen.batch_size, len(final)),
         "epochs": 0 if chosen.steps else chosen.epochs,
         **({"steps": chosen.steps} if chosen.steps else {}),
-        "in_memory": pixels.in_memory(rows, chosen),
+        "in_memory": pixels.in_memory(final, chosen),
         "unreadable": test.left_out,
         "short_videos": test.short,
     }
@@ -300,7 +307,7 @@ def tuned(
         details["validation"] = scores
     if diverged:
         details["diverged"] = diverged
-    frequent = np.bincount(pixels.codes[rows]).argmax()
+    frequent = np.bincount(pixels.codes[final]).argmax()
     return Tuned(
         accuracy=test.accuracy,
         items=test.items,

@@ -6,7 +6,7 @@ slow videos that is much.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from rhyme.config import to_dict
 from rhyme.errors import EvaluationError, RhymeError
 from rhyme.evaluation.checks import check_above_zero, check_least
 from rhyme.evaluation.frames import FrameData, dense_check
+from rhyme.evaluation.left_out import item_name, skipped_details, skipped_notes
 from rhyme.evaluation.protocol import Metric, Protocol
 from rhyme.evaluation.truth_masks import read_masks
 from rhyme.tasks import (
@@ -103,7 +104,7 @@ def run(data: FrameData, settings: Settings) -> list[Metric]:
 
     Returns:
         ``j_and_f``, ``j`` and ``f``; chance is the first mask repeated. Details give recall and
-        decay, the figures of each object, and the whole rule.
+        decay, the figures of each object, the whole rule, and which items with masks were skipped.
 
     Raises:
         EvaluationError: no item has masks of at least three frames with an object in the first.
@@ -112,37 +113,50 @@ def run(data: FrameData, settings: Settings) -> list[Metric]:
     encoder = dense_encoder(data.encoder, settings.stride, settings.stage, options="--propagation.")
     scores: list[_Scores] = []
     skipped: dict[str, str] = {}
-    drawn = 0
+    bare = drawn = 0
     for row in range(len(data.catalog)):
         item = data.catalog.item(row)
         try:
             masks = read_masks(data.catalog, item)
             if masks is None:
-                skipped[item.path] = "no masks"
+                bare += 1
                 continue
             truth = masks.ids
             frames = data.all_frames(row)
-            if len(frames) != len(truth) or len(truth) < 3 or not truth[0].any():
-                skipped[item.path] = f"{len(frames)} frames, {len(truth)} masks, or no object"
+            if (why := _unfit(len(frames), truth)) is not None:
+                skipped[item_name(item)] = why
                 continue
             predicted = _carried(data, encoder, rule, frames, truth[0], settings.height)
         except RhymeError as error:
-            skipped[item.path] = error.reason
+            skipped[item_name(item)] = error.reason
             continue
-        scores += _score(item.path, predicted, truth, settings.score_ends)
+        scores += _score(item_name(item), predicted, truth, settings.score_ends)
         if data.pictures is not None and drawn < _PICTURES:
             drawn += 1
             _draw(data.pictures, item.path, frames, predicted, truth)
         data.told(row + 1)
     if not scores:
-        told = "; ".join(f"{name}: {why}" for name, why in list(skipped.items())[:2])
+        told = [f"{name}: {why}" for name, why in list(skipped.items())[:2]]
+        told += [f"{bare} of {len(data.catalog)} items have none"] if bare else []
         raise EvaluationError(
-            f"no item has masks to carry ({told})",
+            f"no item has masks to carry ({'; '.join(told)})",
             stage="propagation",
             remedy="give a folder with JPEGImages and Annotations as DAVIS has them, or a "
             "generated world",
         )
-    return _metrics(scores, encoder, rule, skipped)
+    found = _metrics(scores, encoder, rule)
+    lost = skipped_details(skipped)
+    notes = skipped_notes(skipped, len(data.catalog) - bare, "items with masks")
+    return [replace(m, details={**m.details, **lost}, notes=notes) for m in found]
+
+
+def _unfit(frames: int, truth: Ids) -> str | None:
+    """Why masks cannot be carried along so many frames; None where they can."""
+    if frames != len(truth):
+        return f"{frames} frames and {len(truth)} masks"
+    if frames < 3:
+        return f"{frames} frames, and it takes three"
+    return None if truth[0].any() else "no object in the first frame"
 
 
 def _carried(
@@ -203,9 +217,7 @@ def _score(name: str, predicted: Ids, truth: Ids, ends: bool) -> list[_Scores]:
 _FIGURES = ("j", "f", "still_j", "still_f")
 
 
-def _metrics(
-    scores: list[_Scores], encoder: DenseEncoder, rule: PropagationRule, skipped: Mapping[str, str]
-) -> list[Metric]:
+def _metrics(scores: list[_Scores], encoder: DenseEncoder, rule: PropagationRule) -> list[Metric]:
     found = {name: [mask_score(getattr(s, name)) for s in scores] for name in _FIGURES}
 
     def mean(name: str, of: str = "mean") -> float:
@@ -220,7 +232,6 @@ def _metrics(
             for s, row in zip(scores, zip(*found.values(), strict=True), strict=True)
         },
         **{f"{name}_{of}": mean(name, of) for name in ("j", "f") for of in ("recall", "decay")},
-        "skipped": dict(skipped),
     }
     rows = {
         "j_and_f": ((mean("j") + mean("f")) / 2, (mean("still_j") + mean("still_f")) / 2),

@@ -71,7 +71,7 @@ class SplitData:
         """The labelled items of a split, and their codes.
 
         Args:
-            split: ``"train"``, ``"val"`` or ``"test"``.
+            split: ``"train"``, ``"val"``, ``"test"``, or ``"train+val"``, where nothing is chosen.
 
         Raises:
             EvaluationError: without labels, or without a labelled item in the split.
@@ -82,11 +82,17 @@ class SplitData:
                 stage="evaluate",
                 remedy="give a label column (scan with labels.csv)",
             )
-        codes = self.labels[split]
+        if split == "train+val":
+            table = self.train.join(self.val)
+            codes = np.concatenate([self.labels["train"], self.labels["val"]])
+            # as the catalog has them: which of them were set aside for validation changes nothing
+            order = np.argsort(table.index, kind="stable")
+            table, codes = table.select(order), codes[order]
+        else:
+            table, codes = getattr(self, split), self.labels[split]
         known = codes >= 0
         if not known.any():
             raise unlabelled(split)
-        table: FeatureTable = getattr(self, split)
         return table.select(np.flatnonzero(known)), codes[known]
 
 

@@ -1,8 +1,10 @@
 """Retrieval across groups: of the class with labels, of the own group without.
 
 The preset ``dual`` is the protocol of the UCF101 and HMDB51 tables (DualVar, CoCLR): recall at 1 to
-50 of centred features. Their code centres test and training items each by their own mean, which
-makes a query's answer depend on the other queries; so ``own`` stands beside ``train`` and ``none``.
+50 of centred features. The whole training list answers, with what was set aside of it for
+validation, as nothing is chosen. Their code centres test and training items each by their own mean,
+which makes a query's answer depend on the other queries; so ``own`` stands beside ``train`` and
+``none``.
 """
 
 from __future__ import annotations
@@ -32,19 +34,22 @@ class Settings:
     Attributes:
         preset: name of the published settings that the others start from.
         ks: the k of recall at k.
-        gallery: split that answers: ``"train"`` as in the UCF101 tables, or ``"test"``, where
-            held-out items answer each other.
-        standardise: take out the training bank's mean and deviation first.
+        gallery: who answers: ``"train"``; ``"train+val"``, the training items with those that were
+            set aside for validation, as in the UCF101 tables; or ``"test"``, where held-out items
+            answer each other.
+        standardise: take out the mean and deviation of the training items first; of the gallery
+            where validation items are among it.
         centring: measure the class with these mean vectors taken out instead: ``"own"``, that of
-            each side (needs all queries at once); ``"train"``, that of the training items for
-            both; ``"none"``. Figures then end in ``_own_mean``, ``_train_mean``, ``_plain``.
+            each side (needs all queries at once); ``"train"``, that of the training items for both,
+            or of a gallery with validation items; ``"none"``. Figures then end in ``_own_mean``,
+            ``_train_mean``, ``_plain``.
         levels: ``"video"`` or ``"frame"``: what asks and what answers.
         group: also measure the retrieval of a frame's own group, which needs no labels.
     """
 
     preset: str = "image"
     ks: tuple[int, ...] = (1, 5, 10)
-    gallery: Literal["train", "test"] = "train"
+    gallery: Literal["train", "train+val", "test"] = "train"
     standardise: bool = True
     centring: tuple[Centring, ...] = ()
     levels: tuple[Level, ...] = ("video",)
@@ -86,7 +91,7 @@ def _of_class(split: SplitData, settings: Settings, level: Level) -> list[Metric
     (test, labels), (gallery, gallery_labels) = (
         split.labelled(name) for name in ("test", settings.gallery)
     )
-    train, _ = split.labelled("train")
+    train = split.labelled("train")[0] if settings.gallery == "test" else gallery
 
     def spread(table: FeatureTable, values: Integer) -> Integer:
         return values if level == "video" else np.repeat(values, table.frames_per_item)
@@ -164,6 +169,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "image": {},
     "dual": {
         "ks": (1, 5, 10, 20, 50),
+        "gallery": "train+val",
         "standardise": False,
         "centring": ("own", "train", "none"),
         "group": False,

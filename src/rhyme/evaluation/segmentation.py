@@ -8,8 +8,8 @@ counts and nothing is chosen, so validation videos have no part.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from rhyme.evaluation.frame_labels import (
     read_frame_labels,
     video_name,
 )
+from rhyme.evaluation.left_out import skipped_details, skipped_notes
 from rhyme.evaluation.protocol import Metric, Protocol
 from rhyme.evaluation.videos import VideoData
 from rhyme.tasks import (
@@ -78,6 +79,19 @@ class Settings(SegmenterConfig):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class _Side:
+    """The videos to train or to test on, and the reason by name of those that have no part.
+
+    Of a bundle every video counts that it lists, else those for which there are labels.
+    """
+
+    name: Literal["train", "test"]
+    videos: list[Timeline]
+    listed: bool = False
+    skipped: dict[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Video:
     """A labelled video and its features by part, one row in ``every`` frames."""
 
@@ -96,43 +110,61 @@ def run(data: VideoData, settings: Settings) -> list[Metric]:
     Returns:
         ``accuracy``, ``edit``, ``f1_10``, ``f1_25`` and ``f1_50`` of the pooled feature, all in
         [0, 1], and the same with ``@part`` behind for each named part. Chance is the most frequent
-        training class given to every frame.
+        training class given to every frame. Videos of a bundle, or with labels, that could not be
+        used are told.
 
     Raises:
         EvaluationError: no labelled video to train or to test on, or a group that the encoder has
             seen in the test videos of a bundle.
     """
     train, test = _sides(data, settings)
-    labels = read_frame_labels(data.catalog, [*train, *test])
-    told = _Told(data, settings, labels, train, test)
-    skipped = dict(labels.skipped)
-    trained = list(_extracted(data, settings, labels, train, skipped, told))
-    tested = list(_extracted(data, settings, labels, test, skipped, told))
-    for name, side in (("train", trained), ("test", tested)):
-        if not side:
-            why = "; ".join(f"{path}: {reason}" for path, reason in list(skipped.items())[:2])
+    labels = read_frame_labels(data.catalog, [*train.videos, *test.videos])
+    told = _Told(data, settings, labels, train.videos, test.videos)
+    trained, tested = (
+        list(_extracted(data, settings, labels, side, told)) for side in (train, test)
+    )
+    notes: list[str] = []
+    for side, found in ((train, trained), (test, tested)):
+        if not found:
+            some = list(side.skipped.items())[:2]
+            why = "; ".join(f"{name}: {reason}" for name, reason in some)
             raise EvaluationError(
-                f"no video of the split '{name}' has frame labels" + (f" ({why})" if why else ""),
+                f"no video of the split '{side.name}' has frame labels"
+                + (f" ({why})" if why else ""),
                 stage="segmentation",
                 remedy="give groundTruth/<video>.txt with a label a line for each frame, or a "
                 "generated world with untrimmed videos",
             )
+        what = f"{side.name} videos " + ("of the bundle" if side.listed else "with labels")
+        notes += skipped_notes(side.skipped, len(found) + len(side.skipped), what)
+    lost = skipped_details({**test.skipped, **train.skipped})
     metrics: list[Metric] = []
     for part in _parts(settings, trained[0].features):
-        metrics += _judged(data, settings, labels.classes, part, trained, tested, skipped, told)
-    return metrics
+        metrics += _judged(data, settings, labels.classes, part, trained, tested, told)
+    return [replace(m, details={**m.details, **lost}, notes=tuple(notes)) for m in metrics]
 
 
-def _sides(data: VideoData, settings: Settings) -> tuple[list[Timeline], list[Timeline]]:
+def _sides(data: VideoData, settings: Settings) -> tuple[_Side, _Side]:
     """Videos to train and to test on."""
     if settings.bundle is None:
-        return timelines(data.catalog, data.train), timelines(data.catalog, data.test)
-    root, every = data.catalog.root, timelines(data.catalog, np.arange(len(data.catalog)))
-    sides: list[list[Timeline]] = []
-    for part in ("train", "test"):
-        wanted = read_bundle(root, part, settings.bundle)
-        sides.append([line for line in every if video_name(line) in wanted])
-    hit = sorted({data.catalog.item(int(v.rows[0])).group for v in sides[1]} & data.seen)
+        return (
+            _Side(name="train", videos=timelines(data.catalog, data.train)),
+            _Side(name="test", videos=timelines(data.catalog, data.test)),
+        )
+    every = timelines(data.catalog, np.arange(len(data.catalog)))
+    there = {video_name(line) for line in every}
+
+    def side(name: Literal["train", "test"], split: int) -> _Side:
+        wanted = read_bundle(data.catalog.root, name, split)
+        return _Side(
+            name=name,
+            videos=[line for line in every if video_name(line) in wanted],
+            listed=True,
+            skipped=dict.fromkeys(sorted(wanted - there), "no such video in the collection"),
+        )
+
+    train, test = side("train", settings.bundle), side("test", settings.bundle)
+    hit = sorted({data.catalog.item(int(v.rows[0])).group for v in test.videos} & data.seen)
     if hit:
         raise EvaluationError(
             f"the encoder was trained on {len(hit)} groups of the bundle's test videos",
@@ -140,7 +172,7 @@ def _sides(data: VideoData, settings: Settings) -> tuple[list[Timeline], list[Ti
             value=hit[:5],
             remedy="train on another collection, or on this one with the bundle's split",
         )
-    return sides[0], sides[1]
+    return train, test
 
 
 class _Told:
@@ -181,21 +213,22 @@ def _extracted(
     data: VideoData,
     settings: Settings,
     labels: FrameLabels,
-    videos: list[Timeline],
-    skipped: dict[str, str],
+    side: _Side,
     told: _Told,
 ) -> Iterator[_Video]:
-    """Features and labels of the videos that have both."""
-    for line in videos:
+    """Features and labels of the videos that have both; the side gets why others have not."""
+    for line in side.videos:
         codes = labels.codes.get(line.path)
         if codes is None or not (codes >= 0).any():
+            if codes is not None or line.path in labels.skipped or side.listed:
+                side.skipped[line.path] = labels.skipped.get(line.path, "no labels of its frames")
             continue
         try:
             features = video_features(
                 data.encoder, data.plan, data.catalog, line, settings.rule(), device=data.device
             )
         except RhymeError as error:
-            skipped[line.path] = error.reason
+            side.skipped[line.path] = error.reason
             continue
         told(len(line))
         told.parts(len(_parts(settings, features)))
@@ -225,7 +258,6 @@ def _judged(
     part: str,
     train: list[_Video],
     test: list[_Video],
-    skipped: dict[str, str],
     told: _Told,
 ) -> list[Metric]:
     """Train on one part of the features and judge the test videos."""
@@ -263,7 +295,6 @@ def _judged(
         "segments_predicted": score.predicted,
         "segments_true": score.true,
         "counts": {str(o): list(c) for o, c in score.counts.items()},
-        "skipped": dict(list(skipped.items())[:20]),
     }
     suffix = "" if part == "pooled" else f"@{part}"
     figures = [("accuracy", score.accuracy, guess.accuracy, score.frames),

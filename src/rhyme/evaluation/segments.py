@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 from rhyme.errors import EvaluationError
 from rhyme.evaluation.checks import check_least
 from rhyme.evaluation.frames import FrameData
+from rhyme.evaluation.left_out import item_name, skipped_details, skipped_notes
 from rhyme.evaluation.protocol import Metric, Protocol
 from rhyme.loading import inference_batches
 from rhyme.objectives import calibrate_segments, segment_accuracy, shuffle_segments
@@ -58,8 +59,10 @@ def run(data: FrameData, settings: Settings) -> list[Metric]:
         in s; and, where there are two groups, ``coherence_margin``: by how much two clips of an
         item are more alike than clips of other groups.
 
+        An item of which not all clips could be read has no part, and is told.
+
     Raises:
-        EvaluationError: the encoder reads frames, or no item can be read.
+        EvaluationError: the encoder reads frames, or no item can be read whole.
         DataError: nothing varies between the clips.
     """
     if not getattr(data.encoder, "reads_clips", False):
@@ -67,7 +70,24 @@ def run(data: FrameData, settings: Settings) -> list[Metric]:
             "the protocol needs an encoder of clips", stage="evaluate", value=data.plan.frames
         )
     head = data.heads.get(settings.head)
-    rows, pooled, hits, vectors = _pass(data, settings, None if head is None else head.eval())
+    failed: dict[int, str] = {}
+    passed = _pass(data, settings, None if head is None else head.eval(), failed)
+    found = _figures(data, settings, *passed)
+    skipped = {item_name(data.catalog.item(row)): why for row, why in sorted(failed.items())}
+    lost = skipped_details(skipped)
+    notes = skipped_notes(skipped, len(data.catalog), "items")
+    return [replace(m, details={**m.details, **lost}, notes=notes) for m in found]
+
+
+def _figures(
+    data: FrameData,
+    settings: Settings,
+    rows: np.ndarray,
+    pooled: Float,
+    hits: Float | None,
+    vectors: Float | None,
+) -> list[Metric]:
+    """The figures of what :func:`_pass` gave."""
     facts = data.catalog.facts(rows)
     found = [
         Metric(
@@ -110,9 +130,12 @@ def run(data: FrameData, settings: Settings) -> list[Metric]:
 
 @torch.inference_mode()
 def _pass(
-    data: FrameData, settings: Settings, head: Any
+    data: FrameData, settings: Settings, head: Any, failed: dict[int, str]
 ) -> tuple[np.ndarray, Float, Float | None, Float | None]:
-    """Rows ``[n]``, features ``[n, f, d]``, right segments ``[n, f]``, vectors ``[n, f, s, e]``."""
+    """Rows ``[n]``, features ``[n, f, d]``, right segments ``[n, f]``, vectors ``[n, f, s, e]``.
+
+    ``failed`` gets the reason of every row that is not among them.
+    """
     plan, f = data.plan, settings.clips
     sampling = clip_sampling(
         f"linspace{f}", frames=plan.frames, stride=plan.stride, spacing=plan.spacing
@@ -124,7 +147,11 @@ def _pass(
         seed = data.seed if settings.order_seed is None else settings.order_seed
         orders = torch.from_numpy(other_orders(np.asarray(facts.id), s, seed))
     batches = inference_batches(
-        data.catalog, plan, clips=sampling.of(facts), batch_size=settings.batch_size
+        data.catalog,
+        plan,
+        clips=sampling.of(facts),
+        batch_size=settings.batch_size,
+        failed=failed,
     )
     rows: list[Tensor] = []
     pooled: list[Tensor] = []
@@ -145,20 +172,28 @@ def _pass(
             shuffled = head(encode(data.encoder, shuffle_segments(clips, order)))
             back = calibrate_segments(shuffled.unflatten(1, (s, -1)), order)
             hits.append(segment_accuracy(segments, back).float().cpu())
-    if not rows:
-        raise EvaluationError("no item can be read", stage="evaluate", file=data.catalog.root)
-    every = torch.cat(rows).numpy()
+    # clips of one item may stand in two batches, of which one can fail without the other
+    items, counts = np.unique(torch.cat(rows).numpy() if rows else [], return_counts=True)
+    whole = items[counts == f]
+    if not len(whole):
+        raise EvaluationError(
+            "no item can be read",
+            stage="evaluate",
+            file=data.catalog.root,
+            value=next(iter(failed.values()), None),
+        )
+    kept = torch.isin(torch.cat(rows), torch.from_numpy(whole))
     return (
-        every[::f],
-        _by_item(pooled, f),
-        _by_item(hits, f) if hits else None,
-        _by_item(vectors, f) if vectors else None,
+        whole,
+        _by_item(pooled, kept, f),
+        _by_item(hits, kept, f) if hits else None,
+        _by_item(vectors, kept, f) if vectors else None,
     )
 
 
-def _by_item(parts: list[Tensor], clips: int) -> Float:
-    """``[n * f, ...]`` as ``[n, f, ...]``: an item that cannot be read has none of its clips."""
-    return torch.cat(parts).unflatten(0, (-1, clips)).numpy()
+def _by_item(parts: list[Tensor], kept: Tensor, clips: int) -> Float:
+    """Those of ``[m, ...]`` that are kept, all clips of an item beside each other, by item."""
+    return torch.cat(parts)[kept].unflatten(0, (-1, clips)).numpy()
 
 
 PROTOCOL = Protocol(

@@ -51,8 +51,8 @@ def mask_path(frame: str) -> str | None:
 def read_masks(catalog: Catalog, item: Item) -> Masks | None:
     """The masks of an item's frames.
 
-    Id 255 of a picture with a palette is void and becomes background; in a picture of two levels
-    the brighter one is the object.
+    Id 255 is void and becomes background, but for gray masks that hold 0 and 255 alone, all masks
+    of the item taken together: there the brighter level is the object.
 
     Args:
         catalog: the collection.
@@ -70,7 +70,7 @@ def read_masks(catalog: Catalog, item: Item) -> Masks | None:
         if names[0] is None or not (root / names[0]).is_file():
             return None
         size = (item.height, item.width)
-        return Masks(np.stack([_picture(root / str(name), size) for name in names]))
+        return Masks(_ids([_picture(root / str(name), size) for name in names]))
     video = Path(item.path)
     if item.kind != "video" or not (root / "truth" / f"{video.stem}.npz").is_file():
         return None
@@ -84,7 +84,19 @@ def read_masks(catalog: Catalog, item: Item) -> Masks | None:
     )
 
 
-def _picture(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+def _ids(pictures: list[tuple[NDArray[np.uint8], bool]]) -> NDArray[np.uint8]:
+    """Object ids ``[t, h, w]`` of all masks of an item, each given with whether it has a palette.
+
+    A single frame may show nothing but background and void, so no mask is judged by itself.
+    """
+    levels = np.stack([picture for picture, _ in pictures])
+    two = not any(paletted for _, paletted in pictures) and bool(np.isin(levels, (0, 255)).all())
+    levels[levels == 255] = 1 if two else 0
+    return levels
+
+
+def _picture(path: Path, size: tuple[int, int]) -> tuple[NDArray[np.uint8], bool]:
+    """The levels ``uint8 [h, w]`` of a mask, and whether they are numbers of a palette."""
     try:
         with Image.open(path, formats=("PNG",)) as picture:
             if picture.mode not in ("1", "L", "P"):
@@ -98,7 +110,9 @@ def _picture(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
                 raise DataError(
                     "the mask has another size than its frame", file=path, value=picture.size
                 )
-            levels, paletted = np.asarray(picture, dtype=np.uint8), picture.mode == "P"
+            levels = np.asarray(picture, dtype=np.uint8)
+            # white of one bit is the white of eight: some programs store a frame so that allows it
+            return levels * 255 if picture.mode == "1" else levels, picture.mode == "P"
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(
             f"the mask cannot be read: {error}",
@@ -106,6 +120,3 @@ def _picture(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
             stage="masks",
             remedy="copy the annotations again",
         ) from error
-    if not paletted and set(np.unique(levels)) <= {0, 255}:
-        return (levels > 0).astype(np.uint8)
-    return np.where(levels == 255, 0, levels).astype(np.uint8)

@@ -132,6 +132,16 @@ class FeatureTable:
         names = {f.name for f in fields(self)} - {"left_out"}
         return replace(self, **{name: getattr(self, name)[picked] for name in names})
 
+    def join(self, other: FeatureTable) -> FeatureTable:
+        """The items of this table, and those of another one behind them.
+
+        Args:
+            other: other items of the same catalog under the same encoder, as many frames each.
+        """
+        names = {f.name for f in fields(self)} - {"left_out"}
+        both = {n: np.concatenate([getattr(self, n), getattr(other, n)]) for n in names}
+        return replace(self, **both)
+
     def statistics(self) -> Statistics:
         """Statistics of all frames of this table, the training bank."""
         return standardise(self.features)
