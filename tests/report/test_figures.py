@@ -13,7 +13,7 @@ from rhyme.report.series import Chart, Curve, charts, smooth, thin
 from rhyme.report.story import verdict
 from rhyme.report.summary import compare, headline
 from rhyme.report.table import dot_plot, table
-from rhyme.report.text import clean, duration, figure, moment, short_path
+from rhyme.report.text import clean, duration, figure, lower_is_better, moment, short_path
 
 Rows = Callable[..., Any]
 
@@ -115,6 +115,18 @@ def test_lower_is_better_turns_the_verdict(make_result: Rows) -> None:
     (line,) = compare(rows)
     assert line.better is True
     assert table([line]).lines[0].gain == "\N{MINUS SIGN}3.000"
+
+
+def test_words_tell_what_is_better_not_letters_in_a_name() -> None:
+    for name in ("median_rank", "mean rank", "epe", "end_point_error", "loss", "loss@z", "rmse"):
+        assert lower_is_better(name), name
+    measured = """top1 frame_top1 top1_1pct top1@stationary recall_at_1 group_recall_at_10 map j f
+        recall_at_1_own_mean return_rate return_rate_query return_rate_uniform@c same_class_mass
+        nearest_same_class accuracy exact j_and_f miou ranking_accuracy coherence_margin
+        intra_variance edit f1_10 accuracy@non_stationary"""
+    listed = ["top1_repeat1", "top1_lossless", "top1_timeseries", "top1_loss", "top1@loss"]
+    for name in [*measured.split(), *listed]:
+        assert not lower_is_better(name), name
 
 
 def test_a_difference_that_no_digit_shows_is_neither_a_gain_nor_a_loss(make_result: Rows) -> None:
