@@ -198,8 +198,8 @@ def _gain(arms: Mapping[str, Values], arm: str, other: str) -> str:
 
 
 def _chance(rows: Iterable[Result], protocol: str, metric: str) -> str:
-    name = metric.partition(" (")[0]
-    known = [r.chance for r in rows if (r.protocol, r.metric) == (protocol, name)]
+    own = [r for r in rows if r.protocol == protocol and r.metric == metric.partition(" (")[0]]
+    known = [r.chance for r in own if metric in (r.metric, f"{r.metric} ({_variant(r)})")]
     finite = [c for c in known if c is not None and math.isfinite(c)]
     return f"{fmean(finite):.3f}" if finite else "–"
 

@@ -92,6 +92,15 @@ def test_other_settings_are_another_column() -> None:
     assert "k: 20" in text
 
 
+def test_a_guess_is_that_of_its_column() -> None:
+    """Each label has its own: a mean over both would be a guess at neither."""
+    rows = [
+        row("a", 0, 0.3, settings={"label_column": label}, chance=chance)
+        for label, chance in (("action", 0.1), ("colour", 0.5))
+    ]
+    assert cells(tables.table(rows))["a guess"] == ["0.100", "0.500"]
+
+
 def test_figures_behind_a_head_stand_apart() -> None:
     rows = [row("a", 0, 0.3), row("a", 0, 0.4, metric="top1@c"), row("b", 0, 0.2)]
     text = tables.table(rows)
