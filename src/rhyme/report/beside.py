@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from rhyme.evaluation.pairing import Measured, pair_up
 from rhyme.report.arms import Arm
 from rhyme.report.data import Row
-from rhyme.report.summary import (
-    HEADLINES,
+from rhyme.report.rows import (
     TRAINED,
     UNTRAINED,
-    Spread,
     chance_keys,
     measured,
     number,
@@ -22,6 +20,7 @@ from rhyme.report.summary import (
     settings_key,
     variant_of,
 )
+from rhyme.report.summary import HEADLINES, Spread
 from rhyme.report.text import lower_is_better, metric_name, protocol_name
 
 TIE = 1e-12

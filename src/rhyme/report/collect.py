@@ -12,7 +12,7 @@ from rhyme.errors import EvaluationError, RunError
 from rhyme.evaluation import Result, read_results
 from rhyme.evaluation.shelf_names import tell_apart
 from rhyme.report.data import ReportData, Row, RunFacts
-from rhyme.report.summary import TRAINED, UNTRAINED, mapping, number
+from rhyme.report.rows import TRAINED, UNTRAINED, mapping, number
 from rhyme.run import RunFolder, read_jsonl
 
 _TEXT = (

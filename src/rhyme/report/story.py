@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from rhyme.evaluation.splits import SPLIT_DRAWN, SPLIT_GIVEN
 from rhyme.report.data import ReportData
+from rhyme.report.rows import mapping, number
 from rhyme.report.series import drawable
-from rhyme.report.summary import Comparison, mapping, number
+from rhyme.report.summary import Comparison
 from rhyme.report.table import spread_text
 from rhyme.report.text import clean, count, duration, figure
 

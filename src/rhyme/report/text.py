@@ -48,7 +48,8 @@ METRICS = {
 PARTS = {"stationary": "stationary half", "non_stationary": "non-stationary half"}
 """Named parts of a feature, in words."""
 LOWER_IS_BETTER = re.compile(
-    r"(?<![a-z0-9])(errors?|loss(es)?|r?mse|distances?|epe|perplexity|(median|mean)[_ ]rank)(?![a-z0-9])"
+    r"(?<![a-z0-9])(errors?|loss(es)?|r?mse|distances?|epe|perplexity|(median|mean)[_ ]rank)"
+    r"(?![a-z0-9])"
 )
 """What a smaller value is better of, as whole words of a metric's name."""
 ACCURACY = re.compile(r"top\d")
