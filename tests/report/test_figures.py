@@ -215,6 +215,25 @@ def test_few_test_items_leave_a_difference_unmarked(
     assert table([many]).lines[0].better == "up"
 
 
+def test_few_test_items_leave_a_difference_open_that_has_no_spread(make_result: Rows) -> None:
+    """One more right answer of 16 is neither a gain nor a loss, however often it was measured."""
+    for trained, untrained in ((0.5625, 0.5), (0.5, 0.5625)):
+        rows = beside(make_result, trained, untrained, items=16)
+        (line,) = compare(rows)
+        assert line.gain is not None
+        assert (line.gain.sd, line.clear) == (None, False)
+        text = render(ReportData(system="moco", results=rows))
+        assert "no clear difference" in text
+        assert "with a standard error of 0.176 from 16 test items alone" in text
+        assert "is worse than an untrained one" not in text
+        assert "than twice its standard error from the test items, in: k-NN" in text
+    rows = beside(make_result, 0.9, 0.1, items=16)
+    (line,) = compare(rows)
+    assert line.clear is None, "large enough for the items, and of an unknown spread"
+    told = "a gain of 0.800; measured once each, it has no spread."
+    assert verdict(ReportData(system="moco"), line).endswith(told)
+
+
 def test_frames_of_few_videos_are_few_items(make_result: Rows) -> None:
     for name in ("test_items", "query_groups"):
         rows = beside(make_result, 0.5, 0.25, 0.25, items=160, details={name: 16})

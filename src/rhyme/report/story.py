@@ -57,14 +57,16 @@ def verdict(data: ReportData, top: Comparison | None) -> str:
     text += f", against {spread_text(top.untrained)} for the same encoder untrained"
     if top.better is None:
         return f"{text}: no difference."
+    sd = top.gain.sd
     if top.clear is False:
         few = ""
-        if top.gain.sd is not None and abs(top.gain.mean) > top.gain.sd and top.error is not None:
+        if top.error is not None and (sd is None or abs(top.gain.mean) > sd):
             few = f", with a standard error of {figure(top.error)} from {test_items(top)} alone"
         return f"{text}, which is no clear difference ({spread_text(top.gain, sign=True)}{few})."
-    size = figure(abs(top.gain.mean))
-    by = size if top.gain.sd is None else f"{size} ± {figure(top.gain.sd)}"
-    return f"{text}, {'a gain' if top.better else 'a loss'} of {by}."
+    by = f"{'a gain' if top.better else 'a loss'} of {figure(abs(top.gain.mean))}"
+    if sd is None:
+        return f"{text}, {by}; measured once each, it has no spread."
+    return f"{text}, {by} ± {figure(sd)}."
 
 
 def test_items(line: Comparison) -> str:

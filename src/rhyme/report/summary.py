@@ -133,10 +133,13 @@ class Comparison:
     def clear(self) -> bool | None:
         """Whether the difference exceeds its spread, and twice its error from the test items.
 
-        None where there is no spread to exceed.
+        None where there is no spread to exceed, unless the test items alone leave it open.
         """
-        if self.gain is None or self.gain.sd is None:
+        if self.gain is None:
             return None
+        if self.gain.sd is None:
+            small = self.error is not None and abs(self.gain.mean) <= 2 * self.error
+            return False if small else None
         floor = max(self.gain.sd, 2 * (self.error or 0.0))
         return self.better is not None and abs(self.gain.mean) > floor
 
