@@ -235,11 +235,21 @@ def test_few_test_items_leave_a_difference_open_that_has_no_spread(make_result: 
 
 
 def test_frames_of_few_videos_are_few_items(make_result: Rows) -> None:
-    for name in ("test_items", "query_groups"):
+    for name, counted in (
+        ("test_items", "videos"), ("test_videos", "videos"), ("test_groups", "groups"),
+        ("query_groups", "groups"),
+    ):  # fmt: skip
         rows = beside(make_result, 0.5, 0.25, 0.25, items=160, details={name: 16})
         (line,) = compare(rows)
         assert (line.items, line.independent, line.clear) == (160, 16, False)
-        assert "160 test items of 16 videos" in render(ReportData(system="moco", results=rows))
+        text = render(ReportData(system="moco", results=rows))
+        assert f"160 test items of 16 {counted}" in text
+        assert f"from that alone, if {counted} are independent" in text
+    own = {"test_items": 160, "test_groups": 160}
+    text = render(
+        ReportData(results=beside(make_result, 0.5, 0.2, items=160, details=own), system="a")
+    )
+    assert "a share of 160 test items: " in text, "each is a group of its own"
     (odd,) = compare(beside(make_result, 2.0, 1.0, 1.1, metric="map"))
     assert (odd.error, odd.clear) == (None, True), "of no bounded figure"
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
+
 from rhyme.catalog import Catalog
 from rhyme.config import to_dict
 from rhyme.encoders import EncoderPackage
@@ -72,6 +74,7 @@ class Record:
                 "train_items": len(splits.train),
                 "val_items": len(splits.val),
                 "test_items": len(splits.test),
+                "test_groups": len(np.unique(catalog.group_codes[splits.test])),
                 SPLIT_DRAWN: splits.drawn,
                 "classes": 0 if classes is None else len(classes.used),
                 "classes_left_out": {} if classes is None else dict(classes.left_out),

@@ -70,10 +70,10 @@ def verdict(data: ReportData, top: Comparison | None) -> str:
 
 
 def test_items(line: Comparison) -> str:
-    """How many test items a figure rests on, of how many videos where these are fewer."""
+    """How many test items a figure rests on, of how many videos or groups where these are fewer."""
     text = count(line.items, "test item")
     if line.independent is not None and line.items is not None and line.independent < line.items:
-        return f"{text} of {count(line.independent, 'video')}"
+        return f"{text} of {count(line.independent, line.counted)}"
     return text
 
 
@@ -253,7 +253,7 @@ def _of_items(lines: Sequence[Comparison]) -> list[str]:
             return [
                 f"{text} {line.title}, a share of {test_items(line)}: the difference of "
                 f"{figure(line.gain.mean, sign=True)} has a standard error of up to "
-                f"{figure(line.error)} from that alone, if videos are independent."
+                f"{figure(line.error)} from that alone, if {line.counted}s are independent."
             ]
     return [text]
 

@@ -25,6 +25,14 @@ from rhyme.report.text import clean, lower_is_better, metric_name, protocol_name
 
 HEADLINES = ("knn", "linear", "retrieval", "cycle")
 FEW = 3  # lines that are not worth folding away
+# Numbers of rows and their details that a figure rests on, and what they count.
+_RESTS_ON = {
+    "items": "video",
+    "test_items": "video",
+    "test_videos": "video",
+    "test_groups": "group",
+    "query_groups": "group",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +78,9 @@ class Comparison:
             the other alone: of one training run, that of the draws of fresh weights.
         paired: whether ``gain`` comes from pairs.
         items: number of items measured.
-        independent: items that do not come from one another's video, as far as the rows tell;
-            what a figure's sampling error depends on.
+        independent: items that do not come from one another's video or group, as far as the rows
+            tell; what a figure's sampling error depends on.
+        counted: what ``independent`` counts: ``"video"`` or ``"group"``.
         lost: values that were not finite and are left out.
         encoders: which encoders of the run the trained values are of, e.g. ``"step 400"``; its
             hash where the rows tell no step, empty where they tell neither.
@@ -91,6 +100,7 @@ class Comparison:
     paired: bool = False
     items: int | None = None
     independent: int | None = None
+    counted: str = "video"
     lost: int = 0
     encoders: tuple[str, ...] = ()
     replaced: tuple[str, ...] = ()
@@ -223,6 +233,7 @@ def _comparison(rows: Sequence[Row], chance: Sequence[Row], variant: str) -> Com
             lost += 1
     spreads = {name: Spread.of(list(v.values())) for name, v in values.items()}
     gain, paired = _gain(rows)
+    independent, counted = _independent(rows)
     items = next((n for row in rows if (n := number(row.get("items"))) is not None), None)
     return Comparison(
         protocol=str(first["protocol"]),
@@ -237,7 +248,8 @@ def _comparison(rows: Sequence[Row], chance: Sequence[Row], variant: str) -> Com
         gain=gain,
         paired=paired,
         items=int(items) if items is not None and math.isfinite(items) else None,
-        independent=_independent(rows),
+        independent=independent,
+        counted=counted,
         lost=lost,
         encoders=tuple(dict.fromkeys(name for name in told.values() if name)),
         replaced=tuple(name or "an encoder that is not named" for name in replaced),
@@ -268,16 +280,16 @@ def _shown(rows: Sequence[Row]) -> Row:
     return (trained or rows)[-1]
 
 
-def _independent(rows: Sequence[Row]) -> int | None:
-    """The fewest of items, videos and groups of queries that a row tells."""
+def _independent(rows: Sequence[Row]) -> tuple[int | None, str]:
+    """The fewest of items, videos and groups that a row tells, and which they are."""
     told = [
-        n
+        (int(n), counted)
+        for name, counted in _RESTS_ON.items()
         for row in rows
         for facts in (row, mapping(row.get("details")))
-        for name in ("items", "test_items", "query_groups")
-        if (n := number(facts.get(name))) is not None and math.isfinite(n) and n > 0
+        if (n := number(facts.get(name))) is not None and math.isfinite(n) and n >= 1
     ]
-    return int(min(told)) if told else None
+    return min(told, key=lambda few: few[0], default=(None, "video"))
 
 
 def _gain(rows: Sequence[Row]) -> tuple[Spread | None, bool]:
