@@ -32,6 +32,10 @@ def test_figures_of_different_data_of_one_name_are_different_lines(make_result: 
     assert [c.variant for c in compare([make_result(0.2, **a), make_result(0.8, **a, seed=1)])] == [
         ""
     ]
+    moved = {**a, "data": "copy"}
+    assert [
+        c.variant for c in compare([make_result(0.2, **a), make_result(0.8, **moved, seed=1)])
+    ] == [""]
 
 
 def test_unpaired_difference_adds_both_spreads(make_result: Rows) -> None:

@@ -90,6 +90,25 @@ def test_runs_of_one_configuration_on_different_data_are_different_arms(
     ]  # fmt: skip
 
 
+def test_one_collection_in_two_folders_is_one(page: Callable[[str], Any]) -> None:
+    """Data are known by their fingerprint; a copy of a folder has another name alone."""
+    base = [judged(["aaaaaaaa11"], seed=k, values=[0.5]) for k in range(2)]
+    mine = [judged(["aaaaaaaa11"], system="dual", seed=k, values=[0.6 + k / 10]) for k in range(2)]
+    mine = [
+        dataclasses.replace(run, results=[{**row, "data": "copy"} for row in run.results])
+        for run in mine
+    ]
+    (line,) = beside(arms([*base, *mine]))
+    assert line.variant == ""
+    assert line.gaps[1] is not None
+    assert line.gaps[1].values == pytest.approx((0.1, 0.2))
+    bare = [
+        dataclasses.replace(run, results=[{**r, "data_fingerprint": None} for r in run.results])
+        for run in (*base, *mine)
+    ]
+    assert [line.variant for line in beside(arms(bare))] == ["data wz", "data copy"]
+
+
 def trained_on(name: str, made: ReportData, checkpoint: str = "") -> ReportData:
     """A run that says what it was trained on; its rows name their checkpoint."""
     event = {"event": "data", "data": name, "collection": name * 8, "fingerprint": made.run}

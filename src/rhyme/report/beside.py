@@ -14,6 +14,7 @@ from rhyme.report.rows import (
     TRAINED,
     UNTRAINED,
     chance_keys,
+    data_names,
     measured,
     number,
     repetition_of,
@@ -104,6 +105,7 @@ def beside(arms: Sequence[Arm]) -> list[Beside]:
     tables = [_table([row for run in arm.runs for row in _last(run.results)]) for arm in arms]
     keys = list(dict.fromkeys(key for table in tables for key in table))
     chances = set(chance_keys(dict.fromkeys(keys)))
+    names = data_names(row for arm in arms for run in arm.runs for row in run.results)
     found: list[Beside] = []
     for key in keys:
         if key in chances:
@@ -119,7 +121,7 @@ def beside(arms: Sequence[Arm]) -> list[Beside]:
             Beside(
                 protocol=protocol,
                 metric=metric,
-                variant=variant_of(settings, others),
+                variant=variant_of(settings, others, names),
                 trained=tuple(_spread(figures) for figures in trained),
                 untrained=tuple(_spread(_all(_values(r, UNTRAINED))) for r in rows),
                 gaps=(None, *(gap(v, trained[0], lower) for v in trained[1:])),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from rhyme.evaluation.pairing import Measured
@@ -46,16 +46,42 @@ def _pair(row: Row) -> Any:
 
 
 def settings_key(row: Row) -> str:
-    """What has to be equal in rows of one measurement: settings, data, kind of the export."""
+    """What has to be equal in rows of one measurement: settings, data, kind of the export.
+
+    Data are known by their fingerprint, wherever they lie; by their name where rows have none.
+    """
     settings = {
         str(k): v for k, v in mapping(row.get("settings")).items() if k not in _NOT_A_SETTING
     }
-    for extra in ("data", "export"):
-        if row.get(extra) is not None:
-            settings.setdefault(extra, row[extra])
-    if row.get("data_fingerprint") is not None:
-        settings["data_fingerprint"] = str(row["data_fingerprint"])[:8]
+    mark = _mark(row)
+    for extra, value in (
+        ("data", row.get("data") if mark is None else None),
+        ("export", row.get("export")),
+    ):
+        if value is not None:
+            settings.setdefault(extra, value)
+    if mark is not None:
+        settings["data_fingerprint"] = mark
     return json.dumps(settings, sort_keys=True, default=str)
+
+
+def _mark(row: Row) -> str | None:
+    """First digits of the fingerprint of a row's data."""
+    mark = row.get("data_fingerprint")
+    return None if mark is None else str(mark)[:8]
+
+
+def data_names(rows: Iterable[Row]) -> dict[str, str]:
+    """What collections are called, by the first digits of their fingerprints.
+
+    Of several folders that hold one collection the first name counts.
+    """
+    found: dict[str, str] = {}
+    for row in rows:
+        mark, name = _mark(row), row.get("data")
+        if mark is not None and name is not None:
+            found.setdefault(mark, str(name))
+    return found
 
 
 def chance_keys(lines: Mapping[tuple[str, str, str], object]) -> list[tuple[str, str, str]]:
@@ -67,8 +93,16 @@ def chance_keys(lines: Mapping[tuple[str, str, str], object]) -> list[tuple[str,
     ]
 
 
-def variant_of(settings: str, variants: Sequence[tuple[str, str, str]]) -> str:
-    """The settings in which a line differs from its like."""
+def variant_of(
+    settings: str, variants: Sequence[tuple[str, str, str]], names: Mapping[str, str]
+) -> str:
+    """The settings in which a line differs from its like.
+
+    Args:
+        settings: those of the line, as :func:`settings_key` has them.
+        variants: (protocol, metric, settings) of all its like, itself among them.
+        names: those of collections, by :func:`data_names`.
+    """
     if len(variants) < 2:
         return ""
     own = cast(dict[str, Any], json.loads(settings))
@@ -78,14 +112,14 @@ def variant_of(settings: str, variants: Sequence[tuple[str, str, str]]) -> str:
         for name in own
         if any(name not in other or other[name] != own[name] for other in others)
     ]
-    # The fingerprint tells data apart only where the name does not.
-    if "data_fingerprint" in differing and not any(
-        other.get("data") == own.get("data")
-        and other.get("data_fingerprint") != own["data_fingerprint"]
-        for other in others
-    ):
-        differing.remove("data_fingerprint")
-    words = {"data_fingerprint": "data"}
-    return ", ".join(
-        f"{words.get(name) or clean(name, 40)} {clean(own[name], 60)}" for name in differing
-    )
+    marks = {str(other.get("data_fingerprint")) for other in others}
+    told: list[str] = []
+    for name in differing:
+        value = own[name]
+        if name == "data_fingerprint":
+            # the fingerprint tells data apart only where the name does not
+            called = names.get(value, value)
+            alike = sum(names.get(mark) == called for mark in marks) > 1
+            name, value = "data", value if alike else called
+        told.append(f"{clean(name, 40)} {clean(value, 60)}")
+    return ", ".join(told)

@@ -14,6 +14,7 @@ from rhyme.report.rows import (
     TRAINED,
     UNTRAINED,
     chance_keys,
+    data_names,
     mapping,
     measured,
     number,
@@ -170,12 +171,13 @@ def compare(rows: Sequence[Row]) -> list[Comparison]:
             key = (protocol, metric, settings_key(row))
             lines.setdefault(key, []).append(row)
     chances = {key: lines.pop(key) for key in chance_keys(lines)}
+    names = data_names(rows)
     found: list[Comparison] = []
     for key, members in lines.items():
         protocol, metric, settings = key
         variants = [k for k in lines if k[:2] == key[:2]]
         chance = chances.get((protocol, f"{metric}_chance", settings), ())
-        found.append(_comparison(members, [*chance], variant_of(settings, variants)))
+        found.append(_comparison(members, [*chance], variant_of(settings, variants, names)))
     return found
 
 
