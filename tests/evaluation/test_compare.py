@@ -256,3 +256,23 @@ def test_an_encoder_that_was_not_trained_here_pairs_by_split_alone():
     assert (difference.paired, difference.n) == (True, 3)
     assert difference.mean == pytest.approx(0.6 - 0.2)
     assert difference.error == pytest.approx(0.1 / math.sqrt(3))
+
+
+@pytest.mark.parametrize("details", [{"weights": {"sha256": "ab"}}, {"seed_of": "the evaluation"}])
+def test_every_training_seed_counts_beside_an_encoder_that_was_not_trained_here(details):
+    """Its seed is that of the evaluation, 0: it had met the trainings of seed 0 alone."""
+    folds = [f"s{fold}" for fold in range(4)]
+    trained = {(fold, s): v for fold in folds for s, v in enumerate((0.50, 0.64, 0.66))}
+    shelf = [
+        replace(row, details=details)
+        for row in judged("shelf", {(fold, 0): 0.60 for fold in folds})
+    ]
+    found = compare([*judged("a", trained), *shelf], baseline="shelf")
+    difference = line(found, "a").difference
+    assert difference.mean == pytest.approx(0.0)
+    assert (difference.paired, difference.n, difference.whole) == (True, 4, True)
+    assert not any("pairs that both have" in note for note in found.notes)
+    # two of them are held against each other split by split, too
+    other = [replace(row, system="other", value=0.55) for row in shelf]
+    between = line(compare([*shelf, *other], baseline="shelf"), "other").difference
+    assert (between.mean, between.n) == (pytest.approx(-0.05), 4)

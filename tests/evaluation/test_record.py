@@ -36,3 +36,13 @@ def test_rows_count_the_groups_that_are_judged(rows_catalog):
     splits = ["train"] * 4 + ["val"] * 2 + ["test"] * 9
     row = row_of(rows_catalog(groups, splits=splits))
     assert (row.details["test_items"], row.details["test_groups"]) == (9, 3)
+
+
+def test_rows_say_where_the_encoder_has_no_seed_of_its_own(rows_catalog):
+    catalog = rows_catalog([*"abcd"], splits=["train", "train", "val", "test"])
+    trained = row_of(catalog, card={"seed": 3}, seed=7)
+    assert (trained.seed, trained.measured.trained) == (3, True)
+    assert not row_of(catalog, name="untrained/3", card={"seed": 3}).measured.trained
+    for extra in ({}, {"weights": {"sha256": "ab"}}):
+        given = row_of(catalog, extra=extra, seed=7)
+        assert (given.seed, given.measured.trained) == (7, False)

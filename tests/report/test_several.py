@@ -235,6 +235,29 @@ def test_pairs_that_leave_figures_out_are_told(page: Callable[[str], Any]) -> No
     assert told not in page(render_runs([*base, *mine[:2]])).text
 
 
+def test_every_training_seed_counts_beside_an_encoder_off_the_shelf() -> None:
+    """Its rows bear the seed of the evaluation, which says nothing of a training."""
+    shelf = run("shelf", values=[0.6] * 4)
+    rows = [
+        {**row, "seed": 0, "pair": f"f/s{k}/0/seed0", "details": {"weights": {"sha256": "ab"}}}
+        for k, row in enumerate(row for row in shelf.results if row["encoder"] == "trained")
+    ]
+    shelf = dataclasses.replace(shelf, kind="results", config="", results=rows)
+    ours: list[ReportData] = []
+    for seed, value in enumerate((0.50, 0.64, 0.66)):
+        own = run(seed=seed, values=[value] * 4)
+        rows = [
+            {**row, "seed": seed, "pair": f"f/s{k}/0/seed{seed}"}
+            for k, row in enumerate(row for row in own.results if row["encoder"] == "trained")
+        ]
+        ours.append(dataclasses.replace(own, results=rows))
+    (line,) = beside(arms([shelf, *ours]))
+    found = line.gaps[1]
+    assert found is not None
+    assert found.spread.mean == pytest.approx(0.0)
+    assert (len(found.values), found.verdict, found.whole) == (4, "", True)
+
+
 def test_equal_pairs_are_neither_better_nor_worse(page: Callable[[str], Any]) -> None:
     base = [run(seed=k, values=[0.1 + 0.2]) for k in range(3)]
     same = [run("dual", seed=k, values=[0.3]) for k in range(3)]

@@ -11,6 +11,7 @@ from rhyme.catalog import Catalog
 from rhyme.config import to_dict
 from rhyme.encoders import EncoderPackage
 from rhyme.evaluation.inputs import shards_of
+from rhyme.evaluation.pairing import SEED_OF
 from rhyme.evaluation.protocol import Metric, Protocol
 from rhyme.evaluation.result import Result
 from rhyme.evaluation.splits import SPLIT_DRAWN, Classes, Splits
@@ -71,6 +72,7 @@ class Record:
             details={
                 "plan": to_dict(package.plan),
                 **({"weights": package.extra["weights"]} if "weights" in package.extra else {}),
+                **({} if "seed" in package.card else {SEED_OF: "the evaluation"}),
                 "train_items": len(splits.train),
                 "val_items": len(splits.val),
                 "test_items": len(splits.test),

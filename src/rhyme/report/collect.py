@@ -135,7 +135,7 @@ def _encoder(
         system_title=f"{title} {first.encoder}" if named else title,
         kind="results",
         run=file,
-        facts=RunFacts(seed=None if "weights" in first.details else first.seed),
+        facts=RunFacts(seed=first.seed if first.measured.trained else None),
         results=[*own, *({**row.to_row(), "encoder": UNTRAINED} for row in fresh)],
     )
 

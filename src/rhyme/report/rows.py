@@ -38,7 +38,14 @@ def repetition_of(row: Row) -> str:
 
 def measured(row: Row, value: float) -> Measured:
     """A row's figure with what it is paired by."""
-    return Measured.of(_pair(row), row.get("seed"), value)
+    encoder = row.get("encoder")
+    return Measured.of(
+        _pair(row),
+        row.get("seed"),
+        value,
+        encoder=encoder if isinstance(encoder, str) else TRAINED,
+        details=mapping(row.get("details")),
+    )
 
 
 def _pair(row: Row) -> Any:

@@ -302,7 +302,7 @@ def _gain(rows: Sequence[Row]) -> tuple[Spread | None, bool]:
         if name in found and value is not None and math.isfinite(value):
             found[name][repetition_of(row)] = measured(row, value)
     trained, untrained = ([*values.values()] for values in found.values())
-    pairs = pair_up(trained, untrained, untrained=True)
+    pairs = pair_up(trained, untrained)
     if pairs is not None and pairs.whole and len(pairs.values) > 1:
         return Spread.of(pairs.gains), True
     one, other = (Spread.of([m.value for m in arm]) for arm in (trained, untrained))
