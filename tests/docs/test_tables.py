@@ -85,6 +85,17 @@ def test_the_last_of_a_figure_measured_twice_counts() -> None:
     assert cells(tables.table(rows))["a"] == ["0.200 ± 0.141 (2)"]
 
 
+def test_an_encoder_evaluated_with_another_seed_is_no_repetition() -> None:
+    rows = [
+        row(arm, 0, value + seed / 10, pair=f"w/split/{seed}/seed0")
+        for arm, value in (("a", 0.3), ("b", 0.5))
+        for seed in range(3)
+    ]
+    lines = cells(tables.table(rows))
+    assert lines["a"] == ["0.400 (1)"]
+    assert lines["b − a"] == ["+0.200 (1 of 1 higher)"]
+
+
 def test_other_settings_are_another_column() -> None:
     rows = [row("a", 0, 0.3), row("a", 0, 0.4, settings={"k": 20})]
     text = tables.table(rows)

@@ -10,6 +10,7 @@ import pytest
 
 from rhyme.errors import EvaluationError, UnknownName
 from rhyme.evaluation import Result, compare
+from rhyme.evaluation.pairing import Measured, averaged, split_of
 
 A = [0.50, 0.62, 0.55]
 B = [0.45, 0.60, 0.48]
@@ -276,3 +277,26 @@ def test_every_training_seed_counts_beside_an_encoder_that_was_not_trained_here(
     other = [replace(row, system="other", value=0.55) for row in shelf]
     between = line(compare([*shelf, *other], baseline="shelf"), "other").difference
     assert (between.mean, between.n) == (pytest.approx(-0.05), 4)
+
+
+@pytest.mark.parametrize(
+    ("pair", "seed", "split"),
+    [
+        ("f0/5a/0/seed3", 3, "f0/5a"),
+        ("f0/5a/12/seed3", 3, "f0/5a"),
+        ("f0/5a/0/seed3", 4, "f0/5a/0/seed3"),
+        ("s/seed0", 0, "s"),
+        ("p", 0, "p"),
+    ],
+)
+def test_a_pair_key_tells_the_split_without_either_seed(pair, seed, split):
+    assert split_of(pair, seed) == split
+
+
+def test_an_encoder_that_has_no_seed_is_the_same_one_under_every_seed_of_the_evaluation():
+    shelf = [
+        Measured.of(f"f/s/{seed}/seed{seed}", seed, value, details={"weights": {}})
+        for seed, value in enumerate((0.2, 0.4))
+    ]
+    (figure,) = averaged([*shelf, replace(shelf[0], value=math.nan)])
+    assert (figure.split, figure.value) == ("f/s", pytest.approx(0.3))

@@ -312,6 +312,41 @@ def test_splits_of_other_seeds_are_repetitions_of_one_line(make_result: Rows) ->
     assert line.trained.n == 2
 
 
+def evaluated(
+    make_result: Rows, trained: Any, seed: int, split: str = "s", **facts: Any
+) -> list[Any]:
+    """A run's figure and three draws, by one seed of the evaluation on a given split."""
+    made = {"settings": {"k": 20, "split_seed": seed}, "items": 2000}
+    draws = (make_result(v, "untrained", s, pair=f"f/{split}/{seed}/seed{s}", **made)
+             for s, v in enumerate((0.40, 0.52, 0.43)))  # fmt: skip
+    return [make_result(trained, pair=f"f/{split}/{seed}/seed0", **made, **facts), *draws]
+
+
+def test_another_seed_of_the_evaluation_is_no_other_training(make_result: Rows) -> None:
+    """What is the same encoder on the same items makes an unclear difference no clearer."""
+    (once,) = compare(evaluated(make_result, 0.5, 0))
+    (twice,) = compare([*evaluated(make_result, 0.5, 0), *evaluated(make_result, 0.5, 1)])
+    assert once.clear is False
+    assert (twice.trained, twice.untrained, twice.gain) == (once.trained, once.untrained, once.gain)
+    assert (twice.paired, twice.clear) == (False, False)
+    (other,) = compare([*evaluated(make_result, 0.5, 0), *evaluated(make_result, 0.6, 1)])
+    assert other.trained is not None
+    assert (other.trained.mean, other.trained.n) == (pytest.approx(0.55), 1)
+    (apart,) = compare([*evaluated(make_result, 0.5, 0), *evaluated(make_result, 0.6, 1, "t")])
+    assert apart.trained is not None
+    assert (apart.trained.n, apart.paired) == (2, True), "another split is another repetition"
+
+
+def test_a_later_checkpoint_replaces_all_that_others_have_on_its_split(make_result: Rows) -> None:
+    early, late = {"details": {"step": 100}}, {"details": {"step": 200}}
+    rows = [*evaluated(make_result, 0.5, 0, **early), *evaluated(make_result, 0.6, 1, **early)]
+    rows += evaluated(make_result, 0.9, 0, **late)
+    (line,) = compare(rows)
+    assert line.trained is not None
+    assert (line.trained.mean, line.trained.n) == (0.9, 1)
+    assert (line.encoders, line.replaced) == (("step 200",), ("step 100",))
+
+
 def test_headline_prefers_usual_protocols_and_obeys_the_wish(make_result: Rows) -> None:
     rows = [
         make_result(0.5, e, protocol=p)

@@ -196,9 +196,9 @@ def test_differences_are_paired_by_data_split_and_seed() -> None:
 
 
 def figures(values: dict[str, float]) -> list[Measured]:
-    """Figures by repetition; ``a/1`` is that of seed 1 in a."""
+    """Figures by split; ``a/1`` is that of seed 1 in a."""
     return [
-        Measured(repetition=key.partition("/")[0], seed=key.partition("/")[2], value=value)
+        Measured(split=key.partition("/")[0], seed=key.partition("/")[2], value=value)
         for key, value in values.items()
     ]
 
@@ -256,6 +256,26 @@ def test_every_training_seed_counts_beside_an_encoder_off_the_shelf() -> None:
     assert found is not None
     assert found.spread.mean == pytest.approx(0.0)
     assert (len(found.values), found.verdict, found.whole) == (4, "", True)
+
+
+def test_another_seed_of_the_evaluation_makes_no_pair() -> None:
+    def evaluated(made: ReportData, checkpoint: str) -> ReportData:
+        rows = [
+            {**row, "seed": 0, "pair": f"f/s/{k % 3}/seed0", "checkpoint": checkpoint}
+            for k, row in enumerate(made.results)
+        ]
+        return dataclasses.replace(made, results=rows)
+
+    base = evaluated(run(values=[0.5, 0.6, 0.4]), "a")
+    mine = evaluated(run("dual", values=[0.7, 0.7, 0.7]), "b")
+    (line,) = beside(arms([base, mine]))
+    assert [(s.mean, s.n, s.sd) for s in line.trained if s] == [
+        (pytest.approx(0.5), 1, None), (pytest.approx(0.7), 1, None),
+    ]  # fmt: skip
+    assert [s.n for s in line.untrained if s] == [1, 1]
+    assert line.gaps[1] is not None
+    assert line.gaps[1].values == pytest.approx((0.2,))
+    assert line.gaps[1].verdict == ""
 
 
 def test_equal_pairs_are_neither_better_nor_worse(page: Callable[[str], Any]) -> None:

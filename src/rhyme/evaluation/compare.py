@@ -11,14 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rhyme.errors import EvaluationError, UnknownName, nearest, printable
-from rhyme.evaluation.pairing import pair_up
+from rhyme.evaluation.pairing import REPEATED, pair_up
 from rhyme.evaluation.result import Result
 from rhyme.evaluation.shelf_names import tell_apart
 
 __all__ = ["Comparison", "ComparisonLine", "Difference", "compare"]
 
-# settings that tell repetitions of one measurement apart
-_REPETITION = ("fold", "seed", "split_number")
 _UNTRAINED = "untrained"
 
 
@@ -257,7 +255,8 @@ def _data_names(rows: Iterable[Result]) -> dict[tuple[str, str], str]:
 
 
 def _settings(row: Result) -> str:
-    kept = {k: v for k, v in row.settings.items() if k not in _REPETITION}
+    # what was evaluated with another seed stays a line of its own
+    kept = {k: v for k, v in row.settings.items() if k not in REPEATED}
     return json.dumps({**kept, "export": row.export}, sort_keys=True, default=str)
 
 

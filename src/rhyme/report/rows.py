@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
-from rhyme.evaluation.pairing import Measured
+from rhyme.evaluation.pairing import EVALUATION_SEED, REPEATED, Measured, averaged
 from rhyme.report.data import Row
 from rhyme.report.text import clean
 
 TRAINED, UNTRAINED = "trained", "untrained"
-# What tells rows of one measurement apart without changing what is measured.
-_REPETITION = ("seed", "encoder_seed", "split_seed", "fold", "split_number")
-_NOT_A_SETTING = (*_REPETITION, "pair", "encoder", "chance")
+_NOT_A_SETTING = (*REPEATED, EVALUATION_SEED, "pair", "encoder", "chance")
+
+Key = tuple[str, str, str]
+"""Protocol, metric and settings of a measurement."""
 
 
 def number(value: object) -> float | None:
@@ -31,21 +33,89 @@ def mapping(value: object) -> Mapping[str, Any]:
     return cast(Mapping[str, Any], value) if isinstance(value, Mapping) else {}
 
 
-def repetition_of(row: Row) -> str:
-    """What tells repetitions apart, pair and seed: a later row replaces an equal earlier one."""
-    return json.dumps([_pair(row), row.get("seed")], default=str)
+def by_line(rows: Iterable[Row]) -> dict[Key, list[Row]]:
+    """Rows of each measurement; those without protocol, metric or value are passed over."""
+    found: dict[Key, list[Row]] = {}
+    for row in rows:
+        protocol, metric = row.get("protocol"), row.get("metric")
+        if isinstance(protocol, str) and isinstance(metric, str) and row.get("value") is not None:
+            found.setdefault((protocol, metric, settings_key(row)), []).append(row)
+    return found
 
 
-def measured(row: Row, value: float) -> Measured:
+def encoder_of(row: Row) -> str:
+    """``"trained"``, ``"untrained"`` or another encoder's name."""
+    name = row.get("encoder")
+    return name if isinstance(name, str) else TRAINED
+
+
+def mark_of(row: Row) -> str:
+    """Which encoder of its run a row is of; empty where it does not tell."""
+    step = number(mapping(row.get("details")).get("step"))
+    if step is not None and math.isfinite(step):
+        return f"step {step:.0f}"
+    mark = row.get("checkpoint", row.get("package_hash"))
+    return f"encoder {clean(mark)[:8]}" if isinstance(mark, str) and mark else ""
+
+
+def place_of(row: Row) -> tuple[str, str, str]:
+    """Encoder, split and seed: what is measured there again is no repetition."""
+    figure = measured(row, 0.0)
+    return encoder_of(row), figure.split, figure.seed
+
+
+def latest(rows: Sequence[Row]) -> list[Row]:
+    """Rows of a measurement in one run without those that a later one replaces.
+
+    A row replaces an equal one that was measured before. On one split and seed, those of the
+    checkpoint that was measured last replace those of all others, whatever seeds these were
+    evaluated with.
+    """
+    last = {place_of(row): mark_of(row) for row in rows}
+    found: dict[str, Row] = {}
+    for row in rows:
+        place = place_of(row)
+        if place[0] != TRAINED or mark_of(row) == last[place]:
+            found[repr([place, _pair(row)])] = row
+    return [*found.values()]
+
+
+def finite(row: Row) -> float | None:
+    """A row's value; None where it has none that is finite."""
+    value = number(row.get("value"))
+    return value if value is not None and math.isfinite(value) else None
+
+
+def measured(row: Row, value: float, checkpoint: str = "") -> Measured:
     """A row's figure with what it is paired by."""
-    encoder = row.get("encoder")
     return Measured.of(
         _pair(row),
         row.get("seed"),
         value,
-        encoder=encoder if isinstance(encoder, str) else TRAINED,
+        encoder=encoder_of(row),
         details=mapping(row.get("details")),
+        checkpoint=checkpoint,
     )
+
+
+def figures(rows: Iterable[Row], encoder: str, *, runs: bool = False) -> list[Measured]:
+    """Finite figures of an encoder, one a split and seed.
+
+    What it has there by several seeds of the evaluation is averaged.
+
+    Args:
+        rows: of one measurement, without those that others replace.
+        encoder: its name.
+        runs: whether they are of several runs: checkpoints of one seed then count each, but for
+            those of an untrained encoder, which is of none.
+    """
+    last: dict[str, Measured] = {}
+    for row in rows:
+        value = finite(row)
+        if value is not None and encoder_of(row) == encoder:
+            checkpoint = str(row.get("checkpoint")) if runs and encoder != UNTRAINED else ""
+            last[repr([_pair(row), row.get("seed"), checkpoint])] = measured(row, value, checkpoint)
+    return averaged(last.values())
 
 
 def _pair(row: Row) -> Any:
@@ -91,7 +161,7 @@ def data_names(rows: Iterable[Row]) -> dict[str, str]:
     return found
 
 
-def chance_keys(lines: Mapping[tuple[str, str, str], object]) -> list[tuple[str, str, str]]:
+def chance_keys(lines: Mapping[Key, object]) -> list[Key]:
     """Those of (protocol, metric, settings) that are the chance level of another."""
     return [
         key
@@ -100,9 +170,7 @@ def chance_keys(lines: Mapping[tuple[str, str, str], object]) -> list[tuple[str,
     ]
 
 
-def variant_of(
-    settings: str, variants: Sequence[tuple[str, str, str]], names: Mapping[str, str]
-) -> str:
+def variant_of(settings: str, variants: Sequence[Key], names: Mapping[str, str]) -> str:
     """The settings in which a line differs from its like.
 
     Args:

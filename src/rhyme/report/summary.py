@@ -13,16 +13,20 @@ from rhyme.report.data import Row
 from rhyme.report.rows import (
     TRAINED,
     UNTRAINED,
+    by_line,
     chance_keys,
     data_names,
+    encoder_of,
+    figures,
+    finite,
+    latest,
     mapping,
-    measured,
+    mark_of,
     number,
-    repetition_of,
-    settings_key,
+    place_of,
     variant_of,
 )
-from rhyme.report.text import clean, lower_is_better, metric_name, protocol_name
+from rhyme.report.text import lower_is_better, metric_name, protocol_name
 
 HEADLINES = ("knn", "linear", "retrieval", "cycle")
 FEW = 3  # lines that are not worth folding away
@@ -73,8 +77,8 @@ class Comparison:
         untrained: values of the same architecture with fresh weights.
         others: values of further encoders by name.
         chance: value of a guess, where stated.
-        gain: trained minus untrained; its sd is that of differences by repetition (one collection
-            and split, whose untrained draws are averaged first), or of two independent means'
+        gain: trained minus untrained; its sd is that of differences by split (of one collection,
+            whose untrained draws are averaged first), or of two independent means'
             values added in squares. Where one side has a single value it is the spread of
             the other alone: of one training run, that of the draws of fresh weights.
         paired: whether ``gain`` comes from pairs.
@@ -158,18 +162,14 @@ class Comparison:
 def compare(rows: Sequence[Row]) -> list[Comparison]:
     """Comparisons in the order in which their protocols first appear.
 
-    A row measured twice with equal settings, encoder and seed counts once, the later value.
+    A row measured twice with equal settings, encoder and seed counts once, the later value; what an
+    encoder has on one split by several seeds of the evaluation counts once, as a mean.
     A metric named ``<metric>_chance`` is taken as the chance level of ``<metric>``.
 
     Args:
         rows: rows of ``results.jsonl``; rows without protocol, metric or value are passed over.
     """
-    lines: dict[tuple[str, str, str], list[Row]] = {}
-    for row in rows:
-        protocol, metric = row.get("protocol"), row.get("metric")
-        if isinstance(protocol, str) and isinstance(metric, str) and row.get("value") is not None:
-            key = (protocol, metric, settings_key(row))
-            lines.setdefault(key, []).append(row)
+    lines = by_line(rows)
     chances = {key: lines.pop(key) for key in chance_keys(lines)}
     names = data_names(rows)
     found: list[Comparison] = []
@@ -216,26 +216,16 @@ def leading(protocols: Sequence[str], top: int | None = None) -> list[bool]:
 
 def _comparison(rows: Sequence[Row], chance: Sequence[Row], variant: str) -> Comparison:
     first = rows[0]
-    values: dict[str, dict[str, float]] = {}
-    lost = 0
-    told: dict[str, str] = {}
-    replaced: dict[str, None] = {}
-    for row in rows:
-        value = number(row.get("value"))
-        encoder = row.get("encoder")
-        name = encoder if isinstance(encoder, str) else TRAINED
-        repetition = repetition_of(row)
-        if value is not None and math.isfinite(value):
-            values.setdefault(name, {})[repetition] = value
-            if name == TRAINED:
-                if told.get(repetition, _encoder(row)) != _encoder(row):
-                    replaced[told[repetition]] = None
-                told[repetition] = _encoder(row)
-        else:
-            lost += 1
-    spreads = {name: Spread.of(list(v.values())) for name, v in values.items()}
-    gain, paired = _gain(rows)
+    known = [row for row in rows if finite(row) is not None]
+    kept = latest(known)
+    names = dict.fromkeys(encoder_of(row) for row in kept)
+    spreads = {name: _spread(figures(kept, name)) for name in names}
+    gain, paired = _gain(kept)
     independent, counted = _independent(rows)
+    told = {place_of(row): mark_of(row) for row in kept if encoder_of(row) == TRAINED}
+    replaced = dict.fromkeys(
+        mark_of(row) for row in known if told.get(place_of(row), mark_of(row)) != mark_of(row)
+    )
     items = next((n for row in rows if (n := number(row.get("items"))) is not None), None)
     return Comparison(
         protocol=str(first["protocol"]),
@@ -252,19 +242,14 @@ def _comparison(rows: Sequence[Row], chance: Sequence[Row], variant: str) -> Com
         items=int(items) if items is not None and math.isfinite(items) else None,
         independent=independent,
         counted=counted,
-        lost=lost,
+        lost=len(rows) - len(known),
         encoders=tuple(dict.fromkeys(name for name in told.values() if name)),
         replaced=tuple(name or "an encoder that is not named" for name in replaced),
     )
 
 
-def _encoder(row: Row) -> str:
-    """Which encoder of its run a row is of."""
-    step = number(mapping(row.get("details")).get("step"))
-    if step is not None and math.isfinite(step):
-        return f"step {step:.0f}"
-    mark = row.get("checkpoint", row.get("package_hash"))
-    return f"encoder {clean(mark)[:8]}" if isinstance(mark, str) and mark else ""
+def _spread(arm: Sequence[Measured]) -> Spread | None:
+    return Spread.of([figure.value for figure in arm])
 
 
 def _chance(rows: Sequence[Row], own: int) -> float | None:
@@ -295,17 +280,12 @@ def _independent(rows: Sequence[Row]) -> tuple[int | None, str]:
 
 
 def _gain(rows: Sequence[Row]) -> tuple[Spread | None, bool]:
-    """Trained minus untrained, by repetition where there are several, else between the means."""
-    found: dict[str, dict[str, Measured]] = {TRAINED: {}, UNTRAINED: {}}
-    for row in rows:
-        value, name = number(row.get("value")), row.get("encoder", TRAINED)
-        if name in found and value is not None and math.isfinite(value):
-            found[name][repetition_of(row)] = measured(row, value)
-    trained, untrained = ([*values.values()] for values in found.values())
+    """Trained minus untrained, by split where there are several, else between the means."""
+    trained, untrained = (figures(rows, name) for name in (TRAINED, UNTRAINED))
     pairs = pair_up(trained, untrained)
     if pairs is not None and pairs.whole and len(pairs.values) > 1:
         return Spread.of(pairs.gains), True
-    one, other = (Spread.of([m.value for m in arm]) for arm in (trained, untrained))
+    one, other = _spread(trained), _spread(untrained)
     if one is None or other is None:
         return None, False
     known = [s.sd for s in (one, other) if s.sd is not None]
