@@ -6,10 +6,11 @@
 A page says ``<!-- table NAME -->`` ... ``<!-- end -->``; what stands between becomes the table of
 ``results/NAME.jsonl``, rows of :class:`rhyme.evaluation.Result`, an arm by ``encoder``.
 
-A *repetition* is one collection, split and seed (:mod:`rhyme.evaluation.pairing`). What an arm has
-several values for in one (the untrained encoder has three sets of fresh weights) is averaged there
-first, so that all arms of a column rest on the same repetitions. Means and deviations are taken
-over repetitions, differences over those that both arms have.
+A *repetition* is one collection, split and seed of the evaluation; in the evidence, the seed of the
+training too. What an arm has several values for in one (the untrained encoder has three sets of
+fresh weights) is averaged there first, so that all arms of a column rest on the same repetitions.
+An encoder that was evaluated with several seeds on one split has one repetition there. Means and
+deviations are taken over repetitions, differences over those that both arms have.
 
 ``<!-- beside NAME NAME of PROTOCOL/METRIC ... -->`` ... ``<!-- end -->`` sets studies side by side:
 a line an arm or a difference that all of them have, a column a metric and study.
@@ -30,12 +31,13 @@ from typing import Any, NamedTuple
 
 from benchmarks.gains import CAPTION, lines_of, svg, words
 from rhyme.evaluation import Result, read_results
+from rhyme.evaluation.pairing import EVALUATION_SEED, REPEATED, split_of
 
 ROOT = Path(__file__).parent.parent
 NOTHING = "*not measured yet*"
 UNTRAINED = "untrained"
 # Settings that tell the repetitions of one measurement apart.
-REPETITION = ("fold", "seed", "split_seed")
+REPETITION = (*REPEATED, EVALUATION_SEED)
 NOTE = (
     "Cells: mean ± standard deviation over repetitions (how many), a repetition being one "
     "collection, split and seed; differences are paired by repetition. The untrained encoder is a "
@@ -62,12 +64,15 @@ def collect(rows: Iterable[Result]) -> dict[tuple[str, str], dict[str, Values]]:
         last[row.protocol, row.metric, _variant(row), row.encoder, job, row.pair] = row
     several = {name for name, kinds in _settings(last.values()).items() if len(kinds) > 1}
     found: dict[tuple[str, str], dict[str, dict[str, list[float]]]] = {}
+    first: dict[tuple[str, str], str] = {}
     for row in last.values():
         metric = row.metric
         if (row.protocol, metric) in several:
             metric = f"{metric} ({_variant(row)})"
         arms = found.setdefault((row.protocol, metric), {})
-        arms.setdefault(row.encoder, {}).setdefault(row.repetition, []).append(row.value)
+        place = (row.checkpoint, split_of(row.pair, row.seed))
+        repetition = first.setdefault(place, row.repetition)
+        arms.setdefault(row.encoder, {}).setdefault(repetition, []).append(row.value)
     return {
         key: {
             arm: {r: fmean(values) for r, values in repetitions.items()}
@@ -198,8 +203,8 @@ def _gain(arms: Mapping[str, Values], arm: str, other: str) -> str:
 
 
 def _chance(rows: Iterable[Result], protocol: str, metric: str) -> str:
-    name = metric.partition(" (")[0]
-    known = [r.chance for r in rows if (r.protocol, r.metric) == (protocol, name)]
+    own = [r for r in rows if r.protocol == protocol and r.metric == metric.partition(" (")[0]]
+    known = [r.chance for r in own if metric in (r.metric, f"{r.metric} ({_variant(r)})")]
     finite = [c for c in known if c is not None and math.isfinite(c)]
     return f"{fmean(finite):.3f}" if finite else "–"
 

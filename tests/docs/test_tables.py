@@ -85,11 +85,31 @@ def test_the_last_of_a_figure_measured_twice_counts() -> None:
     assert cells(tables.table(rows))["a"] == ["0.200 ± 0.141 (2)"]
 
 
+def test_an_encoder_evaluated_with_another_seed_is_no_repetition() -> None:
+    rows = [
+        row(arm, 0, value + seed / 10, pair=f"w/split/{seed}/seed0")
+        for arm, value in (("a", 0.3), ("b", 0.5))
+        for seed in range(3)
+    ]
+    lines = cells(tables.table(rows))
+    assert lines["a"] == ["0.400 (1)"]
+    assert lines["b − a"] == ["+0.200 (1 of 1 higher)"]
+
+
 def test_other_settings_are_another_column() -> None:
     rows = [row("a", 0, 0.3), row("a", 0, 0.4, settings={"k": 20})]
     text = tables.table(rows)
     assert len(cells(text)["a"]) == 2
     assert "k: 20" in text
+
+
+def test_a_guess_is_that_of_its_column() -> None:
+    """Each label has its own: a mean over both would be a guess at neither."""
+    rows = [
+        row("a", 0, 0.3, settings={"label_column": label}, chance=chance)
+        for label, chance in (("action", 0.1), ("colour", 0.5))
+    ]
+    assert cells(tables.table(rows))["a guess"] == ["0.100", "0.500"]
 
 
 def test_figures_behind_a_head_stand_apart() -> None:

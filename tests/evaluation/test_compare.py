@@ -10,6 +10,7 @@ import pytest
 
 from rhyme.errors import EvaluationError, UnknownName
 from rhyme.evaluation import Result, compare
+from rhyme.evaluation.pairing import Measured, averaged, split_of
 
 A = [0.50, 0.62, 0.55]
 B = [0.45, 0.60, 0.48]
@@ -256,3 +257,46 @@ def test_an_encoder_that_was_not_trained_here_pairs_by_split_alone():
     assert (difference.paired, difference.n) == (True, 3)
     assert difference.mean == pytest.approx(0.6 - 0.2)
     assert difference.error == pytest.approx(0.1 / math.sqrt(3))
+
+
+@pytest.mark.parametrize("details", [{"weights": {"sha256": "ab"}}, {"seed_of": "the evaluation"}])
+def test_every_training_seed_counts_beside_an_encoder_that_was_not_trained_here(details):
+    """Its seed is that of the evaluation, 0: it had met the trainings of seed 0 alone."""
+    folds = [f"s{fold}" for fold in range(4)]
+    trained = {(fold, s): v for fold in folds for s, v in enumerate((0.50, 0.64, 0.66))}
+    shelf = [
+        replace(row, details=details)
+        for row in judged("shelf", {(fold, 0): 0.60 for fold in folds})
+    ]
+    found = compare([*judged("a", trained), *shelf], baseline="shelf")
+    difference = line(found, "a").difference
+    assert difference.mean == pytest.approx(0.0)
+    assert (difference.paired, difference.n, difference.whole) == (True, 4, True)
+    assert not any("pairs that both have" in note for note in found.notes)
+    # two of them are held against each other split by split, too
+    other = [replace(row, system="other", value=0.55) for row in shelf]
+    between = line(compare([*shelf, *other], baseline="shelf"), "other").difference
+    assert (between.mean, between.n) == (pytest.approx(-0.05), 4)
+
+
+@pytest.mark.parametrize(
+    ("pair", "seed", "split"),
+    [
+        ("f0/5a/0/seed3", 3, "f0/5a"),
+        ("f0/5a/12/seed3", 3, "f0/5a"),
+        ("f0/5a/0/seed3", 4, "f0/5a/0/seed3"),
+        ("s/seed0", 0, "s"),
+        ("p", 0, "p"),
+    ],
+)
+def test_a_pair_key_tells_the_split_without_either_seed(pair, seed, split):
+    assert split_of(pair, seed) == split
+
+
+def test_an_encoder_that_has_no_seed_is_the_same_one_under_every_seed_of_the_evaluation():
+    shelf = [
+        Measured.of(f"f/s/{seed}/seed{seed}", seed, value, details={"weights": {}})
+        for seed, value in enumerate((0.2, 0.4))
+    ]
+    (figure,) = averaged([*shelf, replace(shelf[0], value=math.nan)])
+    assert (figure.split, figure.value) == ("f/s", pytest.approx(0.3))

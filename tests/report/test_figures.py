@@ -13,7 +13,7 @@ from rhyme.report.series import Chart, Curve, charts, smooth, thin
 from rhyme.report.story import verdict
 from rhyme.report.summary import compare, headline
 from rhyme.report.table import dot_plot, table
-from rhyme.report.text import clean, duration, figure, moment, short_path
+from rhyme.report.text import clean, duration, figure, lower_is_better, moment, short_path
 
 Rows = Callable[..., Any]
 
@@ -32,6 +32,10 @@ def test_figures_of_different_data_of_one_name_are_different_lines(make_result: 
     assert [c.variant for c in compare([make_result(0.2, **a), make_result(0.8, **a, seed=1)])] == [
         ""
     ]
+    moved = {**a, "data": "copy"}
+    assert [
+        c.variant for c in compare([make_result(0.2, **a), make_result(0.8, **moved, seed=1)])
+    ] == [""]
 
 
 def test_unpaired_difference_adds_both_spreads(make_result: Rows) -> None:
@@ -115,6 +119,18 @@ def test_lower_is_better_turns_the_verdict(make_result: Rows) -> None:
     (line,) = compare(rows)
     assert line.better is True
     assert table([line]).lines[0].gain == "\N{MINUS SIGN}3.000"
+
+
+def test_words_tell_what_is_better_not_letters_in_a_name() -> None:
+    for name in ("median_rank", "mean rank", "epe", "end_point_error", "loss", "loss@z", "rmse"):
+        assert lower_is_better(name), name
+    measured = """top1 frame_top1 top1_1pct top1@stationary recall_at_1 group_recall_at_10 map j f
+        recall_at_1_own_mean return_rate return_rate_query return_rate_uniform@c same_class_mass
+        nearest_same_class accuracy exact j_and_f miou ranking_accuracy coherence_margin
+        intra_variance edit f1_10 accuracy@non_stationary"""
+    listed = ["top1_repeat1", "top1_lossless", "top1_timeseries", "top1_loss", "top1@loss"]
+    for name in [*measured.split(), *listed]:
+        assert not lower_is_better(name), name
 
 
 def test_a_difference_that_no_digit_shows_is_neither_a_gain_nor_a_loss(make_result: Rows) -> None:
@@ -203,12 +219,41 @@ def test_few_test_items_leave_a_difference_unmarked(
     assert table([many]).lines[0].better == "up"
 
 
+def test_few_test_items_leave_a_difference_open_that_has_no_spread(make_result: Rows) -> None:
+    """One more right answer of 16 is neither a gain nor a loss, however often it was measured."""
+    for trained, untrained in ((0.5625, 0.5), (0.5, 0.5625)):
+        rows = beside(make_result, trained, untrained, items=16)
+        (line,) = compare(rows)
+        assert line.gain is not None
+        assert (line.gain.sd, line.clear) == (None, False)
+        text = render(ReportData(system="moco", results=rows))
+        assert "no clear difference" in text
+        assert "with a standard error of 0.176 from 16 test items alone" in text
+        assert "is worse than an untrained one" not in text
+        assert "than twice its standard error from the test items, in: k-NN" in text
+    rows = beside(make_result, 0.9, 0.1, items=16)
+    (line,) = compare(rows)
+    assert line.clear is None, "large enough for the items, and of an unknown spread"
+    told = "a gain of 0.800; measured once each, it has no spread."
+    assert verdict(ReportData(system="moco"), line).endswith(told)
+
+
 def test_frames_of_few_videos_are_few_items(make_result: Rows) -> None:
-    for name in ("test_items", "query_groups"):
+    for name, counted in (
+        ("test_items", "videos"), ("test_videos", "videos"), ("test_groups", "groups"),
+        ("query_groups", "groups"),
+    ):  # fmt: skip
         rows = beside(make_result, 0.5, 0.25, 0.25, items=160, details={name: 16})
         (line,) = compare(rows)
         assert (line.items, line.independent, line.clear) == (160, 16, False)
-        assert "160 test items of 16 videos" in render(ReportData(system="moco", results=rows))
+        text = render(ReportData(system="moco", results=rows))
+        assert f"160 test items of 16 {counted}" in text
+        assert f"from that alone, if {counted} are independent" in text
+    own = {"test_items": 160, "test_groups": 160}
+    text = render(
+        ReportData(results=beside(make_result, 0.5, 0.2, items=160, details=own), system="a")
+    )
+    assert "a share of 160 test items: " in text, "each is a group of its own"
     (odd,) = compare(beside(make_result, 2.0, 1.0, 1.1, metric="map"))
     assert (odd.error, odd.clear) == (None, True), "of no bounded figure"
 
@@ -265,6 +310,41 @@ def test_splits_of_other_seeds_are_repetitions_of_one_line(make_result: Rows) ->
     (line,) = compare(rows)
     assert line.trained is not None
     assert line.trained.n == 2
+
+
+def evaluated(
+    make_result: Rows, trained: Any, seed: int, split: str = "s", **facts: Any
+) -> list[Any]:
+    """A run's figure and three draws, by one seed of the evaluation on a given split."""
+    made = {"settings": {"k": 20, "split_seed": seed}, "items": 2000}
+    draws = (make_result(v, "untrained", s, pair=f"f/{split}/{seed}/seed{s}", **made)
+             for s, v in enumerate((0.40, 0.52, 0.43)))  # fmt: skip
+    return [make_result(trained, pair=f"f/{split}/{seed}/seed0", **made, **facts), *draws]
+
+
+def test_another_seed_of_the_evaluation_is_no_other_training(make_result: Rows) -> None:
+    """What is the same encoder on the same items makes an unclear difference no clearer."""
+    (once,) = compare(evaluated(make_result, 0.5, 0))
+    (twice,) = compare([*evaluated(make_result, 0.5, 0), *evaluated(make_result, 0.5, 1)])
+    assert once.clear is False
+    assert (twice.trained, twice.untrained, twice.gain) == (once.trained, once.untrained, once.gain)
+    assert (twice.paired, twice.clear) == (False, False)
+    (other,) = compare([*evaluated(make_result, 0.5, 0), *evaluated(make_result, 0.6, 1)])
+    assert other.trained is not None
+    assert (other.trained.mean, other.trained.n) == (pytest.approx(0.55), 1)
+    (apart,) = compare([*evaluated(make_result, 0.5, 0), *evaluated(make_result, 0.6, 1, "t")])
+    assert apart.trained is not None
+    assert (apart.trained.n, apart.paired) == (2, True), "another split is another repetition"
+
+
+def test_a_later_checkpoint_replaces_all_that_others_have_on_its_split(make_result: Rows) -> None:
+    early, late = {"details": {"step": 100}}, {"details": {"step": 200}}
+    rows = [*evaluated(make_result, 0.5, 0, **early), *evaluated(make_result, 0.6, 1, **early)]
+    rows += evaluated(make_result, 0.9, 0, **late)
+    (line,) = compare(rows)
+    assert line.trained is not None
+    assert (line.trained.mean, line.trained.n) == (0.9, 1)
+    assert (line.encoders, line.replaced) == (("step 200",), ("step 100",))
 
 
 def test_headline_prefers_usual_protocols_and_obeys_the_wish(make_result: Rows) -> None:

@@ -90,6 +90,25 @@ def test_runs_of_one_configuration_on_different_data_are_different_arms(
     ]  # fmt: skip
 
 
+def test_one_collection_in_two_folders_is_one(page: Callable[[str], Any]) -> None:
+    """Data are known by their fingerprint; a copy of a folder has another name alone."""
+    base = [judged(["aaaaaaaa11"], seed=k, values=[0.5]) for k in range(2)]
+    mine = [judged(["aaaaaaaa11"], system="dual", seed=k, values=[0.6 + k / 10]) for k in range(2)]
+    mine = [
+        dataclasses.replace(run, results=[{**row, "data": "copy"} for row in run.results])
+        for run in mine
+    ]
+    (line,) = beside(arms([*base, *mine]))
+    assert line.variant == ""
+    assert line.gaps[1] is not None
+    assert line.gaps[1].values == pytest.approx((0.1, 0.2))
+    bare = [
+        dataclasses.replace(run, results=[{**r, "data_fingerprint": None} for r in run.results])
+        for run in (*base, *mine)
+    ]
+    assert [line.variant for line in beside(arms(bare))] == ["data wz", "data copy"]
+
+
 def trained_on(name: str, made: ReportData, checkpoint: str = "") -> ReportData:
     """A run that says what it was trained on; its rows name their checkpoint."""
     event = {"event": "data", "data": name, "collection": name * 8, "fingerprint": made.run}
@@ -177,9 +196,9 @@ def test_differences_are_paired_by_data_split_and_seed() -> None:
 
 
 def figures(values: dict[str, float]) -> list[Measured]:
-    """Figures by repetition; ``a/1`` is that of seed 1 in a."""
+    """Figures by split; ``a/1`` is that of seed 1 in a."""
     return [
-        Measured(repetition=key.partition("/")[0], seed=key.partition("/")[2], value=value)
+        Measured(split=key.partition("/")[0], seed=key.partition("/")[2], value=value)
         for key, value in values.items()
     ]
 
@@ -214,6 +233,49 @@ def test_pairs_that_leave_figures_out_are_told(page: Callable[[str], Any]) -> No
     told = "Over the pairs that both arms have, while the means rest on other figures too"
     assert f"{told}: k-NN, top-1 accuracy." in page(render_runs([*base, *mine])).text
     assert told not in page(render_runs([*base, *mine[:2]])).text
+
+
+def test_every_training_seed_counts_beside_an_encoder_off_the_shelf() -> None:
+    """Its rows bear the seed of the evaluation, which says nothing of a training."""
+    shelf = run("shelf", values=[0.6] * 4)
+    rows = [
+        {**row, "seed": 0, "pair": f"f/s{k}/0/seed0", "details": {"weights": {"sha256": "ab"}}}
+        for k, row in enumerate(row for row in shelf.results if row["encoder"] == "trained")
+    ]
+    shelf = dataclasses.replace(shelf, kind="results", config="", results=rows)
+    ours: list[ReportData] = []
+    for seed, value in enumerate((0.50, 0.64, 0.66)):
+        own = run(seed=seed, values=[value] * 4)
+        rows = [
+            {**row, "seed": seed, "pair": f"f/s{k}/0/seed{seed}"}
+            for k, row in enumerate(row for row in own.results if row["encoder"] == "trained")
+        ]
+        ours.append(dataclasses.replace(own, results=rows))
+    (line,) = beside(arms([shelf, *ours]))
+    found = line.gaps[1]
+    assert found is not None
+    assert found.spread.mean == pytest.approx(0.0)
+    assert (len(found.values), found.verdict, found.whole) == (4, "", True)
+
+
+def test_another_seed_of_the_evaluation_makes_no_pair() -> None:
+    def evaluated(made: ReportData, checkpoint: str) -> ReportData:
+        rows = [
+            {**row, "seed": 0, "pair": f"f/s/{k % 3}/seed0", "checkpoint": checkpoint}
+            for k, row in enumerate(made.results)
+        ]
+        return dataclasses.replace(made, results=rows)
+
+    base = evaluated(run(values=[0.5, 0.6, 0.4]), "a")
+    mine = evaluated(run("dual", values=[0.7, 0.7, 0.7]), "b")
+    (line,) = beside(arms([base, mine]))
+    assert [(s.mean, s.n, s.sd) for s in line.trained if s] == [
+        (pytest.approx(0.5), 1, None), (pytest.approx(0.7), 1, None),
+    ]  # fmt: skip
+    assert [s.n for s in line.untrained if s] == [1, 1]
+    assert line.gaps[1] is not None
+    assert line.gaps[1].values == pytest.approx((0.2,))
+    assert line.gaps[1].verdict == ""
 
 
 def test_equal_pairs_are_neither_better_nor_worse(page: Callable[[str], Any]) -> None:

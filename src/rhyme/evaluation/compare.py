@@ -11,14 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rhyme.errors import EvaluationError, UnknownName, nearest, printable
-from rhyme.evaluation.pairing import Measured, pair_up
+from rhyme.evaluation.pairing import REPEATED, pair_up
 from rhyme.evaluation.result import Result
 from rhyme.evaluation.shelf_names import tell_apart
 
 __all__ = ["Comparison", "ComparisonLine", "Difference", "compare"]
 
-# settings that tell repetitions of one measurement apart
-_REPETITION = ("fold", "seed", "split_number")
 _UNTRAINED = "untrained"
 
 
@@ -32,7 +30,7 @@ class Difference:
         error: standard error of the mean; None where it cannot be told from one repetition.
         n: pairs, or the smaller number of repetitions when unpaired.
         paired: whether it is a mean over pairs of equal data and split, and of equal seed where
-            both arms were trained.
+            both arms were trained here.
         whole: whether it is the difference of the two means; else a pair leaves figures out that
             one of the means rests on.
     """
@@ -144,10 +142,10 @@ def compare(results: Iterable[Result], *, baseline: str | None = None) -> Compar
     arm, checkpoint, seed and pair) counts once, the later value. Of an untrained encoder, which is
     of no checkpoint, arm, seed and pair decide; a note says where another value was replaced.
     Differences are taken over pairs, as :func:`rhyme.evaluation.pairing.pair_up` has them, where at
-    least two are shared, or the one that both arms have, else between the means; an untrained
-    encoder's draws of one data and split are averaged first. A note says where pairs leave figures
-    out. Encoders off the shelf of one name are told apart by their weights' hash and by how they
-    were fed.
+    least two are shared, or the one that both arms have, else between the means; where one of both
+    is untrained or off the shelf, what an arm has on one data and split is averaged first. A note
+    says where pairs leave figures out. Encoders off the shelf of one name are told apart by their
+    weights' hash and by how they were fed.
 
     Args:
         results: rows of any number of runs.
@@ -257,7 +255,8 @@ def _data_names(rows: Iterable[Result]) -> dict[tuple[str, str], str]:
 
 
 def _settings(row: Result) -> str:
-    kept = {k: v for k, v in row.settings.items() if k not in _REPETITION}
+    # what was evaluated with another seed stays a line of its own
+    kept = {k: v for k, v in row.settings.items() if k not in REPEATED}
     return json.dumps({**kept, "export": row.export}, sort_keys=True, default=str)
 
 
@@ -296,11 +295,7 @@ def _with_difference(
     line: ComparisonLine, own: dict[Any, Result], baseline: str, other: dict[Any, Result]
 ) -> ComparisonLine:
     a, b = [*own.values()], [*other.values()]
-    pairs = pair_up(
-        [Measured.of(row.pair, row.seed, row.value) for row in a],
-        [Measured.of(row.pair, row.seed, row.value) for row in b],
-        untrained=any(rows[0].untrained for rows in (a, b)),
-    )
+    pairs = pair_up([row.measured for row in a], [row.measured for row in b])
     difference: Difference | None = None
     if pairs is not None:
         gains = pairs.gains

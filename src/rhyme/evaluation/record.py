@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
+
 from rhyme.catalog import Catalog
 from rhyme.config import to_dict
 from rhyme.encoders import EncoderPackage
 from rhyme.evaluation.inputs import shards_of
+from rhyme.evaluation.pairing import SEED_OF
 from rhyme.evaluation.protocol import Metric, Protocol
 from rhyme.evaluation.result import Result
 from rhyme.evaluation.splits import SPLIT_DRAWN, Classes, Splits
@@ -69,9 +72,11 @@ class Record:
             details={
                 "plan": to_dict(package.plan),
                 **({"weights": package.extra["weights"]} if "weights" in package.extra else {}),
+                **({} if "seed" in package.card else {SEED_OF: "the evaluation"}),
                 "train_items": len(splits.train),
                 "val_items": len(splits.val),
                 "test_items": len(splits.test),
+                "test_groups": len(np.unique(catalog.group_codes[splits.test])),
                 SPLIT_DRAWN: splits.drawn,
                 "classes": 0 if classes is None else len(classes.used),
                 "classes_left_out": {} if classes is None else dict(classes.left_out),

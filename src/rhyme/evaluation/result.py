@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from rhyme.config import to_dict
 from rhyme.errors import EvaluationError
-from rhyme.evaluation.pairing import repetition
+from rhyme.evaluation.pairing import Measured, is_untrained, repetition
 from rhyme.run import append_jsonl, read_jsonl
 
 __all__ = ["Result", "append_results", "read_results"]
@@ -36,7 +36,8 @@ class Result:
         settings: all settings of protocol and evaluation, equal for rows that may be compared.
         metric: metric id.
         value: the figure; higher is better.
-        seed: seed of the encoder: of its training, or of its fresh weights.
+        seed: seed of the encoder: of its training, or of its fresh weights. Of an encoder that has
+            none, since it was not trained here, that of the evaluation; ``details`` say so.
         pair: rows of equal pair, protocol and metric differ in the encoder alone.
         items: rows (videos or frames) the figure is a mean over.
         encoder: ``"trained"``, ``"untrained"``, or another name for another encoder.
@@ -74,12 +75,19 @@ class Result:
     @property
     def untrained(self) -> bool:
         """Whether the encoder has fresh weights."""
-        return self.encoder == "untrained" or self.encoder.endswith(" untrained")
+        return is_untrained(self.encoder)
 
     @property
     def repetition(self) -> str:
         """What it was measured on: collection, split and seed, the encoder's own left out."""
         return repetition(self.pair, self.seed)
+
+    @property
+    def measured(self) -> Measured:
+        """The figure with what it is paired by."""
+        return Measured.of(
+            self.pair, self.seed, self.value, encoder=self.encoder, details=self.details
+        )
 
     def to_row(self) -> dict[str, Any]:
         """The row as plain data for a JSON line."""

@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 import yaml
 
 from rhyme.report.data import ReportData, Row
-from rhyme.report.summary import mapping, number
+from rhyme.report.rows import mapping, number
 from rhyme.report.text import DASH, clean, short_path
 
 MOST_NAMED = 2

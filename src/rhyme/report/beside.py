@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rhyme.evaluation.pairing import Measured, pair_up
 from rhyme.report.arms import Arm
 from rhyme.report.data import Row
-from rhyme.report.summary import (
-    HEADLINES,
+from rhyme.report.rows import (
     TRAINED,
     UNTRAINED,
-    Spread,
+    Key,
+    by_line,
     chance_keys,
-    measured,
+    data_names,
+    figures,
+    latest,
     number,
-    repetition_of,
-    settings_key,
     variant_of,
 )
+from rhyme.report.summary import HEADLINES, Spread
 from rhyme.report.text import lower_is_better, metric_name, protocol_name
 
 TIE = 1e-12
@@ -96,23 +97,24 @@ def beside(arms: Sequence[Arm]) -> list[Beside]:
     """Every figure that was measured of any arm, in the order in which they first appear.
 
     Rows are of one figure when protocol, metric, data and all settings agree. Of a run, a later row
-    replaces an equal earlier one; runs of one arm and seed count each. Differences are taken over
-    the pairs of :func:`rhyme.evaluation.pairing.pair_up`, else between the means.
+    replaces an equal earlier one; runs of one arm and seed count each. What an encoder has on one
+    split by several seeds of the evaluation counts once, as a mean. Differences are taken over the
+    pairs of :func:`rhyme.evaluation.pairing.pair_up`, else between the means.
 
     Args:
         arms: what is compared; the first is what the others are held against.
     """
-    tables = [_table([row for run in arm.runs for row in _last(run.results)]) for arm in arms]
+    tables = [_table(arm) for arm in arms]
     keys = list(dict.fromkeys(key for table in tables for key in table))
     chances = set(chance_keys(dict.fromkeys(keys)))
+    names = data_names(row for arm in arms for run in arm.runs for row in run.results)
     found: list[Beside] = []
     for key in keys:
         if key in chances:
             continue
         protocol, metric, settings = key
         rows = [table.get(key, []) for table in tables]
-        every = [_values(r, TRAINED) for r in rows]
-        trained = [_all(values) for values in every]
+        trained = [figures(r, TRAINED, runs=True) for r in rows]
         lower = lower_is_better(metric)
         others = [k for k in keys if k[:2] == key[:2]]
         guess = [table.get((protocol, f"{metric}_chance", settings), []) for table in tables]
@@ -120,9 +122,9 @@ def beside(arms: Sequence[Arm]) -> list[Beside]:
             Beside(
                 protocol=protocol,
                 metric=metric,
-                variant=variant_of(settings, others),
-                trained=tuple(_spread(figures) for figures in trained),
-                untrained=tuple(_spread(_all(_values(r, UNTRAINED))) for r in rows),
+                variant=variant_of(settings, others, names),
+                trained=tuple(_spread(arm) for arm in trained),
+                untrained=tuple(_spread(figures(r, UNTRAINED, runs=True)) for r in rows),
                 gaps=(None, *(gap(v, trained[0], lower) for v in trained[1:])),
                 chance=_chance(rows, guess),
             )
@@ -163,45 +165,25 @@ def first_of(lines: Sequence[Beside]) -> Beside | None:
     return whole[0] if whole else None
 
 
-def _table(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
-    found: dict[tuple[str, str, str], list[Row]] = {}
-    for row in rows:
-        protocol, metric = row.get("protocol"), row.get("metric")
-        if isinstance(protocol, str) and isinstance(metric, str) and row.get("value") is not None:
-            found.setdefault((protocol, metric, settings_key(row)), []).append(row)
+def _table(arm: Arm) -> dict[Key, list[Row]]:
+    found: dict[Key, list[Row]] = {}
+    for run in arm.runs:
+        for key, rows in by_line(run.results).items():
+            found.setdefault(key, []).extend(latest(rows))
     return found
 
 
 def of_one_seed(arm: Arm) -> bool:
     """Whether runs of an arm have figures of equal data, split and seed."""
-    table = _table([row for run in arm.runs for row in _last(run.results)])
-    return any(len(v) > 1 for rows in table.values() for v in _values(rows, TRAINED).values())
+    for rows in _table(arm).values():
+        own = figures(rows, TRAINED, runs=True)
+        if len({(figure.split, figure.seed) for figure in own}) < len(own):
+            return True
+    return False
 
 
-def _last(rows: Sequence[Row]) -> list[Row]:
-    """Rows of a run without those that a later one replaces."""
-    names = ("protocol", "metric", "encoder")
-    found = {repr([*map(r.get, names), settings_key(r), repetition_of(r)]): r for r in rows}
-    return [*found.values()]
-
-
-def _values(rows: Sequence[Row], encoder: str) -> dict[str, dict[str, Measured]]:
-    """Finite values by repetition and checkpoint; an untrained encoder is of none."""
-    found: dict[str, dict[str, Measured]] = {}
-    for row in rows:
-        value = number(row.get("value"))
-        if row.get("encoder", TRAINED) == encoder and value is not None and math.isfinite(value):
-            checkpoint = "" if encoder == UNTRAINED else str(row.get("checkpoint"))
-            found.setdefault(repetition_of(row), {})[checkpoint] = measured(row, value)
-    return found
-
-
-def _all(values: Mapping[str, Mapping[str, Measured]]) -> list[Measured]:
-    return [figure for found in values.values() for figure in found.values()]
-
-
-def _spread(figures: Sequence[Measured]) -> Spread | None:
-    return Spread.of([figure.value for figure in figures])
+def _spread(arm: Sequence[Measured]) -> Spread | None:
+    return Spread.of([figure.value for figure in arm])
 
 
 def _chance(rows: Sequence[Sequence[Row]], guess: Sequence[Sequence[Row]]) -> float | None:

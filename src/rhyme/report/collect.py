@@ -12,7 +12,7 @@ from rhyme.errors import EvaluationError, RunError
 from rhyme.evaluation import Result, read_results
 from rhyme.evaluation.shelf_names import tell_apart
 from rhyme.report.data import ReportData, Row, RunFacts
-from rhyme.report.summary import TRAINED, UNTRAINED, mapping, number
+from rhyme.report.rows import TRAINED, UNTRAINED, mapping, number
 from rhyme.run import RunFolder, read_jsonl
 
 _TEXT = (
@@ -135,7 +135,7 @@ def _encoder(
         system_title=f"{title} {first.encoder}" if named else title,
         kind="results",
         run=file,
-        facts=RunFacts(seed=None if "weights" in first.details else first.seed),
+        facts=RunFacts(seed=first.seed if first.measured.trained else None),
         results=[*own, *({**row.to_row(), "encoder": UNTRAINED} for row in fresh)],
     )
 

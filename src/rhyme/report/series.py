@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from rhyme.report.data import Row
-from rhyme.report.summary import mapping, number
+from rhyme.report.rows import mapping, number
 from rhyme.report.text import words
 
 POINTS = 240

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from rhyme.evaluation.splits import SPLIT_DRAWN, SPLIT_GIVEN
 from rhyme.report.data import ReportData
+from rhyme.report.rows import mapping, number
 from rhyme.report.series import drawable
-from rhyme.report.summary import Comparison, mapping, number
+from rhyme.report.summary import Comparison
 from rhyme.report.table import spread_text
 from rhyme.report.text import clean, count, duration, figure
 
@@ -56,21 +57,23 @@ def verdict(data: ReportData, top: Comparison | None) -> str:
     text += f", against {spread_text(top.untrained)} for the same encoder untrained"
     if top.better is None:
         return f"{text}: no difference."
+    sd = top.gain.sd
     if top.clear is False:
         few = ""
-        if top.gain.sd is not None and abs(top.gain.mean) > top.gain.sd and top.error is not None:
+        if top.error is not None and (sd is None or abs(top.gain.mean) > sd):
             few = f", with a standard error of {figure(top.error)} from {test_items(top)} alone"
         return f"{text}, which is no clear difference ({spread_text(top.gain, sign=True)}{few})."
-    size = figure(abs(top.gain.mean))
-    by = size if top.gain.sd is None else f"{size} ± {figure(top.gain.sd)}"
-    return f"{text}, {'a gain' if top.better else 'a loss'} of {by}."
+    by = f"{'a gain' if top.better else 'a loss'} of {figure(abs(top.gain.mean))}"
+    if sd is None:
+        return f"{text}, {by}; measured once each, it has no spread."
+    return f"{text}, {by} ± {figure(sd)}."
 
 
 def test_items(line: Comparison) -> str:
-    """How many test items a figure rests on, of how many videos where these are fewer."""
+    """How many test items a figure rests on, of how many videos or groups where these are fewer."""
     text = count(line.items, "test item")
     if line.independent is not None and line.items is not None and line.independent < line.items:
-        return f"{text} of {count(line.independent, 'video')}"
+        return f"{text} of {count(line.independent, line.counted)}"
     return text
 
 
@@ -250,7 +253,7 @@ def _of_items(lines: Sequence[Comparison]) -> list[str]:
             return [
                 f"{text} {line.title}, a share of {test_items(line)}: the difference of "
                 f"{figure(line.gain.mean, sign=True)} has a standard error of up to "
-                f"{figure(line.error)} from that alone, if videos are independent."
+                f"{figure(line.error)} from that alone, if {line.counted}s are independent."
             ]
     return [text]
 

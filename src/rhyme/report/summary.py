@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from rhyme.evaluation.pairing import Measured, pair_up
 from rhyme.report.data import Row
-from rhyme.report.text import clean, lower_is_better, metric_name, protocol_name
+from rhyme.report.rows import (
+    TRAINED,
+    UNTRAINED,
+    by_line,
+    chance_keys,
+    data_names,
+    encoder_of,
+    figures,
+    finite,
+    latest,
+    mapping,
+    mark_of,
+    number,
+    place_of,
+    variant_of,
+)
+from rhyme.report.text import lower_is_better, metric_name, protocol_name
 
-TRAINED, UNTRAINED = "trained", "untrained"
 HEADLINES = ("knn", "linear", "retrieval", "cycle")
 FEW = 3  # lines that are not worth folding away
-# What tells rows of one measurement apart without changing what is measured.
-_REPETITION = ("seed", "encoder_seed", "split_seed", "fold", "split_number")
-_NOT_A_SETTING = (*_REPETITION, "pair", "encoder", "chance")
+# Numbers of rows and their details that a figure rests on, and what they count.
+_RESTS_ON = {
+    "items": "video",
+    "test_items": "video",
+    "test_videos": "video",
+    "test_groups": "group",
+    "query_groups": "group",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +77,15 @@ class Comparison:
         untrained: values of the same architecture with fresh weights.
         others: values of further encoders by name.
         chance: value of a guess, where stated.
-        gain: trained minus untrained; its sd is that of differences by repetition (one collection
-            and split, whose untrained draws are averaged first), or of two independent means'
+        gain: trained minus untrained; its sd is that of differences by split (of one collection,
+            whose untrained draws are averaged first), or of two independent means'
             values added in squares. Where one side has a single value it is the spread of
             the other alone: of one training run, that of the draws of fresh weights.
         paired: whether ``gain`` comes from pairs.
         items: number of items measured.
-        independent: items that do not come from one another's video, as far as the rows tell;
-            what a figure's sampling error depends on.
+        independent: items that do not come from one another's video or group, as far as the rows
+            tell; what a figure's sampling error depends on.
+        counted: what ``independent`` counts: ``"video"`` or ``"group"``.
         lost: values that were not finite and are left out.
         encoders: which encoders of the run the trained values are of, e.g. ``"step 400"``; its
             hash where the rows tell no step, empty where they tell neither.
@@ -85,6 +105,7 @@ class Comparison:
     paired: bool = False
     items: int | None = None
     independent: int | None = None
+    counted: str = "video"
     lost: int = 0
     encoders: tuple[str, ...] = ()
     replaced: tuple[str, ...] = ()
@@ -127,51 +148,36 @@ class Comparison:
     def clear(self) -> bool | None:
         """Whether the difference exceeds its spread, and twice its error from the test items.
 
-        None where there is no spread to exceed.
+        None where there is no spread to exceed, unless the test items alone leave it open.
         """
-        if self.gain is None or self.gain.sd is None:
+        if self.gain is None:
             return None
+        if self.gain.sd is None:
+            small = self.error is not None and abs(self.gain.mean) <= 2 * self.error
+            return False if small else None
         floor = max(self.gain.sd, 2 * (self.error or 0.0))
         return self.better is not None and abs(self.gain.mean) > floor
-
-
-def number(value: object) -> float | None:
-    """A value of a JSON row as a number; ``"nan"`` and ``"inf"`` count as numbers, text not."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        return float(value)
-    except (ValueError, OverflowError):
-        return None
-
-
-def mapping(value: object) -> Mapping[str, Any]:
-    """A value of a JSON row as a mapping; anything else is an empty one."""
-    return cast(Mapping[str, Any], value) if isinstance(value, Mapping) else {}
 
 
 def compare(rows: Sequence[Row]) -> list[Comparison]:
     """Comparisons in the order in which their protocols first appear.
 
-    A row measured twice with equal settings, encoder and seed counts once, the later value.
+    A row measured twice with equal settings, encoder and seed counts once, the later value; what an
+    encoder has on one split by several seeds of the evaluation counts once, as a mean.
     A metric named ``<metric>_chance`` is taken as the chance level of ``<metric>``.
 
     Args:
         rows: rows of ``results.jsonl``; rows without protocol, metric or value are passed over.
     """
-    lines: dict[tuple[str, str, str], list[Row]] = {}
-    for row in rows:
-        protocol, metric = row.get("protocol"), row.get("metric")
-        if isinstance(protocol, str) and isinstance(metric, str) and row.get("value") is not None:
-            key = (protocol, metric, settings_key(row))
-            lines.setdefault(key, []).append(row)
+    lines = by_line(rows)
     chances = {key: lines.pop(key) for key in chance_keys(lines)}
+    names = data_names(rows)
     found: list[Comparison] = []
     for key, members in lines.items():
         protocol, metric, settings = key
         variants = [k for k in lines if k[:2] == key[:2]]
         chance = chances.get((protocol, f"{metric}_chance", settings), ())
-        found.append(_comparison(members, [*chance], variant_of(settings, variants)))
+        found.append(_comparison(members, [*chance], variant_of(settings, variants, names)))
     return found
 
 
@@ -208,87 +214,18 @@ def leading(protocols: Sequence[str], top: int | None = None) -> list[bool]:
     return lead if lead.count(False) >= FEW else [True] * len(lead)
 
 
-def repetition_of(row: Row) -> str:
-    """What tells repetitions apart, pair and seed: a later row replaces an equal earlier one."""
-    return json.dumps([_pair(row), row.get("seed")], default=str)
-
-
-def measured(row: Row, value: float) -> Measured:
-    """A row's figure with what it is paired by."""
-    return Measured.of(_pair(row), row.get("seed"), value)
-
-
-def _pair(row: Row) -> Any:
-    return next((row[k] for k in ("pair", "pair_key") if row.get(k) is not None), "")
-
-
-def settings_key(row: Row) -> str:
-    """What has to be equal in rows of one measurement: settings, data, kind of the export."""
-    settings = {
-        str(k): v for k, v in mapping(row.get("settings")).items() if k not in _NOT_A_SETTING
-    }
-    for extra in ("data", "export"):
-        if row.get(extra) is not None:
-            settings.setdefault(extra, row[extra])
-    if row.get("data_fingerprint") is not None:
-        settings["data_fingerprint"] = str(row["data_fingerprint"])[:8]
-    return json.dumps(settings, sort_keys=True, default=str)
-
-
-def chance_keys(lines: Mapping[tuple[str, str, str], object]) -> list[tuple[str, str, str]]:
-    """Those of (protocol, metric, settings) that are the chance level of another."""
-    return [
-        key
-        for key in lines
-        if key[1].endswith("_chance") and (key[0], key[1][: -len("_chance")], key[2]) in lines
-    ]
-
-
-def variant_of(settings: str, variants: Sequence[tuple[str, str, str]]) -> str:
-    """The settings in which a line differs from its like."""
-    if len(variants) < 2:
-        return ""
-    own = cast(dict[str, Any], json.loads(settings))
-    others = [cast(dict[str, Any], json.loads(key[2])) for key in variants]
-    differing = [
-        name
-        for name in own
-        if any(name not in other or other[name] != own[name] for other in others)
-    ]
-    # The fingerprint tells data apart only where the name does not.
-    if "data_fingerprint" in differing and not any(
-        other.get("data") == own.get("data")
-        and other.get("data_fingerprint") != own["data_fingerprint"]
-        for other in others
-    ):
-        differing.remove("data_fingerprint")
-    words = {"data_fingerprint": "data"}
-    return ", ".join(
-        f"{words.get(name) or clean(name, 40)} {clean(own[name], 60)}" for name in differing
-    )
-
-
 def _comparison(rows: Sequence[Row], chance: Sequence[Row], variant: str) -> Comparison:
     first = rows[0]
-    values: dict[str, dict[str, float]] = {}
-    lost = 0
-    told: dict[str, str] = {}
-    replaced: dict[str, None] = {}
-    for row in rows:
-        value = number(row.get("value"))
-        encoder = row.get("encoder")
-        name = encoder if isinstance(encoder, str) else TRAINED
-        repetition = repetition_of(row)
-        if value is not None and math.isfinite(value):
-            values.setdefault(name, {})[repetition] = value
-            if name == TRAINED:
-                if told.get(repetition, _encoder(row)) != _encoder(row):
-                    replaced[told[repetition]] = None
-                told[repetition] = _encoder(row)
-        else:
-            lost += 1
-    spreads = {name: Spread.of(list(v.values())) for name, v in values.items()}
-    gain, paired = _gain(rows)
+    known = [row for row in rows if finite(row) is not None]
+    kept = latest(known)
+    names = dict.fromkeys(encoder_of(row) for row in kept)
+    spreads = {name: _spread(figures(kept, name)) for name in names}
+    gain, paired = _gain(kept)
+    independent, counted = _independent(rows)
+    told = {place_of(row): mark_of(row) for row in kept if encoder_of(row) == TRAINED}
+    replaced = dict.fromkeys(
+        mark_of(row) for row in known if told.get(place_of(row), mark_of(row)) != mark_of(row)
+    )
     items = next((n for row in rows if (n := number(row.get("items"))) is not None), None)
     return Comparison(
         protocol=str(first["protocol"]),
@@ -303,20 +240,16 @@ def _comparison(rows: Sequence[Row], chance: Sequence[Row], variant: str) -> Com
         gain=gain,
         paired=paired,
         items=int(items) if items is not None and math.isfinite(items) else None,
-        independent=_independent(rows),
-        lost=lost,
+        independent=independent,
+        counted=counted,
+        lost=len(rows) - len(known),
         encoders=tuple(dict.fromkeys(name for name in told.values() if name)),
         replaced=tuple(name or "an encoder that is not named" for name in replaced),
     )
 
 
-def _encoder(row: Row) -> str:
-    """Which encoder of its run a row is of."""
-    step = number(mapping(row.get("details")).get("step"))
-    if step is not None and math.isfinite(step):
-        return f"step {step:.0f}"
-    mark = row.get("checkpoint", row.get("package_hash"))
-    return f"encoder {clean(mark)[:8]}" if isinstance(mark, str) and mark else ""
+def _spread(arm: Sequence[Measured]) -> Spread | None:
+    return Spread.of([figure.value for figure in arm])
 
 
 def _chance(rows: Sequence[Row], own: int) -> float | None:
@@ -334,30 +267,25 @@ def _shown(rows: Sequence[Row]) -> Row:
     return (trained or rows)[-1]
 
 
-def _independent(rows: Sequence[Row]) -> int | None:
-    """The fewest of items, videos and groups of queries that a row tells."""
+def _independent(rows: Sequence[Row]) -> tuple[int | None, str]:
+    """The fewest of items, videos and groups that a row tells, and which they are."""
     told = [
-        n
+        (int(n), counted)
+        for name, counted in _RESTS_ON.items()
         for row in rows
         for facts in (row, mapping(row.get("details")))
-        for name in ("items", "test_items", "query_groups")
-        if (n := number(facts.get(name))) is not None and math.isfinite(n) and n > 0
+        if (n := number(facts.get(name))) is not None and math.isfinite(n) and n >= 1
     ]
-    return int(min(told)) if told else None
+    return min(told, key=lambda few: few[0], default=(None, "video"))
 
 
 def _gain(rows: Sequence[Row]) -> tuple[Spread | None, bool]:
-    """Trained minus untrained, by repetition where there are several, else between the means."""
-    found: dict[str, dict[str, Measured]] = {TRAINED: {}, UNTRAINED: {}}
-    for row in rows:
-        value, name = number(row.get("value")), row.get("encoder", TRAINED)
-        if name in found and value is not None and math.isfinite(value):
-            found[name][repetition_of(row)] = measured(row, value)
-    trained, untrained = ([*values.values()] for values in found.values())
-    pairs = pair_up(trained, untrained, untrained=True)
+    """Trained minus untrained, by split where there are several, else between the means."""
+    trained, untrained = (figures(rows, name) for name in (TRAINED, UNTRAINED))
+    pairs = pair_up(trained, untrained)
     if pairs is not None and pairs.whole and len(pairs.values) > 1:
         return Spread.of(pairs.gains), True
-    one, other = (Spread.of([m.value for m in arm]) for arm in (trained, untrained))
+    one, other = _spread(trained), _spread(untrained)
     if one is None or other is None:
         return None, False
     known = [s.sd for s in (one, other) if s.sd is not None]

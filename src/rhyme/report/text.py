@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import UTC, datetime
 
 from rhyme.errors import printable
@@ -46,7 +47,13 @@ METRICS = {
 }
 PARTS = {"stationary": "stationary half", "non_stationary": "non-stationary half"}
 """Named parts of a feature, in words."""
-LOWER_IS_BETTER = ("error", "loss", "median_rank", "mean_rank", "mse", "distance", "epe", "perplex")
+LOWER_IS_BETTER = re.compile(
+    r"(?<![a-z0-9])(errors?|loss(es)?|r?mse|distances?|epe|perplexity|(median|mean)[_ ]rank)"
+    r"(?![a-z0-9])"
+)
+"""What a smaller value is better of, as whole words of a metric's name."""
+ACCURACY = re.compile(r"top\d")
+"""How names of accuracies begin; what follows may be the name of a list, which is anybody's."""
 
 
 def clean(value: object, limit: int = 400) -> str:
@@ -169,5 +176,6 @@ def words(name: str) -> str:
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether a smaller value of the metric is the better one, judged by its name."""
-    return any(word in metric.lower() for word in LOWER_IS_BETTER)
+    """Whether a smaller value of the metric is the better one, judged by the words of its name."""
+    name = metric.lower().partition("@")[0]
+    return not ACCURACY.match(name) and LOWER_IS_BETTER.search(name) is not None
