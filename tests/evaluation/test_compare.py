@@ -300,3 +300,21 @@ def test_an_encoder_that_has_no_seed_is_the_same_one_under_every_seed_of_the_eva
     ]
     (figure,) = averaged([*shelf, replace(shelf[0], value=math.nan)])
     assert (figure.split, figure.value) == ("f/s", pytest.approx(0.3))
+
+
+def test_pairs_of_other_test_items_are_told():
+    """One encoder's sequences could not be read, or were left out: its figure is of fewer."""
+    few = [replace(row, items=4) for row in rows("b", B)]
+    found = compare([*rows("a", A), *few], baseline="b")
+    assert line(found, "a").difference.paired
+    (note,) = [note for note in found.notes if "same test items" in note]
+    assert note.startswith("a minus b: not over the same test items (knn top1: 40 and 4)")
+    many = [
+        replace(row, metric=f"recall_at_{k}") for k in range(5) for row in (*rows("a", A), *few)
+    ]
+    (note,) = [n for n in compare(many, baseline="b").notes if "same test items" in n]
+    assert "recall_at_2: 40 and 4 and 2 more)" in note
+    folds = [replace(row, items=k, pair=f"{row.pair}x") for k, row in enumerate(rows("b", B))]
+    for other in (rows("b", B), folds):
+        told = compare([*rows("a", A), *other], baseline="b").notes
+        assert not any("same test items" in note for note in told)

@@ -18,6 +18,7 @@ from rhyme.evaluation.shelf_names import tell_apart
 __all__ = ["Comparison", "ComparisonLine", "Difference", "compare"]
 
 _UNTRAINED = "untrained"
+MOST_TOLD = 3  # figures of other test items that a note names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +187,7 @@ def compare(results: Iterable[Result], *, baseline: str | None = None) -> Compar
         row for group in groups.values() for rows in group.values() for row in rows.values()
     )
     lost = 0
+    other_items: dict[tuple[str, str], list[str]] = {}
     for key, group in groups.items():
         siblings = [json.loads(k[3]) for k in groups if k[:3] == key[:3]]
         variant = _variant(json.loads(key[3]), siblings)
@@ -195,6 +197,9 @@ def compare(results: Iterable[Result], *, baseline: str | None = None) -> Compar
             line = _line(arm, [*rows.values()], variant, names)
             if against is not None:
                 line = _with_difference(line, rows, other, against)
+                if told := _other_items(rows.values(), against.values()):
+                    title = f"{line.protocol} {line.metric}: {told}"
+                    other_items.setdefault((arm, other), []).append(title)
             lost += line.lost
             lines.append(line)
     notes: list[str] = []
@@ -218,6 +223,12 @@ def compare(results: Iterable[Result], *, baseline: str | None = None) -> Compar
     if lost:
         notes.append(f"{lost} values are not finite; they are no part of the means")
     notes += _in_part(lines)
+    notes += [
+        f"{arm} minus {other}: not over the same test items ({'; '.join(told[:MOST_TOLD])}"
+        f"{f' and {len(told) - MOST_TOLD} more' if len(told) > MOST_TOLD else ''}); see what was "
+        "left out where they were evaluated"
+        for (arm, other), told in other_items.items()
+    ]
     single = sum(line.n == 1 for line in lines)
     if single:
         notes.append(f"{single} lines rest on a single repetition: they have no spread")
@@ -319,6 +330,21 @@ def _with_difference(
                 paired=False,
             )
     return replace(line, difference=difference)
+
+
+def _other_items(own: Iterable[Result], other: Iterable[Result]) -> str:
+    """Numbers of items of both on a split that they were measured on both, where these differ."""
+    counts: list[dict[str, set[int]]] = []
+    for rows in (own, other):
+        found: dict[str, set[int]] = {}
+        for row in rows:
+            found.setdefault(row.measured.split, set()).add(row.items)
+        counts.append(found)
+    a, b = counts
+    for split in a:
+        if split in b and a[split] != b[split]:
+            return " and ".join("/".join(map(str, sorted(items[split]))) for items in (a, b))
+    return ""
 
 
 def _in_part(lines: Iterable[ComparisonLine]) -> list[str]:
