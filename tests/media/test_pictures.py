@@ -120,6 +120,23 @@ def test_values_that_have_no_white_are_refused(
         assert "16" in str(caught.value.remedy)
 
 
+@pytest.mark.parametrize("brand", ["heic", "heix", "heis", "mif1", "avif"])
+def test_pictures_in_boxes_are_refused_as_pictures(tmp_path: Path, brand: str) -> None:
+    """They begin as films do, without the index of one, and are not cut."""
+    form = bytes([0, 0, 0, 16]) + b"ftyp" + brand.encode() + bytes(4)
+    data = form + bytes([0, 0, 0, 12]) + b"meta" + bytes(4) + bytes([0, 0, 0, 40]) + b"mdat"
+    (tmp_path / "a.heic").write_bytes(data + bytes(32))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as opened:
+        opened.write(tmp_path / "a.heic", "a.heic")
+    (member,) = members(tmp_path / "a.zip")
+    assert isinstance(member, Member)
+    looks = (lambda: probe(tmp_path / "a.heic"), lambda: load_picture(member))
+    for look in looks:
+        with pytest.raises(UnsupportedMedia, match=brand) as caught:
+            look()
+        assert "JPEG" in str(caught.value.remedy)
+
+
 def test_frame_folder_by_time_with_gaps_and_sizes(tmp_path: Path) -> None:
     for number, size in ((1, 20), (2, 20), (5, 20), (6, 40)):
         Image.fromarray(image(number, size, size * 3 // 5)).save(tmp_path / f"{number:03}.png")

@@ -55,6 +55,17 @@ def test_sound_is_where_the_pictures_are(
             assert abs(lag(found[0].numpy(), truth)) <= 1
 
 
+def test_opus_in_matroska_is_right_to_a_millisecond(film: Film) -> None:
+    """Its stamps are whole milliseconds, and all of its blocks are rounded alike."""
+    path = film("a.webm", codec="libvpx", sound=chirp, sound_codec="libopus", rate=48000)
+    with Video(path) as video:
+        for start in (0.0, 0.613):
+            found = video.audio(start, start + 1.0, 48000)
+            assert found is not None
+            truth = chirp(start + np.arange(48000) / 48000)
+            assert abs(lag(found[0].numpy(), truth)) < 40  # as far as it looks
+
+
 def test_outside_of_the_sound_is_silence(film: Film) -> None:
     with Video(film(sound=chirp, seconds=1.0)) as video:
         late = video.audio(1.5, 3.0, 16000)

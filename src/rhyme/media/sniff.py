@@ -41,6 +41,9 @@ _PLAYLISTS: tuple[tuple[bytes, str], ...] = (
 
 _MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"moof", b"styp")
 
+_STILLS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif", b"avis", b"avci")
+"""Brands of pictures that lie in boxes like those of MP4 (HEIC, also of 10 bits, and AVIF)."""
+
 
 @dataclass(frozen=True)
 class Sniffed:
@@ -152,7 +155,7 @@ def identify(head: bytes) -> str | None:
     Returns:
         An FFmpeg demuxer name, ``"pillow"`` for a single picture, or None.
     """
-    if head[4:12] in (b"ftypavif", b"ftypavis", b"ftypheic", b"ftypmif1"):
+    if head[4:8] == b"ftyp" and head[8:12] in _STILLS:
         return None
     if head[4:8] in _MOV_BOXES:
         return "mov"

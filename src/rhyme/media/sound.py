@@ -237,7 +237,8 @@ def _write(out: np.ndarray, run: list[np.ndarray], offsets: list[float]) -> None
 
     Some containers round time stamps to milliseconds, many samples. The blocks themselves join
     without a seam, so each stamp bounds the place of the run, and the middle of what all bounds
-    leave is right to about a sample.
+    leave is right to about a sample. Blocks of whole milliseconds (Opus) are all rounded alike, so
+    there half a millisecond may stay.
     """
     if not run:
         return

@@ -237,7 +237,9 @@ class Video:
         Returns:
             float32 ``[channels, round((stop_s - start_s) * rate)]``, silence where the file has
             no sound, aligned to the pictures to within one sample of the slower of the two
-            rates; None without a sound track that may be decoded.
+            rates; Opus in Matroska to within a millisecond, as its stamps are, and MP3 in AVI late
+            by its encoder's delay (some 1105 samples), which the file does not tell. None without
+            a sound track that may be decoded.
 
         Raises:
             MediaError: the file cannot be used, or the request passes the limits.
