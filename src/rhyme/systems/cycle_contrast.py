@@ -19,10 +19,10 @@ U and N are two parts of a random permutation of the queue, drawn anew in each s
 carry no gradient: the cycle term reaches the encoder only through the weights α.
 
 What we changed. "Other videos" is enforced: queues remember each key's group, and U, N and M leave
-the query's own group out where the set has fewer than ten queues of items (the published code never
-masked, its data being far larger than its queues). The permutation is the same on all ranks, so one
-global batch has one loss. Queues have any size. The one option that keeps a gradient in the values,
-``include_self``, is off by default as in the published run.
+the query's own group out where there are fewer groups than ten times the queue (the published code
+never masked, its videos being far more than its queues hold). The permutation is the same on all
+ranks, so one global batch has one loss. Queues have any size. The one option that keeps a gradient
+in the values, ``include_self``, is off by default as in the published run.
 
 Cost: MoCo's step and one more key pass; ``b·K_c·d`` multiplications for each of the two halves of
 the cycle.
@@ -75,7 +75,8 @@ class CycleContrastConfig:
         intra_weight: w_intra.
         cycle_weight: w_cycle; 0 computes no cycle. Candidates are read and encoded all the same,
             and head c and queue C kept, so that draws and state are those of the whole.
-        mask_same_group: leave the query's group out of U, N and M; None decides by size.
+        mask_same_group: leave the query's group out of U, N and M; None decides by the number of
+            groups (on with fewer than ten times the larger queue).
         neighbour_values: ``"support"``, or as control ``"shuffled"``: the weights α fall on
             permuted features, which keeps their scale and destroys their meaning.
     """
@@ -145,7 +146,7 @@ class CycleContrast(System):
         return {"train": ViewPlan(clips=clips, views=views)}
 
     def setup(self, context: RunContext) -> None:
-        """Decide on the same-group mask by the size of the data."""
+        """Decide on the same-group mask by the number of groups."""
         c = self.config
         size = max(c.queue, c.shared_queue) if c.cycle_weight > 0 else c.queue
         self.mask_same_group = masks_queue(c.mask_same_group, context, size)

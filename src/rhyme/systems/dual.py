@@ -103,7 +103,7 @@ class DualConfig:
         momentum: m of the momentum encoder (MoCo).
         queue: K, keys in each of the two queues (MoCo).
         mask_same_group: leave other items of an item's group out of its negatives. None does so
-            where items share groups (SimCLR), or where the set is small for the queue (MoCo).
+            where items share groups (SimCLR), or with fewer groups than ten times the queue (MoCo).
         calibration: ``"recorded"``, or as control ``"random"``: segments are put back by another
             permutation than the one that was applied, so that order cannot be learnt.
     """
@@ -221,7 +221,7 @@ class Dual(System):
         )
 
     def setup(self, context: RunContext) -> None:
-        """Decide on the same-group mask, by shared groups or by the size of the queue."""
+        """Decide on the same-group mask, by shared groups or by their number."""
         c, choice = self.config, self.config.mask_same_group
         if c.base == "moco":
             self.mask_same_group = masks_queue(choice, context, c.queue)

@@ -89,7 +89,7 @@ class LSFDConfig:
         momentum: m of the momentum encoder (MoCo).
         queue: K, keys of long views (MoCo).
         mask_same_group: leave other items of an item's group out of its negatives. None does so
-            where items share groups (SimCLR), or where the set is small for the queue (MoCo).
+            where items share groups (SimCLR), or with fewer groups than ten times the queue (MoCo).
     """
 
     backbone: BackboneConfig = field(default_factory=lambda: BackboneConfig(name="r21d"))
@@ -214,7 +214,7 @@ class LSFD(System):
         return {"train": ViewPlan(clips=clips, views=views)}
 
     def setup(self, context: RunContext) -> None:
-        """Decide on the same-group mask, by shared groups or by the size of the queue."""
+        """Decide on the same-group mask, by shared groups or by their number."""
         c, choice = self.config, self.config.mask_same_group
         if c.base == "moco":
             self.mask_same_group = masks_queue(choice, context, c.queue)

@@ -9,7 +9,7 @@ The positive may also be a key of *another* frame of the same video (``positive=
 the intra-video arm which CycleContrast builds on.
 
 What we changed: the queue has any size (no divisibility), and remembers the group of every key;
-in data sets of fewer than ten queues of items the keys of a query's own group are left out of its
+with fewer groups than ten times the queue the keys of a query's own group are left out of its
 negatives. Shuffle-BN works in ``norm_groups`` over the global batch, on one device too.
 
 Cost: a forward and backward pass of the online encoder and one forward pass of the copy (two for
@@ -58,7 +58,7 @@ class MocoConfig:
             frame of its video.
         exclude_query_frame: for ``"video"``: never draw the query's own frame as positive.
         mask_same_group: leave keys of the query's group out of its negatives; None decides by
-            size (on below ten queues of items).
+            the number of groups (on with fewer than ten times the queue).
     """
 
     backbone: BackboneConfig = field(default_factory=lambda: BackboneConfig(name="resnet50"))
@@ -123,7 +123,7 @@ class Moco(System):
         return {"train": ViewPlan(clips=clips, views=views)}
 
     def setup(self, context: RunContext) -> None:
-        """Decide on the same-group mask by the size of the data."""
+        """Decide on the same-group mask by the number of groups."""
         c = self.config
         self.mask_same_group = masks_queue(c.mask_same_group, context, c.queue)
 
