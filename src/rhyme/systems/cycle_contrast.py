@@ -122,9 +122,10 @@ class CycleContrast(System):
         super().__init__(config)
         heads = {"m": config.head} | ({"c": config.head} if config.separate_heads else {})
         self.encoders = MomentumPair(config.backbone, heads, config.momentum)
-        self.queue = FeatureQueue(config.queue, config.head.out)
+        length = self.encoders.online.head("m").out_dim  # of both heads
+        self.queue = FeatureQueue(config.queue, length)
         self.cycle_queue = (
-            FeatureQueue(config.cycle_queue, config.head.out) if config.separate_heads else None
+            FeatureQueue(config.cycle_queue, length) if config.separate_heads else None
         )
         self.mask_same_group = bool(config.mask_same_group)
         self._fresh: tuple[dict[str, Tensor], Tensor] | None = None

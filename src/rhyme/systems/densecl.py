@@ -138,7 +138,7 @@ class DenseCL(System):
         self.encoders = MomentumPair(
             config.backbone, {"m": config.head}, config.momentum, shuffle=config.shuffle
         )
-        self.queue = FeatureQueue(config.queue, config.head.out)
+        self.queue = FeatureQueue(config.queue, self.encoders.online.head("m").out_dim)
         trunk = self.encoders.online.backbone
         groups = config.backbone.norm_groups
         if config.dense_weight > 0:

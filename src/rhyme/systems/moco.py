@@ -108,7 +108,7 @@ class Moco(System):
         self.encoders = MomentumPair(
             config.backbone, {"m": config.head}, config.momentum, shuffle=config.shuffle
         )
-        self.queue = FeatureQueue(config.queue, config.head.out)
+        self.queue = FeatureQueue(config.queue, self.encoders.online.head("m").out_dim)
         self.mask_same_group = bool(config.mask_same_group)
         self._fresh: tuple[Tensor, Tensor] | None = None
 
