@@ -46,7 +46,7 @@ from rhyme.objectives import ObjectiveOutput, cycle, info_nce
 from rhyme.systems.base import Embeddings, Export, RunContext, StepContext, StepOutput, System
 from rhyme.systems.masking import masks_queue
 from rhyme.systems.moco import check_momentum_contrast
-from rhyme.systems.momentum_pair import MomentumPair, encoder_export
+from rhyme.systems.momentum_pair import MomentumPair, check_reads, encoder_export
 from rhyme.transfer import sent
 from rhyme.views import Clip, ContrastTransform, Transform, ViewPlan, ViewSpec
 
@@ -120,6 +120,8 @@ class CycleContrast(System):
 
     def __init__(self, config: CycleContrastConfig) -> None:
         super().__init__(config)
+        why = "whose cycles go through single frames"
+        check_reads("CycleContrast", config.backbone, clips=False, why=why)
         heads = {"m": config.head} | ({"c": config.head} if config.separate_heads else {})
         self.encoders = MomentumPair(config.backbone, heads, config.momentum)
         length = self.encoders.online.head("m").out_dim  # of both heads

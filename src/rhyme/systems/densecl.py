@@ -47,7 +47,7 @@ from rhyme.objectives import dense_info_nce, info_nce, nearest_cells
 from rhyme.systems.base import Embeddings, Export, RunContext, StepContext, StepOutput, System
 from rhyme.systems.masking import masks_queue
 from rhyme.systems.moco import HEAD_V2, check_momentum_contrast
-from rhyme.systems.momentum_pair import MomentumPair, encoder_export
+from rhyme.systems.momentum_pair import MomentumPair, check_reads, encoder_export
 from rhyme.transfer import sent
 from rhyme.views import (
     Clip,
@@ -134,6 +134,7 @@ class DenseCL(System):
 
     def __init__(self, config: DenseCLConfig) -> None:
         super().__init__(config)
+        check_reads("DenseCL", config.backbone, clips=False, why="whose cells it tells apart")
         # In MoCo's order, so that one seed draws the same weights and the same queue for both.
         self.encoders = MomentumPair(
             config.backbone, {"m": config.head}, config.momentum, shuffle=config.shuffle

@@ -32,7 +32,7 @@ from rhyme.memory import FeatureQueue
 from rhyme.objectives import info_nce
 from rhyme.systems.base import Embeddings, Export, RunContext, StepContext, StepOutput, System
 from rhyme.systems.masking import masks_queue
-from rhyme.systems.momentum_pair import MomentumPair, encoder_export
+from rhyme.systems.momentum_pair import MomentumPair, check_reads, encoder_export
 from rhyme.views import Clip, ContrastTransform, Transform, ViewPlan, ViewSpec
 
 HEAD_V1 = HeadConfig(layers=1, out=128)
@@ -105,6 +105,7 @@ class Moco(System):
 
     def __init__(self, config: MocoConfig) -> None:
         super().__init__(config)
+        check_reads("MoCo", config.backbone, clips=False, why="as it tells single frames apart")
         self.encoders = MomentumPair(
             config.backbone, {"m": config.head}, config.momentum, shuffle=config.shuffle
         )

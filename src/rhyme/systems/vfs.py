@@ -51,7 +51,7 @@ from rhyme.objectives import multi_positive_info_nce, pair_distance
 from rhyme.systems.base import Embeddings, Export, RunContext, StepContext, StepOutput, System
 from rhyme.systems.masking import masks_queue
 from rhyme.systems.moco import HEAD_V2, check_momentum_contrast
-from rhyme.systems.momentum_pair import MomentumPair, encoder_export, inference_plan
+from rhyme.systems.momentum_pair import MomentumPair, check_reads, encoder_export, inference_plan
 from rhyme.views import Clip, ContrastTransform, Transform, ViewPlan, ViewSpec
 
 
@@ -121,6 +121,8 @@ class VFS(System):
 
     def __init__(self, config: VFSConfig) -> None:
         super().__init__(config)
+        why = "as it compares single frames of a video"
+        check_reads("VFS", config.backbone, clips=False, why=why)
         self._fresh: tuple[Tensor, Tensor] | None = None
         if config.negatives:
             self.mask_same_group = bool(config.mask_same_group)
