@@ -62,6 +62,7 @@ def test_the_shuffle_that_is_active_is_told_where_a_run_starts(tmp_path) -> None
     assert active_shuffle(trained("moco")) == ["none (norm_groups 1)"]
     done = train("moco", tmp_path / "run", "--model.backbone.norm-groups", "2")
     assert "shuffle-BN: local, 2 groups" in done.err
+    assert done.err.count("same-group mask: on (") == 1
     two = two_ranks(tmp_path / "two", "--model.backbone.norm-groups", "2", "--json")
     assert two.code == 0, two.err
     assert active_shuffle(tmp_path / "two") == ["across 2 ranks, 2 groups"]

@@ -69,8 +69,10 @@ def test_a_head_of_no_layers_passes_the_feature_on() -> None:
     head = build_head(HeadConfig(layers=0, out=0, normalise=False), 8)
     assert head(x) is x
     torch.testing.assert_close(head(x, normalise=True), x / x.norm(dim=1, keepdim=True))
-    with pytest.raises(ConfigError, match="0 layers"):
+    with pytest.raises(ConfigError, match="0 layers") as caught:
         build_head(HeadConfig(layers=0, out=4), 8)
+    assert "for no head set head.out to 8" in str(caught.value.remedy)
+    assert build_head(HeadConfig(layers=0, out=8), 8).out_dim == 8
 
 
 def test_options() -> None:

@@ -289,14 +289,14 @@ def test_what_is_said_of_other_objects_is_safe(tmp_path: Path) -> None:
         assert not re.search(r"weights_only|set to `?False|\\x1b", text), text
 
 
-@pytest.mark.parametrize("ending", ["pt", "safetensors"])
-def test_damaged_files_give_typed_errors(tmp_path: Path, ending: str) -> None:
+@pytest.mark.parametrize("form", ["pt", "older pt", "safetensors"])
+def test_damaged_files_give_typed_errors(tmp_path: Path, form: str) -> None:
     net = build_backbone("small", widths=WIDTHS)
-    path = tmp_path / f"w.{ending}"
-    if ending == "pt":
-        torch.save(net.state_dict(), path)
-    else:
+    path = tmp_path / f"w.{form.split()[-1]}"
+    if form == "safetensors":
         safetensors.torch.save_file(net.state_dict(), path)
+    else:
+        torch.save(net.state_dict(), path, _use_new_zipfile_serialization=form == "pt")
     data, chance = path.read_bytes(), random.Random(1)
     refused = 0
     for _ in range(60):

@@ -10,6 +10,7 @@ import torch
 
 from rhyme.errors import DataError
 from rhyme.run import read_jsonl
+from rhyme.signals import Preempted
 from rhyme.training import ScheduleConfig, TrainConfig
 from support.logs import events, rows
 
@@ -158,3 +159,33 @@ def test_a_warm_up_that_the_run_does_not_outlast_is_told_once(
     bench.trainer(steps=4, schedule=ScheduleConfig(**schedule), keywords={"progress": True}).fit()
     assert len(events(bench.run, "warmup_unfinished")) == told
     assert ("before its warm-up does" in capsys.readouterr().err) == told
+
+
+@pytest.mark.parametrize("groups", [12, 4])
+def test_the_mask_that_setup_decided_on_is_told_at_every_start(bench, capsys, groups):
+    class Masking(bench.Line):
+        def setup(self, context):
+            self.mask_same_group = context.groups < 10
+
+    def part(resume: bool, stop: bool) -> None:
+        source = bench.Numbers()
+        source.groups = groups
+        keywords = {"progress": True, "stop": (lambda step: step == 3) if stop else None}
+        bench.trainer(Masking(), source, keywords=keywords).fit(resume=resume)
+
+    with pytest.raises(Preempted):
+        part(resume=False, stop=True)
+    state = "on" if groups == 4 else "off"
+    line = f"same-group mask: {state} (12 items of {groups} groups)\n"
+    assert capsys.readouterr().err.startswith(line)
+    part(resume=True, stop=False)
+    assert capsys.readouterr().err.count(line) == 1
+    facts = {"active": groups == 4, "items": 12, "groups": groups}
+    found = events(bench.run, "same_group_mask")
+    assert [{name: row[name] for name in facts} for row in found] == [facts, facts]
+
+
+def test_nothing_is_told_of_a_mask_where_there_are_no_negatives(bench, capsys):
+    bench.trainer(keywords={"progress": True}).fit()
+    assert "mask" not in capsys.readouterr().err
+    assert not events(bench.run, "same_group_mask")

@@ -75,6 +75,9 @@ class CellPlaces:
             return
         values = [getattr(layer, n, 1) for n in ("kernel_size", "stride", "padding", "dilation")]
         kernel, step, padding, dilation = (_first(v) for v in values)
+        if not padding and not getattr(layer, "ceil_mode", False):
+            # TensorFlow's kind pads within its pass: as much as its cells need, the less in front
+            padding = max((after - 1) * step + dilation * (kernel - 1) + 1 - before, 0) // 2
         stride, offset = self._at[before]
         own_stride, own_offset = cell_geometry([(kernel, step, padding, dilation)])
         self._at[after] = (stride * own_stride, offset + stride * own_offset)

@@ -114,7 +114,7 @@ class Head(nn.Module):
             raise ConfigError(
                 f"a head of 0 layers cannot turn {reads} values into {config.out}",
                 value=config.out,
-                remedy="for no head set head.out to 0; for a linear one set head.layers to 1",
+                remedy=f"for no head set head.out to {reads}; for a linear one head.layers to 1",
             )
         if self.out_dim % config.blocks:
             raise ConfigError(

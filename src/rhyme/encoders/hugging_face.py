@@ -6,9 +6,10 @@ file is read, and nothing is downloaded.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -18,14 +19,14 @@ from torch import Tensor, nn
 from rhyme.encoders.backbone import Backbone, ClipBackbone, refuse_options
 from rhyme.encoders.backbone_config import BackboneConfig, DescribedConfig
 from rhyme.encoders.borrowed import OPTIONS, Borrowed, library, switch_off_chance, unreadable
+from rhyme.encoders.hugging_face_pixels import OF_CLIPS, side_of
 from rhyme.encoders.names import by_kind, grouped
 from rhyme.encoders.norm import group_norms
 from rhyme.encoders.weights import LoadReport, check_finite
-from rhyme.errors import ConfigError, PackageError
+from rhyme.errors import ConfigError, DataError, PackageError
 
-# Read clips [b, t, c, h, w].
-_OF_CLIPS = frozenset({"videomae", "timesformer", "vivit"})
 _MOST = 4_000_000_000
+_MASKED = "vit_mae"
 
 
 class _Read(Borrowed):
@@ -47,6 +48,8 @@ class _Read(Borrowed):
         lib = library("transformers")
         told = dict(json.loads(config.architecture))
         kind = str(told.pop("model_type", ""))
+        if kind == _MASKED:
+            told["mask_ratio"] = 0.0  # it hides most of a picture, by chance, in evaluation too
         try:
             own = lib.AutoConfig.for_model(kind, **told)
             with torch.device("meta"):  # packages come from strangers
@@ -55,7 +58,7 @@ class _Read(Borrowed):
                 raise ValueError(f"{size} parameters are more than {_MOST}")
             with torch.device("cpu"):
                 net = lib.AutoModel.from_config(own)
-        except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        except (ValueError, TypeError, KeyError, RuntimeError, ImportError) as error:
             raise ConfigError(
                 f"transformers cannot build '{kind}': {str(error)[:200]}",
                 stage="build encoder",
@@ -72,7 +75,7 @@ class _Read(Borrowed):
         """The network's output."""
         try:
             return net(pixel_values=pixels, **options)
-        except (ValueError, RuntimeError, AssertionError) as error:
+        except (ValueError, RuntimeError, AssertionError, TypeError) as error:
             raise unreadable(name, pixels, error) from error
 
 
@@ -83,6 +86,9 @@ class HuggingFaceEncoder(_Read, Backbone):
 
     Args:
         config: a :class:`DescribedConfig`.
+
+    Raises:
+        ConfigError: transformers cannot build the network, or it makes no feature of a picture.
     """
 
     on_meta: ClassVar[bool] = False
@@ -92,7 +98,6 @@ class HuggingFaceEncoder(_Read, Backbone):
         self.net: nn.Module = self.prepare(config)
         own: Any = self.net.config
         sizes = getattr(own, "hidden_sizes", None)
-        self.feature_dim = int(sizes[-1] if sizes else own.hidden_size)
         patch = getattr(own, "patch_size", None)
         # positions that were learnt on another grid are interpolated
         takes = inspect.signature(self.net.forward).parameters
@@ -101,12 +106,50 @@ class HuggingFaceEncoder(_Read, Backbone):
         self.geometry = {}
         if self._patch and not getattr(own, "depths", None):
             self.geometry = {"stage1": (float(self._patch), (self._patch - 1) / 2)}
+        self._ordered = own.model_type == _MASKED and self._patch > 0
+        self.feature_dim = self._length(own)
+
+    def _length(self, own: Any) -> int:
+        """Length of the pooled feature, which no configuration tells for all architectures.
+
+        It is read off a pass of empty pictures; of zeros, where a network wants numbers.
+        """
+        side = side_of(getattr(own, "image_size", None)) or 224
+        failed: Exception | None = None
+        for place in ("meta", "cpu"):
+            net = copy.deepcopy(self.net).to(place).eval()
+            pixels = torch.zeros(2, self.config.in_channels, side, side, device=place)
+            try:
+                with torch.no_grad():
+                    pooled, _, _ = self._read(net, pixels, ())
+                if pooled.ndim != 2:
+                    raise ValueError(f"its feature has {pooled.ndim} dimensions")
+                return int(pooled.shape[1])
+            except Exception as error:  # code for other kinds of input fails in any way
+                failed = error
+        said = failed.cause if isinstance(failed, DataError) else f"{failed!r}"
+        raise ConfigError(
+            f"an encoder of type '{own.model_type}' makes no feature of a picture that rhyme can "
+            f"read: {said[:300]}",
+            stage="build encoder",
+            value=own.model_type,
+            remedy="give the folder of an encoder of pictures, such as ViT, DINOv2, CLIP or ResNet",
+        ) from failed
 
     def encode(
         self, x: Tensor, stages: Sequence[str]
     ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         """The pooled feature, the map of a transformer of one scale, and the same as a stage."""
-        found = self.run(self.net, self.config.name, x, **self._more)
+        return self._read(self.net, x, stages)
+
+    def _read(
+        self, net: nn.Module, x: Tensor, stages: Sequence[str]
+    ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+        more: dict[str, Any] = dict(self._more)
+        if self._ordered:  # patches are sorted by it; none is left out
+            cells = (x.shape[-2] // self._patch) * (x.shape[-1] // self._patch)
+            more["noise"] = torch.arange(cells, device=x.device).expand(len(x), -1)
+        found = self.run(net, self.config.name, x, **more)
         last, pooled = found.last_hidden_state, getattr(found, "pooler_output", None)
         if last.ndim == 4:
             return last.mean(dim=(-2, -1)) if pooled is None else pooled.flatten(1), None, {}
@@ -116,6 +159,9 @@ class HuggingFaceEncoder(_Read, Backbone):
         if self.geometry:
             rows, columns = (side // self._patch for side in x.shape[-2:])
             before = last.shape[1] - rows * columns
+            if before < 0:
+                few = ValueError(f"{last.shape[1]} tokens for {rows} x {columns} patches")
+                raise unreadable(self.config.name, x, few)
             grid = last[:, before:].transpose(1, 2).unflatten(2, (rows, columns))
             maps = dict.fromkeys(stages, cast(Tensor, grid))
         if pooled is None:
@@ -178,7 +224,7 @@ def described(folder: Path) -> DescribedConfig:
         for k, v in config.to_dict().items()
         if k not in ("transformers_version", "_name_or_path")
     }
-    kind = "hf-video" if config.model_type in _OF_CLIPS else "hf"
+    kind = "hf-video" if config.model_type in OF_CLIPS else "hf"
     return DescribedConfig(
         name=f"{kind}:{config.model_type}", architecture=json.dumps(told, sort_keys=True)
     )
@@ -241,28 +287,3 @@ def load_folder(encoder: Backbone, folder: Path) -> LoadReport:
     net.load_state_dict(taken)
     left = sorted({*told["unexpected_keys"], *({*state} - {*wanted} - {*told["missing_keys"]})})
     return LoadReport(loaded=len(wanted), prefix="", left_out=by_kind(left))
-
-
-def folder_plan(folder: Path, architecture: str) -> dict[str, Any]:
-    """What a folder says of the pixels that it wants: fields of an inference plan."""
-    path = folder / "preprocessor_config.json"
-    told: Mapping[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    config = json.loads(architecture)
-    built = config.get("image_size")
-    side = _side(told.get("crop_size")) or _side(told.get("size")) or _side(built) or 224
-    fields: dict[str, Any] = {"size": side, "resize": max(_side(told.get("size")) or side, side)}
-    for ours, theirs in (("mean", "image_mean"), ("std", "image_std")):
-        if isinstance(told.get(theirs), list) and len(told[theirs]) == 3:
-            fields[ours] = tuple(float(v) for v in told[theirs])
-    if isinstance(config.get("num_frames"), int) and config.get("model_type") in _OF_CLIPS:
-        fields |= {"frames": config["num_frames"], "stride": 4}
-    return fields
-
-
-def _side(told: Any) -> int:
-    """A side of a size as Hugging Face writes it, 0 where it says none."""
-    if isinstance(told, Mapping):
-        told = told.get("height") or told.get("shortest_edge")
-    if isinstance(told, list | tuple) and told:
-        told = told[0]
-    return told if isinstance(told, int) else 0

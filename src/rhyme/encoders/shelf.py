@@ -114,7 +114,7 @@ def recommended_plan(config: BackboneConfig, folder: Path | None = None) -> Infe
     source, _, rest = config.name.rpartition(":")
     clips = backbone_class(config.name).reads_clips
     if folder is not None:
-        from rhyme.encoders.hugging_face import folder_plan
+        from rhyme.encoders.hugging_face_pixels import folder_plan
 
         return InferencePlan(**folder_plan(folder, cast(Any, config).architecture))
     if source == "timm":

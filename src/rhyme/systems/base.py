@@ -179,10 +179,15 @@ class System(nn.Module):
 
     ``state_dict`` must hold everything that later steps depend on (queues and momentum copies are
     modules with buffers). State is *replicated* unless ``state_roles`` says otherwise.
+
+    Attributes:
+        mask_same_group: whether an item's own group is left out of its negatives, which ``setup``
+            may decide and a run tells; None where there are no negatives.
     """
 
     Config: ClassVar[type[Any]]
     single_rank: ClassVar[bool] = False
+    mask_same_group: bool | None = None
 
     def __init__(self, config: Any = None) -> None:
         super().__init__()

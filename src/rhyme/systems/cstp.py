@@ -44,7 +44,7 @@ from rhyme.errors import ConfigError
 from rhyme.loading import Batch
 from rhyme.objectives import balanced_accuracy, label_cross_entropy, pair_distance
 from rhyme.systems.base import Embeddings, Export, StepContext, StepOutput, System
-from rhyme.systems.momentum_pair import MomentumPair, inference_plan
+from rhyme.systems.momentum_pair import MomentumPair, check_reads, inference_plan
 from rhyme.views import Clip, ContrastTransform, Overlap, OverlapPlan, TurnTransform, ViewSpec
 
 CLIPS = ("first", "second")
@@ -140,6 +140,7 @@ class Cstp(System):
 
     def __init__(self, config: CstpConfig) -> None:
         super().__init__(config)
+        check_reads("CSTP", config.backbone, clips=True, why="whose feature can tell their pace")
         groups = config.backbone.norm_groups
         if config.byol_weight > 0:
             heads = {"projector": config.projector}

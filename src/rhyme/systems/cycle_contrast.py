@@ -19,10 +19,10 @@ U and N are two parts of a random permutation of the queue, drawn anew in each s
 carry no gradient: the cycle term reaches the encoder only through the weights α.
 
 What we changed. "Other videos" is enforced: queues remember each key's group, and U, N and M leave
-the query's own group out where the set has fewer than ten queues of items (the published code never
-masked, its data being far larger than its queues). The permutation is the same on all ranks, so one
-global batch has one loss. Queues have any size. The one option that keeps a gradient in the values,
-``include_self``, is off by default as in the published run.
+the query's own group out where there are fewer groups than ten times the queue (the published code
+never masked, its videos being far more than its queues hold). The permutation is the same on all
+ranks, so one global batch has one loss. Queues have any size. The one option that keeps a gradient
+in the values, ``include_self``, is off by default as in the published run.
 
 Cost: MoCo's step and one more key pass; ``b·K_c·d`` multiplications for each of the two halves of
 the cycle.
@@ -46,7 +46,7 @@ from rhyme.objectives import ObjectiveOutput, cycle, info_nce
 from rhyme.systems.base import Embeddings, Export, RunContext, StepContext, StepOutput, System
 from rhyme.systems.masking import masks_queue
 from rhyme.systems.moco import check_momentum_contrast
-from rhyme.systems.momentum_pair import MomentumPair, encoder_export
+from rhyme.systems.momentum_pair import MomentumPair, check_reads, encoder_export
 from rhyme.transfer import sent
 from rhyme.views import Clip, ContrastTransform, Transform, ViewPlan, ViewSpec
 
@@ -75,7 +75,8 @@ class CycleContrastConfig:
         intra_weight: w_intra.
         cycle_weight: w_cycle; 0 computes no cycle. Candidates are read and encoded all the same,
             and head c and queue C kept, so that draws and state are those of the whole.
-        mask_same_group: leave the query's group out of U, N and M; None decides by size.
+        mask_same_group: leave the query's group out of U, N and M; None decides by the number of
+            groups (on with fewer than ten times the larger queue).
         neighbour_values: ``"support"``, or as control ``"shuffled"``: the weights α fall on
             permuted features, which keeps their scale and destroys their meaning.
     """
@@ -119,11 +120,14 @@ class CycleContrast(System):
 
     def __init__(self, config: CycleContrastConfig) -> None:
         super().__init__(config)
+        why = "whose cycles go through single frames"
+        check_reads("CycleContrast", config.backbone, clips=False, why=why)
         heads = {"m": config.head} | ({"c": config.head} if config.separate_heads else {})
         self.encoders = MomentumPair(config.backbone, heads, config.momentum)
-        self.queue = FeatureQueue(config.queue, config.head.out)
+        length = self.encoders.online.head("m").out_dim  # of both heads
+        self.queue = FeatureQueue(config.queue, length)
         self.cycle_queue = (
-            FeatureQueue(config.cycle_queue, config.head.out) if config.separate_heads else None
+            FeatureQueue(config.cycle_queue, length) if config.separate_heads else None
         )
         self.mask_same_group = bool(config.mask_same_group)
         self._fresh: tuple[dict[str, Tensor], Tensor] | None = None
@@ -145,7 +149,7 @@ class CycleContrast(System):
         return {"train": ViewPlan(clips=clips, views=views)}
 
     def setup(self, context: RunContext) -> None:
-        """Decide on the same-group mask by the size of the data."""
+        """Decide on the same-group mask by the number of groups."""
         c = self.config
         size = max(c.queue, c.shared_queue) if c.cycle_weight > 0 else c.queue
         self.mask_same_group = masks_queue(c.mask_same_group, context, size)

@@ -14,7 +14,7 @@ What we changed. The match c may also come from the dense embeddings (``head``),
 (``random``) or from the true geometry of the two crops (``geometry``): those are the ablations of
 the idea. A dense grid other than the backbone's is pooled before the match, so both count the same
 cells (the published code matches on the backbone's grid and reads on the other). Queues are
-MoCo's here: of any size, masked by group where the set is small. The dense head is an MLP on each
+MoCo's here: of any size, masked by group where groups are few. The dense head is an MLP on each
 cell, which is what 1x1 convolutions are.
 
 Cost: MoCo's step, and for a map of S² cells ``b·S²·K'·d`` multiplications for the dense logits.
@@ -47,7 +47,7 @@ from rhyme.objectives import dense_info_nce, info_nce, nearest_cells
 from rhyme.systems.base import Embeddings, Export, RunContext, StepContext, StepOutput, System
 from rhyme.systems.masking import masks_queue
 from rhyme.systems.moco import HEAD_V2, check_momentum_contrast
-from rhyme.systems.momentum_pair import MomentumPair, encoder_export
+from rhyme.systems.momentum_pair import MomentumPair, check_reads, encoder_export
 from rhyme.transfer import sent
 from rhyme.views import (
     Clip,
@@ -86,7 +86,7 @@ class DenseCLConfig:
             same place; cells outside the other view are left out then.
         shuffle: encode keys in a random order of the global batch (shuffle-BN).
         mask_same_group: leave keys of the query's group out of its negatives; None decides by
-            size (on below ten queues of items).
+            the number of groups (on with fewer than ten times the queue).
     """
 
     backbone: BackboneConfig = field(default_factory=lambda: BackboneConfig(name="resnet50"))
@@ -134,11 +134,12 @@ class DenseCL(System):
 
     def __init__(self, config: DenseCLConfig) -> None:
         super().__init__(config)
+        check_reads("DenseCL", config.backbone, clips=False, why="whose cells it tells apart")
         # In MoCo's order, so that one seed draws the same weights and the same queue for both.
         self.encoders = MomentumPair(
             config.backbone, {"m": config.head}, config.momentum, shuffle=config.shuffle
         )
-        self.queue = FeatureQueue(config.queue, config.head.out)
+        self.queue = FeatureQueue(config.queue, self.encoders.online.head("m").out_dim)
         trunk = self.encoders.online.backbone
         groups = config.backbone.norm_groups
         if config.dense_weight > 0:
@@ -156,7 +157,7 @@ class DenseCL(System):
         return {"train": ViewPlan(clips={"a": Clip()}, views={"query": view, "key": view})}
 
     def setup(self, context: RunContext) -> None:
-        """Decide on the same-group mask by the size of the data."""
+        """Decide on the same-group mask by the number of groups."""
         c = self.config
         size = max(c.queue, c.dense_queue) if c.dense_weight > 0 else c.queue
         self.mask_same_group = masks_queue(c.mask_same_group, context, size)

@@ -67,7 +67,7 @@ from rhyme.objectives import (
 from rhyme.systems.base import Embeddings, Export, RunContext, StepContext, StepOutput, System
 from rhyme.systems.masking import masks_batch, masks_queue
 from rhyme.systems.moco import check_momentum_contrast
-from rhyme.systems.momentum_pair import MomentumPair, inference_plan
+from rhyme.systems.momentum_pair import MomentumPair, check_reads, inference_plan
 from rhyme.transfer import sent
 from rhyme.views import Clip, ContrastTransform, Transform, ViewPlan, ViewSpec
 
@@ -103,7 +103,7 @@ class DualConfig:
         momentum: m of the momentum encoder (MoCo).
         queue: K, keys in each of the two queues (MoCo).
         mask_same_group: leave other items of an item's group out of its negatives. None does so
-            where items share groups (SimCLR), or where the set is small for the queue (MoCo).
+            where items share groups (SimCLR), or with fewer groups than ten times the queue (MoCo).
         calibration: ``"recorded"``, or as control ``"random"``: segments are put back by another
             permutation than the one that was applied, so that order cannot be learnt.
     """
@@ -169,6 +169,8 @@ class Dual(System):
 
     def __init__(self, config: DualConfig) -> None:
         super().__init__(config)
+        why = "whose feature can tell what happened when"
+        check_reads("DUAL", config.backbone, clips=True, why=why)
         s = config.segments
         series = replace(config.series, out=s * config.series.out, blocks=s)
         heads = {"clip": config.head} | ({} if config.mode == "clip" else {"series": series})
@@ -184,12 +186,6 @@ class Dual(System):
             trunk, norms = build_backbone(config.backbone), config.backbone.norm_groups
             built = {name: build_head(h, trunk.feature_dim, norms) for name, h in heads.items()}
             self.encoder = EncoderWithHeads(trunk, built)
-        if not getattr(self.online.backbone, "reads_clips", False):
-            raise ConfigError(
-                "DUAL needs an encoder of clips, whose feature can tell what happened when",
-                value=config.backbone.name,
-                remedy="set model.backbone.name to small3d, r21d or another that reads clips",
-            )
         self.mask_same_group = bool(config.mask_same_group)
         self._fresh: tuple[Embeddings, Tensor] | None = None
 
@@ -221,7 +217,7 @@ class Dual(System):
         )
 
     def setup(self, context: RunContext) -> None:
-        """Decide on the same-group mask, by shared groups or by the size of the queue."""
+        """Decide on the same-group mask, by shared groups or by their number."""
         c, choice = self.config, self.config.mask_same_group
         if c.base == "moco":
             self.mask_same_group = masks_queue(choice, context, c.queue)

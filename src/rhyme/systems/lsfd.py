@@ -56,7 +56,7 @@ from rhyme.objectives import ObjectiveOutput, info_nce, info_nce_symmetric, with
 from rhyme.systems.base import Embeddings, Export, RunContext, StepContext, StepOutput, System
 from rhyme.systems.masking import masks_batch, masks_queue
 from rhyme.systems.moco import check_momentum_contrast
-from rhyme.systems.momentum_pair import MomentumPair, inference_plan
+from rhyme.systems.momentum_pair import MomentumPair, check_reads, inference_plan
 from rhyme.transfer import sent
 from rhyme.views import Clip, ContrastTransform, Transform, ViewPlan, ViewSpec
 
@@ -89,7 +89,7 @@ class LSFDConfig:
         momentum: m of the momentum encoder (MoCo).
         queue: K, keys of long views (MoCo).
         mask_same_group: leave other items of an item's group out of its negatives. None does so
-            where items share groups (SimCLR), or where the set is small for the queue (MoCo).
+            where items share groups (SimCLR), or with fewer groups than ten times the queue (MoCo).
     """
 
     backbone: BackboneConfig = field(default_factory=lambda: BackboneConfig(name="r21d"))
@@ -152,6 +152,7 @@ class LSFD(System):
 
     def __init__(self, config: LSFDConfig) -> None:
         super().__init__(config)
+        check_reads("LSFD", config.backbone, clips=True, why="whose feature can tell what changes")
         backbone = replace(config.backbone, parts=PARTS if config.divided else ())
         heads: dict[str, HeadConfig] = {}
         if config.w_s or config.w_i:
@@ -168,12 +169,6 @@ class LSFD(System):
             trunk, norms = build_backbone(backbone), backbone.norm_groups
             built = {name: build_head(h, trunk.feature_dim, norms) for name, h in heads.items()}
             self.encoder = EncoderWithHeads(trunk, built)
-        if not self.online.reads_clips:
-            raise ConfigError(
-                "LSFD needs an encoder of clips, whose feature can tell what changes",
-                value=config.backbone.name,
-                remedy="set model.backbone.name to small3d, r21d or another that reads clips",
-            )
         self.aggregator = None
         if config.w_n:
             self.aggregator = Aggregator(config.aggregator, config.parts, config.head.out)
@@ -214,7 +209,7 @@ class LSFD(System):
         return {"train": ViewPlan(clips=clips, views=views)}
 
     def setup(self, context: RunContext) -> None:
-        """Decide on the same-group mask, by shared groups or by the size of the queue."""
+        """Decide on the same-group mask, by shared groups or by their number."""
         c, choice = self.config, self.config.mask_same_group
         if c.base == "moco":
             self.mask_same_group = masks_queue(choice, context, c.queue)

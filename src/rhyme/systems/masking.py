@@ -9,15 +9,17 @@ from rhyme.systems.base import RunContext
 def masks_queue(choice: bool | None, context: RunContext, queue: int) -> bool:
     """Whether keys of an item's own group are no negatives in a queue of keys.
 
+    A full queue holds ``queue / groups`` keys of a group, however many items that group has.
+
     Args:
-        choice: as chosen; None is on where the queue holds over a tenth of the items.
+        choice: as chosen; None is on with fewer groups than ten times the queue.
         context: of the run.
         queue: keys that it holds.
 
     Raises:
         DataError: all items are of one group, so that none would be left.
     """
-    masked = context.items < 10 * queue if choice is None else choice
+    masked = context.groups < 10 * queue if choice is None else choice
     return _with_others(masked, context)
 
 

@@ -9,7 +9,7 @@ The positive may also be a key of *another* frame of the same video (``positive=
 the intra-video arm which CycleContrast builds on.
 
 What we changed: the queue has any size (no divisibility), and remembers the group of every key;
-in data sets of fewer than ten queues of items the keys of a query's own group are left out of its
+with fewer groups than ten times the queue the keys of a query's own group are left out of its
 negatives. Shuffle-BN works in ``norm_groups`` over the global batch, on one device too.
 
 Cost: a forward and backward pass of the online encoder and one forward pass of the copy (two for
@@ -32,7 +32,7 @@ from rhyme.memory import FeatureQueue
 from rhyme.objectives import info_nce
 from rhyme.systems.base import Embeddings, Export, RunContext, StepContext, StepOutput, System
 from rhyme.systems.masking import masks_queue
-from rhyme.systems.momentum_pair import MomentumPair, encoder_export
+from rhyme.systems.momentum_pair import MomentumPair, check_reads, encoder_export
 from rhyme.views import Clip, ContrastTransform, Transform, ViewPlan, ViewSpec
 
 HEAD_V1 = HeadConfig(layers=1, out=128)
@@ -58,7 +58,7 @@ class MocoConfig:
             frame of its video.
         exclude_query_frame: for ``"video"``: never draw the query's own frame as positive.
         mask_same_group: leave keys of the query's group out of its negatives; None decides by
-            size (on below ten queues of items).
+            the number of groups (on with fewer than ten times the queue).
     """
 
     backbone: BackboneConfig = field(default_factory=lambda: BackboneConfig(name="resnet50"))
@@ -105,10 +105,11 @@ class Moco(System):
 
     def __init__(self, config: MocoConfig) -> None:
         super().__init__(config)
+        check_reads("MoCo", config.backbone, clips=False, why="as it tells single frames apart")
         self.encoders = MomentumPair(
             config.backbone, {"m": config.head}, config.momentum, shuffle=config.shuffle
         )
-        self.queue = FeatureQueue(config.queue, config.head.out)
+        self.queue = FeatureQueue(config.queue, self.encoders.online.head("m").out_dim)
         self.mask_same_group = bool(config.mask_same_group)
         self._fresh: tuple[Tensor, Tensor] | None = None
 
@@ -123,7 +124,7 @@ class Moco(System):
         return {"train": ViewPlan(clips=clips, views=views)}
 
     def setup(self, context: RunContext) -> None:
-        """Decide on the same-group mask by the size of the data."""
+        """Decide on the same-group mask by the number of groups."""
         c = self.config
         self.mask_same_group = masks_queue(c.mask_same_group, context, c.queue)
 

@@ -20,6 +20,8 @@ from rhyme.encoders import (
     build_head,
     in_parts,
 )
+from rhyme.encoders.backbone import backbone_class
+from rhyme.errors import ConfigError
 from rhyme.memory import BatchShuffle, MomentumEncoder
 from rhyme.systems.base import Export
 from rhyme.views import Clip, ContrastTransform, Transform, TurnTransform
@@ -121,6 +123,29 @@ class MomentumPair(nn.Module):
         step both are equal.
         """
         self.momentum.update()
+
+
+def check_reads(system: str, backbone: BackboneConfig, *, clips: bool, why: str) -> None:
+    """Refuse an encoder of frames for a system of clips, and the other way round.
+
+    Args:
+        system: title of the system.
+        backbone: the encoder that was chosen; it need not have been built.
+        clips: whether the system gives it clips ``[b, t, c, h, w]``, not frames.
+        why: what the system has of that, behind a comma.
+
+    Raises:
+        ConfigError: with encoders of the kind that it needs.
+        UnknownName: no such encoder.
+    """
+    if backbone_class(backbone.name).reads_clips == clips:
+        return
+    kind, examples = ("clips", "small3d, r21d") if clips else ("frames", "small, resnet18")
+    raise ConfigError(
+        f"{system} needs an encoder of {kind}, {why}",
+        value=backbone.name,
+        remedy=f"set model.backbone.name to {examples} or another that reads {kind}",
+    )
 
 
 def inference_plan(transform: Transform, clip: Clip | None = None) -> InferencePlan:

@@ -42,7 +42,7 @@ from rhyme.loading import Batch
 from rhyme.objectives import nt_xent
 from rhyme.systems.base import Embeddings, Export, RunContext, StepContext, StepOutput, System
 from rhyme.systems.masking import masks_batch
-from rhyme.systems.momentum_pair import inference_plan
+from rhyme.systems.momentum_pair import check_reads, inference_plan
 from rhyme.views import Clip, ContrastTransform, Transform, ViewPlan, ViewSpec
 
 _VIEWS = ("first", "second")
@@ -98,6 +98,7 @@ class Simclr(System):
 
     def __init__(self, config: SimclrConfig) -> None:
         super().__init__(config)
+        check_reads("SimCLR", config.backbone, clips=False, why="as it tells single frames apart")
         backbone = build_backbone(config.backbone)
         head = build_head(
             config.head, backbone.feature_dim, norm_groups=config.backbone.norm_groups

@@ -19,8 +19,8 @@ positives of a query are in no denominator,
 N holds the queue and, with ``batch_negatives``, the keys of the other videos of the batch.
 
 What we changed. The published code rolls one half against the other, T times, with weight 1/T; the
-mean over all T² pairs is the same. Queues are our MoCo's: of any size, masked by group where the
-set is small. ``stop_gradient=False`` is the control that collapses.
+mean over all T² pairs is the same. Queues are our MoCo's: of any size, masked by group where
+groups are few. ``stop_gradient=False`` is the control that collapses.
 
 Cost: without negatives a forward and backward pass of all n frames; with them the forward pass of
 the second half goes through the copy and needs no backward pass.
@@ -51,7 +51,7 @@ from rhyme.objectives import multi_positive_info_nce, pair_distance
 from rhyme.systems.base import Embeddings, Export, RunContext, StepContext, StepOutput, System
 from rhyme.systems.masking import masks_queue
 from rhyme.systems.moco import HEAD_V2, check_momentum_contrast
-from rhyme.systems.momentum_pair import MomentumPair, encoder_export, inference_plan
+from rhyme.systems.momentum_pair import MomentumPair, check_reads, encoder_export, inference_plan
 from rhyme.views import Clip, ContrastTransform, Transform, ViewPlan, ViewSpec
 
 
@@ -77,7 +77,7 @@ class VFSConfig:
             where ``backbone.norm_groups`` is 1 there is nothing to shuffle.
         batch_negatives: the keys of the batch's other videos are negatives beside the queue.
         mask_same_group: leave keys of the video's own group out of the negatives; None decides by
-            size (on below ten queues of items).
+            the number of groups (on with fewer than ten times the queue).
     """
 
     backbone: BackboneConfig = field(
@@ -121,9 +121,11 @@ class VFS(System):
 
     def __init__(self, config: VFSConfig) -> None:
         super().__init__(config)
-        self.mask_same_group = bool(config.mask_same_group)
+        why = "as it compares single frames of a video"
+        check_reads("VFS", config.backbone, clips=False, why=why)
         self._fresh: tuple[Tensor, Tensor] | None = None
         if config.negatives:
+            self.mask_same_group = bool(config.mask_same_group)
             self.encoders = MomentumPair(
                 config.backbone, {"m": config.head}, config.momentum, shuffle=config.shuffle
             )
@@ -155,7 +157,7 @@ class VFS(System):
         return {"train": ViewPlan(clips={"a": clip}, views={"frames": view})}
 
     def setup(self, context: RunContext) -> None:
-        """Decide on the same-group mask by the size of the data."""
+        """Decide on the same-group mask by the number of groups."""
         c = self.config
         if c.negatives:
             self.mask_same_group = masks_queue(c.mask_same_group, context, c.queue)

@@ -199,6 +199,8 @@ class Trainer:
             changed = {k: [before.get(k), v] for k, v in facts.items() if before.get(k) != v}
             facts["changed"] = changed
         self.recorder.start(self.step, self.saver.passed_over if resume else None)
+        mask, source = self.system.mask_same_group, self.source
+        self.recorder.tell_mask(mask, source.items, source.groups)
         if self._leader:
             redone = forget_rows_after(self.run, self.step) if resume else 0
             kind = "started" if path is None else "resumed"

@@ -66,6 +66,21 @@ class Recorder:
         self._clock: deque[float] = deque(maxlen=101)
         self.progress = Progress(self.steps, done=step, shown=False)
 
+    def tell_mask(self, masked: bool | None, items: int, groups: int) -> None:
+        """Say at the start whether an item's own group is left out of its negatives.
+
+        Args:
+            masked: as the system decided; None where it has no negatives, of which nothing is said.
+            items: items of the training set.
+            groups: groups among them.
+        """
+        if masked is None:
+            return
+        state = "on" if masked else "off"
+        self._told.append(f"same-group mask: {state} ({items} items of {groups} groups)")
+        if self.leader:
+            self.run.event("same_group_mask", active=masked, items=items, groups=groups)
+
     def open(self, device: torch.device) -> None:
         """Show progress, and write run logs, from here on."""
         if self.leader:
