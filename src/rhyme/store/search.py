@@ -123,9 +123,16 @@ class Store:
     @cached_property
     def group_codes(self) -> NDArray[np.int64]:
         """``int64 [n]`` group of each moment; groups of different collections are different."""
-        pairs = zip(self._column("collection"), self._column("group"), strict=True)
+        roots: dict[tuple[str, Path], str] = {}
         codes: dict[tuple[str, str], int] = {}
-        return np.array([codes.setdefault(pair, len(codes)) for pair in pairs], dtype=np.int64)
+        found = np.empty(len(self), dtype=np.int64)
+        columns = (self._column(name) for name in ("collection", "path", "group"))
+        for row, (collection, path, group) in enumerate(zip(*columns, strict=True)):
+            place = (collection, Path(path).parent)
+            if place not in roots:
+                roots[place] = _root(*place)
+            found[row] = codes.setdefault((roots[place], group), len(codes))
+        return found
 
     def rows_of(self, path: str | Path) -> NDArray[np.int64]:
         """Rows of a file's moments, and of everything in its group.
@@ -283,6 +290,22 @@ class Store:
         if name not in cache:
             cache[name] = cast("list[str]", self.table.column(name).to_pylist())
         return cache[name]
+
+
+def _root(collection: str, folder: Path) -> str:
+    """The folder of a collection, of which older stores hold the name that was typed.
+
+    Args:
+        collection: as it stands in the store.
+        folder: of one of its files; it tells where a relative name belongs.
+    """
+    given, here = Path(collection), Path(collection).resolve()
+    if given.is_absolute() or folder.is_relative_to(here):
+        return str(here)
+    for above in (folder, *folder.parents):
+        if given.parts and above.parts[-len(given.parts) :] == given.parts:
+            return str(above)
+    return str(here)
 
 
 def open_store(

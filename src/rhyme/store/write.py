@@ -137,7 +137,7 @@ def write_store(
             vectors_sha256=written.sha256,
             catalogs={
                 **({} if info is None else info.catalogs),
-                str(catalog.root): catalog.fingerprint,
+                str(catalog.root.resolve()): catalog.fingerprint,
             },
         )
         write_info(target, now)
@@ -293,6 +293,8 @@ def _new(
 ) -> Iterator[tuple[ItemKey, Rows, dict[str, Any]]]:
     """Moments of the items that were embedded, in the order of the catalog."""
     spacing = catalog.table.column("spacing").to_pylist()
+    # By whatever name it was given: the same folder is the same collection.
+    root = str(catalog.root.resolve())
     for key, index in fresh.items():
         rows = work.rows(key)
         if len(rows.times):
@@ -304,7 +306,7 @@ def _new(
                     "item": item.id,
                     "kind": item.kind,
                     "group": item.group,
-                    "collection": str(catalog.root),
+                    "collection": root,
                     "labels": json.dumps({k: v for k, v in item.labels.items() if v is not None}),
                     "spacing": R2V2_SPACING if spacing[index] is None else float(spacing[index]),
                     "files": json.dumps([str((catalog.root / f).resolve()) for f in item.files]),
