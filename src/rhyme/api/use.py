@@ -263,7 +263,7 @@ def search(
     opened = open_store(Path(store), device=str(resolve_device(device)))
     path, time = parse_query(query)
     hits = opened.search((path, time), k=k, exclude_same_group=exclude_same_group)
-    contact_sheet(hits, target, query=(path, time))
+    contact_sheet(hits, target, query=(path, time), store=opened)
     return Found(query=query, hits=hits, sheet=target)
 
 

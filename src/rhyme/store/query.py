@@ -11,6 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from rhyme.catalog import find_prepared
+from rhyme.catalog.candidates import Candidate
+from rhyme.catalog.discover import IMAGE
+from rhyme.catalog.frame_runs import frame_runs
 from rhyme.encoders import EncoderPackage
 from rhyme.errors import ConfigError, FileMissing, NoVideoStream
 from rhyme.media import R2V2_SPACING, FrameReader, Picture, find_member, open_reader, sniff
@@ -18,8 +21,6 @@ from rhyme.tasks import encode, normalise
 from rhyme.views import EvalTransform
 
 __all__ = ["embed_moment", "moment_of", "open_query", "parse_query"]
-
-_PICTURES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))
 
 
 def parse_query(text: str) -> tuple[Path, float | None]:
@@ -61,13 +62,15 @@ def open_query(path: Path, files: Sequence[str] = (), spacing: float = R2V2_SPAC
 
     Args:
         path: a video, a picture, a folder of numbered pictures, a picture in an archive
-            (``a.zip!/b.jpg``), or the name of one of them in a folder of prepared shards.
+            (``a.zip!/b.jpg``), a film in a folder of R2V2's (``ab/<id>``), or the name of one of
+            them in a folder of prepared shards.
         files: the pictures of a frame folder, where they are known.
-        spacing: seconds between them.
+        spacing: seconds between them. Where they are not known, the pictures, their order and
+            their spacing are those of a scan without options.
 
     Raises:
         FileMissing: no such file.
-        NoVideoStream: a sound file.
+        NoVideoStream: a sound file, or a folder that is no film.
     """
     # Items of prepared shards go by the name of their source within the folder of shards.
     if not path.exists() and not any(Path(file).exists() for file in files[:1]):
@@ -80,15 +83,52 @@ def open_query(path: Path, files: Sequence[str] = (), spacing: float = R2V2_SPAC
     if member is not None:
         return Picture(member)
     if path.is_dir():
-        pictures = sorted(p for p in path.iterdir() if p.suffix.lower() in _PICTURES)
-        if not pictures:
-            raise NoVideoStream("the folder holds no pictures", file=path, stage="search")
-        return open_reader("frames", pictures, spacing=spacing)
+        return _open_film(path, _film_of(path))
+    if not path.exists() and path.parent.is_dir():
+        for film in _films(path.parent):
+            if film.path == path.name:
+                return _open_film(path.parent, film)
     if not path.is_file():
         raise FileMissing(
             "no such file", file=path, stage="search", remedy="give FILE@SECONDS, e.g. a.mp4@12.5"
         )
     return open_reader("image" if sniff(path).kind == "image" else "video", path)
+
+
+def _films(folder: Path) -> list[Candidate]:
+    """The films that a scan makes of the pictures in a folder; ``.`` is the folder's own."""
+    names = sorted(
+        file.name
+        for file in folder.iterdir()
+        if file.suffix.lower() in IMAGE and not file.name.startswith(".") and file.is_file()
+    )
+    pictures = [(name, (folder / name).stat()) for name in names]
+    return frame_runs("", folder.absolute().name, pictures)[0]
+
+
+def _film_of(folder: Path) -> Candidate:
+    """The film that a folder means: its own, else the only one in it."""
+    films = _films(folder)
+    for film in films:
+        if film.path == "." or len(films) == 1:
+            return film
+    if films:
+        raise NoVideoStream(
+            f"the folder holds {len(films)} films",
+            file=folder,
+            stage="search",
+            remedy=f"name one of them: {folder / films[0].path}",
+        )
+    raise NoVideoStream(
+        "the folder is no film: that is two or more pictures whose names are all numbers",
+        file=folder,
+        stage="search",
+        remedy="give a picture or a video of it",
+    )
+
+
+def _open_film(folder: Path, film: Candidate) -> FrameReader:
+    return open_reader("frames", [folder / name for name in film.files], spacing=film.spacing)
 
 
 def moment_of(reader: FrameReader, time: float | None, path: Path) -> float:

@@ -167,7 +167,7 @@ class Store:
             MediaError: the file cannot be read.
         """
         file = Path(path)
-        reader = open_query(file, *self._frame_folder(file))
+        reader = open_query(file, *self.frame_folder(file))
         try:
             when = moment_of(reader, time, file)
             return embed_moment(self.package, reader, when, self.device), when
@@ -275,10 +275,18 @@ class Store:
             )
         ]
 
-    def _frame_folder(self, path: Path) -> tuple[list[str], float]:
-        """The pictures of a frame folder that the store knows by this path, and their spacing."""
-        if not path.is_file():
-            wanted = str(path.resolve())
+    def frame_folder(self, path: str | Path) -> tuple[list[str], float]:
+        """The pictures of a frame folder that the store knows by this path, and their spacing.
+
+        Args:
+            path: the folder, or ``FOLDER/<id>`` of R2V2's.
+
+        Returns:
+            The pictures in order, none where the store knows no such folder, and the seconds
+            between them.
+        """
+        if not Path(path).is_file():
+            wanted = str(Path(path).resolve())
             for row, found in enumerate(self._column("path")):
                 if found == wanted and self._column("files")[row] != "[]":
                     files = cast("list[str]", json.loads(self._column("files")[row]))
