@@ -7,7 +7,9 @@ import shutil
 from contextlib import contextmanager
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from PIL import Image
 
 import rhyme.store.write as module
 from rhyme.catalog import scan
@@ -15,6 +17,7 @@ from rhyme.encoders import InferencePlan, build_backbone, load_package, save_pac
 from rhyme.errors import ConfigError, PackageError, StoreError
 from rhyme.loading import inference_batches
 from rhyme.store import open_store, write_store
+from rhyme.store.generation import Moments, old_moments
 from rhyme.store.layout import locked, read_info
 from rhyme.tasks import encode, normalise
 
@@ -215,6 +218,38 @@ def test_changed_files_are_replaced_and_new_folders_added(made, data, tmp_path):
     done = write_store(folder, made / "encoder", scan(more, out=tmp_path / "c.catalog"), every=0.5)
     assert (done.moments, done.items, done.embedded) == (44, 11, 1)
     assert len(read_info(folder).catalogs) == 2
+
+
+def test_what_a_file_has_lost_leaves_the_store(made, tmp_path):
+    folder = tmp_path / "data" / "v"
+    folder.mkdir(parents=True)
+    for k in range(60):
+        Image.new("RGB", (24, 24), (4 * k, 40, 90)).save(folder / f"{k:03}.png")
+
+    def embed():
+        found = scan(tmp_path / "data", spacing=0.5, segment=10)
+        return write_store(tmp_path / "s", made / "encoder", found)
+
+    assert (embed().items, len(open_store(tmp_path / "s"))) == (3, 30)
+    shutil.copytree(tmp_path / "s", tmp_path / "before")
+    for file in sorted(folder.iterdir())[12:]:
+        file.unlink()
+    done = embed()
+    assert (done.items, done.replaced, done.moments) == (1, 3, 6)
+    assert max(open_store(tmp_path / "s").table.column("time").to_pylist()) <= 6
+
+    # What a version before has left there goes with the next call.
+    new, old = (read_moments(tmp_path / name) for name in ("s", "before"))
+    left = np.flatnonzero([key.start >= 10 for key in old.keys])
+    both = pa.concat_tables([new.table, old.table.take(left)])
+    keys = [*new.keys, *(old.keys[row] for row in left)]
+    vectors = np.concatenate([new.vectors, old.vectors[left]])
+    mixed = Moments(table=both, vectors=vectors, keys=keys)
+    assert mixed.without([], new.keys).keys == new.keys
+
+
+def read_moments(folder):
+    return old_moments(folder, read_info(folder))
 
 
 def test_unreadable_files_are_named_and_do_not_stop_the_job(made, data, tmp_path):

@@ -41,19 +41,25 @@ class Moments:
     vectors: NDArray[np.float32]
     keys: list[ItemKey]
 
-    def without(self, others: Sequence[ItemKey]) -> Moments:
-        """The moments of items that none of the others speaks of anew.
+    def without(self, others: Sequence[ItemKey], seen: Sequence[ItemKey]) -> Moments:
+        """The moments of items that none of the others speaks of anew and whose file is the same.
 
         Args:
-            others: items that take their place.
+            others: items that take the place of those that they overlap.
+            seen: all items of the collection. What the store holds of an earlier state of their
+                files has gone, also behind the end of a file that became shorter.
         """
         if self.table is None:
             return self
         by_path: dict[str, list[ItemKey]] = {}
         for key in others:
             by_path.setdefault(key.path, []).append(key)
+        states: dict[str, set[str]] = {}
+        for key in seen:
+            states.setdefault(key.path, set()).add(key.state)
         stays = {
-            key: not any(key.overlaps(other) for other in by_path.get(key.path, ()))
+            key: key.state in states.get(key.path, (key.state,))
+            and not any(key.overlaps(other) for other in by_path.get(key.path, ()))
             for key in set(self.keys)
         }
         rows = np.flatnonzero([stays[key] for key in self.keys])

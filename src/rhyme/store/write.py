@@ -121,7 +121,7 @@ def write_store(
         _embed(todo, keys, catalog, package, work, every=every, batch_size=batch_size,
                workers=workers, device=device, progress=progress, shard=shard)  # fmt: skip
         fresh = {key: i for i, key in enumerate(keys) if key not in have}
-        kept = before.without(list(fresh))
+        kept = before.without(list(fresh), keys)
         _copy_package(Path(package_dir), target / ENCODER, package)
         generation = f"g{(0 if info is None else int(info.generation[1:])) + 1:06d}"
         written = write_generation(
