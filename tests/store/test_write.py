@@ -255,15 +255,53 @@ def read_moments(folder):
 def test_unreadable_files_are_named_and_do_not_stop_the_job(made, data, tmp_path):
     catalog = scan(data, out=tmp_path / "a.catalog")
     gone = sorted(data.glob("videos/*/*.mp4"))[3]
-    gone.unlink()
+    gone.rename(tmp_path / "away.mp4")
     done = write_store(tmp_path / "s.store", made / "encoder", catalog, every=0.5)
-    assert [os.path.basename(p) for p in done.failed] == [gone.name]  # noqa: PTH119
-    assert (done.items, done.moments) == (9, 36)
-    lost = catalog.select(
-        indices=[i for i in range(10) if catalog.item(i).path.endswith(gone.name)]
-    )
+    assert done.failed == {str(gone.resolve()): "CatalogError: the file is gone since the scan"}
+    assert (done.items, done.moments, done.embedded) == (9, 36, 9)
+
+    (row,) = [i for i in range(10) if catalog.item(i).path.endswith(gone.name)]
+    lost, target = catalog.select(indices=[row]), tmp_path / "t.store"
+    with pytest.raises(StoreError, match=rf"no moment could be embedded: .*{gone.name}: Catalog"):
+        write_store(target, made / "encoder", lost, every=0.5)
+    assert not target.exists()
+    target.mkdir()
     with pytest.raises(StoreError, match="no moment could be embedded"):
-        write_store(tmp_path / "t.store", made / "encoder", lost, every=0.5)
+        write_store(target, made / "encoder", lost, every=0.5)
+
+    (tmp_path / "away.mp4").rename(gone)
+    for folder, items in ((target, 1), (tmp_path / "s.store", 10)):
+        done = write_store(folder, made / "encoder", catalog.select(indices=range(row, row + 1)),
+                           every=0.5)  # fmt: skip
+        assert (done.embedded, done.failed, done.items) == (1, {}, items)
+
+
+def test_what_could_not_be_read_is_not_taken_for_finished(made, data, tmp_path, monkeypatch):
+    catalog = scan(data, out=tmp_path / "a.catalog")
+    first = data / catalog.item(0).path
+    first.rename(tmp_path / "away.mp4")
+    interrupted(monkeypatch, 4)
+    options = {"every": 0.5, "batch_size": 6, "shard": 5}
+    with pytest.raises(StopError):
+        write_store(tmp_path / "s", made / "encoder", catalog, **options)
+    (tmp_path / "away.mp4").rename(first)
+    monkeypatch.setattr(module, "inference_batches", inference_batches)
+    done = write_store(tmp_path / "s", made / "encoder", catalog, **options)
+    assert (done.failed, done.items, done.embedded + done.resumed) == ({}, 10, 10)
+    assert done.resumed >= 4
+
+
+def test_a_file_that_is_read_in_part_is_named_too(made, catalog, tmp_path, monkeypatch):
+    def partly(*args, failed, **kwargs):
+        failed[1] = "TruncatedMedia: it ends"
+        return inference_batches(*args, failed=failed, **kwargs)
+
+    monkeypatch.setattr(module, "inference_batches", partly)
+    some = catalog.select(indices=range(3))
+    done = write_store(tmp_path / "s", made / "encoder", some, every=0.5)
+    path = str((catalog.root / catalog.item(1).path).resolve())
+    assert done.failed == {path: "TruncatedMedia: it ends"}
+    assert (done.items, done.embedded) == (3, 3)
 
 
 def test_another_encoder_or_spacing_is_refused(made, catalog, copy):

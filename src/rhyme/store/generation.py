@@ -205,10 +205,10 @@ def write_generation(
         package: hash of the encoder.
 
     Returns:
-        What it holds.
+        What it holds: one moment at least.
 
     Raises:
-        StoreError: without a single moment.
+        StoreError: it cannot be written.
     """
     import lancedb
     import pyarrow as pa
@@ -229,13 +229,6 @@ def write_generation(
                 values.extend([shared[name]] * count)
         vectors.append(rows.vectors)
         items += 1
-    if not vectors:
-        raise StoreError(
-            "no moment could be embedded",
-            file=folder.parent,
-            stage="embed",
-            remedy="scan the data: the quarantine says what is wrong with the files",
-        )
     total, dim = sum(len(v) for v in vectors), vectors[0].shape[1]
     columns["row"] = list(range(total))
 
