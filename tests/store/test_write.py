@@ -391,11 +391,15 @@ def test_progress_counts_items_and_workers_change_nothing(made, catalog, written
     assert content(tmp_path / "s")[0] == content(written)[0]
 
 
-def test_clip_encoders_are_stored_too(made, catalog, tmp_path):
-    plan = InferencePlan(size=24, resize=24, frames=3, spacing=0.25)
+@pytest.mark.parametrize("rule", [{"spacing": 0.25}, {"spacing": 0.3}, {"stride": 2}])
+def test_stored_clips_are_those_of_their_own_query(made, data, tmp_path, rule):
+    plan = InferencePlan(size=24, resize=24, frames=3, **rule)
     save_package(tmp_path / "clips", build_backbone("small", seed=0), plan)
-    write_store(tmp_path / "s", tmp_path / "clips", catalog.select(indices=[0, 1]), every=1.0)
+    some = scan(data, segment=0.7).select(indices=range(3))  # one file, cut between frames
+    assert len({some.item(k).path for k in range(3)}) == 1
+    write_store(tmp_path / "s", tmp_path / "clips", some, every=0.2)
     store = open_store(tmp_path / "s")
-    path, time = store.table.column("path")[1].as_py(), store.table.column("time")[1].as_py()
-    vector, _ = store.embed(path, time)
-    assert vector == pytest.approx(store.vectors[1], abs=1e-4)
+    for row, time in enumerate(store.table.column("time").to_pylist()):
+        vector, when = store.embed(store.table.column("path")[row].as_py(), time)
+        assert when == time
+        assert vector == pytest.approx(store.vectors[row], abs=1e-5), (row, time)

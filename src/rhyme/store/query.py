@@ -14,13 +14,22 @@ from rhyme.catalog import find_prepared
 from rhyme.catalog.candidates import Candidate
 from rhyme.catalog.discover import IMAGE
 from rhyme.catalog.frame_runs import frame_runs
-from rhyme.encoders import EncoderPackage
+from rhyme.encoders import EncoderPackage, InferencePlan
 from rhyme.errors import ConfigError, FileMissing, NoVideoStream
-from rhyme.media import R2V2_SPACING, FrameReader, Picture, find_member, open_reader, sniff
+from rhyme.media import (
+    R2V2_SPACING,
+    FrameReader,
+    MediaInfo,
+    Picture,
+    find_member,
+    open_reader,
+    sniff,
+)
+from rhyme.media.times import TOLERANCE, shown_at
 from rhyme.tasks import encode, normalise
 from rhyme.views import EvalTransform
 
-__all__ = ["embed_moment", "moment_of", "open_query", "parse_query"]
+__all__ = ["centre_of", "embed_moment", "moment_of", "open_query", "parse_query"]
 
 
 def parse_query(text: str) -> tuple[Path, float | None]:
@@ -161,22 +170,60 @@ def embed_moment(
     reader: FrameReader,
     time: float,
     device: str | torch.device = "cpu",
+    *,
+    span: tuple[float, float] | None = None,
 ) -> NDArray[np.float32]:
     """The normalised feature ``float32 [d]`` of a moment, made as the store's own are.
 
     Args:
         package: the encoder.
         reader: of the file.
-        time: seconds; a clip is centred there and stays inside the file.
+        time: seconds; a clip is centred there.
         device: where the encoder runs.
+        span: start and stop of the item in seconds, in which the clip stays; at its ends frames
+            repeat. The whole file by default.
     """
     plan, info = package.plan, reader.info
-    spacing = plan.spacing if plan.spacing > 0 else max(plan.stride, 1) / (info.fps or 1.0)
-    steps = (np.arange(plan.frames) - plan.frames // 2) * spacing
-    frames, _ = reader.read(np.clip(time + steps, 0.0, max(info.duration, 0.0)))
+    frames, _ = reader.read(_clip(plan, info, time, span or (0.0, info.duration)))
     transform = EvalTransform(size=plan.size, resize=plan.resize, mean=plan.mean, std=plan.std)
     pixels, _ = transform.apply(frames[None], {}, np.array([[info.height, info.width]]))
     module = package.module.eval().to(device)
     with torch.inference_mode():
         found = encode(module, pixels.to(device)).float().cpu().numpy()
     return normalise(found)[0]
+
+
+def _clip(
+    plan: InferencePlan, info: MediaInfo, time: float, span: tuple[float, float]
+) -> NDArray[np.float64]:
+    """Times ``[t]`` of a clip, as `rhyme.loading.inference_batches` takes them of an item."""
+    rate = info.fps if info.fps > 0 else 1.0
+    spacing = plan.spacing if plan.spacing > 0 else max(plan.stride, 1) / rate
+    times = time + (np.arange(plan.frames) - plan.frames // 2) * spacing
+    first = last = span[0]
+    if info.fps > 0 and info.duration > 0:
+        total = info.frames or max(1, round(info.duration * rate))
+        begin, end = (round(total * edge / info.duration) for edge in span)
+        first, last = first + 0.5 / rate, first + (max(end - begin, 1) - 0.5) / rate
+    return np.clip(times, first, last)
+
+
+def centre_of(reader: FrameReader, shown: float, span: tuple[float, float], every: float) -> float:
+    """The time, in seconds, on which the clip of a stored moment was centred.
+
+    A store keeps the time from which the frame in the middle is shown. The moment itself lies
+    somewhere within that frame, and the frames around it are counted from there.
+
+    Args:
+        reader: of the file.
+        shown: the time that the store keeps, seconds.
+        span: start and stop of its item, seconds.
+        every: seconds from one moment to the next.
+    """
+    length = max(span[1] - span[0], 0.0)
+    count = max(math.floor(length / every + 0.5), 1)
+    offsets = (np.arange(count) + 0.5) * every if count > 1 else np.array([min(length, every) / 2])
+    centres = span[0] + offsets
+    times = reader.times[shown_at(reader.times, centres)]
+    found = centres[np.abs(times - shown) < TOLERANCE]
+    return float(found[0]) if len(found) else shown

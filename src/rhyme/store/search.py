@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from rhyme.encoders import EncoderPackage, load_package
 from rhyme.errors import ConfigError, FileMissing, PackageError, StoreError, UnknownName, nearest
 from rhyme.kernels import top_k
-from rhyme.media import R2V2_SPACING
+from rhyme.media import R2V2_SPACING, FrameReader
 from rhyme.store.generation import read_table, read_vectors
 from rhyme.store.layout import ENCODER, WORK, StoreInfo, read_info
-from rhyme.store.query import embed_moment, moment_of, open_query, parse_query
+from rhyme.store.query import centre_of, embed_moment, moment_of, open_query, parse_query
 from rhyme.tasks import normalise
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Hit", "Store", "open_store"]
 
 Vector = NDArray[np.floating]
+_SAME = 1e-3  # seconds by which a time may differ from a stored one and still mean it
 _PLAIN = ("path", "time", "group", "start", "stop", "kind", "spacing", "row")
 Query = str | tuple[str | Path, float | None] | Vector | torch.Tensor
 
@@ -154,6 +155,9 @@ class Store:
     ) -> tuple[NDArray[np.float32], float]:
         """The vector of any moment of any file, made by the store's own encoder.
 
+        Of a stored moment it is the stored vector again: a clip stays within the item of the store
+        in which the moment lies, where there is one.
+
         Args:
             path: the file, in the store or not.
             time: seconds; None for the middle.
@@ -170,9 +174,30 @@ class Store:
         reader = open_query(file, *self.frame_folder(file))
         try:
             when = moment_of(reader, time, file)
-            return embed_moment(self.package, reader, when, self.device), when
+            centre, span = self._as_stored(reader, file, when)
+            return embed_moment(self.package, reader, centre, self.device, span=span), when
         finally:
             reader.close()
+
+    def _as_stored(
+        self, reader: FrameReader, path: Path, when: float
+    ) -> tuple[float, tuple[float, float] | None]:
+        """Where the clip of a moment is centred, and the item in which it stays, if any."""
+        wanted = str(path.resolve())
+        rows = [row for row, found in enumerate(self._column("path")) if found == wanted]
+        if self.package.plan.frames == 1 or not rows:
+            return when, None
+        start, stop, time = (
+            np.asarray(self.table.column(name).take(rows)) for name in ("start", "stop", "time")
+        )
+        stored = np.flatnonzero(np.abs(time - when) < _SAME)
+        within = np.flatnonzero((start <= when) & (when <= stop))
+        for at in stored[:1]:
+            span = (float(start[at]), float(stop[at]))
+            return centre_of(reader, float(time[at]), span, self.info.every), span
+        for at in within[-1:]:
+            return when, (float(start[at]), float(stop[at]))
+        return when, None
 
     def search(
         self,
