@@ -11,6 +11,7 @@ import pytest
 import rhyme as toolkit
 from media.test_archives import make, png
 from rhyme.catalog import Catalog
+from rhyme.errors import CatalogError, DataError
 from rhyme.run import read_jsonl
 from support.tiny_runs import (
     ALONE,
@@ -134,6 +135,51 @@ def test_files_that_are_gone_are_all_told_before_training(tmp_path: Path) -> Non
         folder,
     )
     assert not (tmp_path / "more").exists()
+
+
+def test_files_that_cannot_be_embedded_are_named_and_counted(tmp_path: Path) -> None:
+    folder, listed, store = tmp_path / "clips", tmp_path / "listed.arrow", tmp_path / "store"
+    made = videos(folder, 8)
+    assert rhyme("scan", folder, "--out", listed, *ALONE).code == 0
+    made[0].unlink()
+    for bad in made[1:7]:
+        bad.write_bytes(bad.read_bytes()[:600])
+    words = ("embed", trained("moco"), "--data", listed, "--store", store)
+    done = rhyme(*words)
+    assert done.code == 3, done.err
+    assert f"1 file is gone since the scan: {made[0].name}; embedded without" in done.err
+    assert "moments of 1 item, " in done.out
+    assert "7 files could not be read, wholly or in part:" in done.out
+    assert f"{made[0].name}: CatalogError: the file is gone since the scan" in done.out
+    assert f"{made[1].name}: CatalogError: the file has changed since the scan" in done.out
+    assert "and 2 more" in done.out
+    assert "as damaged" not in done.out
+    again = rhyme(*words, "--json")
+    said = again.document
+    assert (again.code, said["items"], said["embedded"], said["kept"]) == (3, 1, 0, 1)
+    assert said["quarantined"] == 0
+    assert set(said["failed"]) == {str(path.resolve()) for path in made[:7]}
+    moments = toolkit.load(trained("moco"), device="cpu").embed(listed)
+    assert set(moments.failed) == {path.name for path in made[:7]}
+    assert set(moments.paths) == {made[7].name}
+
+
+def test_data_that_are_gone_are_told_before_anything_is_embedded(tmp_path: Path) -> None:
+    folder, listed, store = tmp_path / "clips", tmp_path / "listed.arrow", tmp_path / "store"
+    made = videos(folder, 2)
+    assert rhyme("scan", folder, "--out", listed, *ALONE).code == 0
+    encoder = toolkit.load(trained("moco"), device="cpu")
+    for path in made:
+        path.unlink()
+    words = ("embed", trained("moco"), "--data", listed, "--store", store)
+    refused(rhyme(*words), 1, "2 files are gone since the scan", "2 of 2 items are lost", folder)
+    with pytest.raises(DataError, match="2 files are gone"):
+        encoder.embed(listed)
+    folder.rmdir()
+    refused(rhyme(*words), 1, "the data folder is gone", folder)
+    with pytest.raises(CatalogError, match="the data folder is gone"):
+        encoder.embed(Catalog.open(listed))
+    assert not store.exists()
 
 
 def test_damaged_files_are_left_out_and_named(tmp_path: Path) -> None:

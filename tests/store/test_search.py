@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rhyme.catalog import Catalog, scan
 from rhyme.encoders import load_package
 from rhyme.errors import ConfigError, FileMissing, StoreError, UnknownName
-from rhyme.store import open_store, parse_query
+from rhyme.store import Store, open_store, parse_query, write_store
 from rhyme.store.layout import read_info
 
 
@@ -220,8 +221,7 @@ def test_another_encoder_in_the_folder_is_told(copy, made):
 def test_frame_folders_are_asked_by_folder_and_by_picture(made, tmp_path):
     from PIL import Image
 
-    from rhyme.catalog import scan
-    from rhyme.store import contact_sheet, write_store
+    from rhyme.store import contact_sheet
 
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
@@ -248,3 +248,56 @@ def test_frame_folders_are_asked_by_folder_and_by_picture(made, tmp_path):
     sheet = contact_sheet(hits, tmp_path / "sheet.png")
     with Image.open(sheet) as picture:
         assert np.asarray(picture)[10:178, 10:234].std() > 5
+
+
+def in_two_rooms(folder, *names):
+    """Pictures in a folder, two rooms by turns, as a table beside them says."""
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [f"{name}.png,cam{place % 2}" for place, name in enumerate(names)]
+    for name in names:
+        if not (folder / f"{name}.png").exists():  # its time would change
+            Image.new("RGB", (24, 24), (ord(name) % 256, 90, 40)).save(folder / f"{name}.png")
+    (folder / "labels.csv").write_text("\n".join(["path,group", *rows]) + "\n")
+    return folder
+
+
+def others(store, path):
+    hits = store.search((path, None), k=9, exclude_same_group=True)
+    return sorted(Path(hit.path).stem for hit in hits)
+
+
+def under(store, names):
+    """The store as one of before, whose collections have the names that were typed."""
+    import pyarrow as pa
+
+    place = store.table.column_names.index("collection")
+    table = store.table.set_column(place, "collection", pa.array(names, type=pa.string()))
+    return Store(store.directory, store.info, store.vectors, table)
+
+
+def test_a_folder_is_one_collection_however_it_was_named(made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = in_two_rooms(tmp_path / "data", "a", "b")
+    found = scan(folder)
+    write_store(tmp_path / "s", made / "encoder", Catalog(found.table, root=Path("data")))
+    in_two_rooms(folder, "a", "b", "c")
+    write_store(tmp_path / "s", made / "encoder", Catalog(scan(folder).table, root=folder))
+    store = open_store(tmp_path / "s")
+    assert others(store, folder / "a.png") == ["b"]
+    assert store.info.catalogs.keys() == {str(folder.resolve())}
+    assert others(under(store, ["data", "data", str(folder)]), folder / "a.png") == ["b"]
+    monkeypatch.chdir("/")
+    assert others(under(store, ["data", "data", str(folder)]), folder / "a.png") == ["b"]
+
+
+def test_folders_of_one_name_are_two_collections(made, tmp_path, monkeypatch):
+    for name, pictures in (("one", "ab"), ("two", "xy")):
+        in_two_rooms(tmp_path / name / "videos", *pictures)
+        monkeypatch.chdir(tmp_path / name)
+        found = scan("videos")
+        write_store(tmp_path / "s", made / "encoder", Catalog(found.table, root=Path("videos")))
+    store = open_store(tmp_path / "s")
+    assert others(store, tmp_path / "one/videos/a.png") == ["b", "x", "y"]
+    assert others(under(store, ["videos"] * 4), tmp_path / "two/videos/x.png") == ["a", "b", "y"]

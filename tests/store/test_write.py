@@ -7,7 +7,9 @@ import shutil
 from contextlib import contextmanager
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from PIL import Image
 
 import rhyme.store.write as module
 from rhyme.catalog import scan
@@ -15,6 +17,7 @@ from rhyme.encoders import InferencePlan, build_backbone, load_package, save_pac
 from rhyme.errors import ConfigError, PackageError, StoreError
 from rhyme.loading import inference_batches
 from rhyme.store import open_store, write_store
+from rhyme.store.generation import Moments, old_moments
 from rhyme.store.layout import locked, read_info
 from rhyme.tasks import encode, normalise
 
@@ -217,18 +220,88 @@ def test_changed_files_are_replaced_and_new_folders_added(made, data, tmp_path):
     assert len(read_info(folder).catalogs) == 2
 
 
+def test_what_a_file_has_lost_leaves_the_store(made, tmp_path):
+    folder = tmp_path / "data" / "v"
+    folder.mkdir(parents=True)
+    for k in range(60):
+        Image.new("RGB", (24, 24), (4 * k, 40, 90)).save(folder / f"{k:03}.png")
+
+    def embed():
+        found = scan(tmp_path / "data", spacing=0.5, segment=10)
+        return write_store(tmp_path / "s", made / "encoder", found)
+
+    assert (embed().items, len(open_store(tmp_path / "s"))) == (3, 30)
+    shutil.copytree(tmp_path / "s", tmp_path / "before")
+    for file in sorted(folder.iterdir())[12:]:
+        file.unlink()
+    done = embed()
+    assert (done.items, done.replaced, done.moments) == (1, 3, 6)
+    assert max(open_store(tmp_path / "s").table.column("time").to_pylist()) <= 6
+
+    # What a version before has left there goes with the next call.
+    new, old = (read_moments(tmp_path / name) for name in ("s", "before"))
+    left = np.flatnonzero([key.start >= 10 for key in old.keys])
+    both = pa.concat_tables([new.table, old.table.take(left)])
+    keys = [*new.keys, *(old.keys[row] for row in left)]
+    vectors = np.concatenate([new.vectors, old.vectors[left]])
+    mixed = Moments(table=both, vectors=vectors, keys=keys)
+    assert mixed.without([], new.keys).keys == new.keys
+
+
+def read_moments(folder):
+    return old_moments(folder, read_info(folder))
+
+
 def test_unreadable_files_are_named_and_do_not_stop_the_job(made, data, tmp_path):
     catalog = scan(data, out=tmp_path / "a.catalog")
     gone = sorted(data.glob("videos/*/*.mp4"))[3]
-    gone.unlink()
+    gone.rename(tmp_path / "away.mp4")
     done = write_store(tmp_path / "s.store", made / "encoder", catalog, every=0.5)
-    assert [os.path.basename(p) for p in done.failed] == [gone.name]  # noqa: PTH119
-    assert (done.items, done.moments) == (9, 36)
-    lost = catalog.select(
-        indices=[i for i in range(10) if catalog.item(i).path.endswith(gone.name)]
-    )
+    assert done.failed == {str(gone.resolve()): "CatalogError: the file is gone since the scan"}
+    assert (done.items, done.moments, done.embedded) == (9, 36, 9)
+
+    (row,) = [i for i in range(10) if catalog.item(i).path.endswith(gone.name)]
+    lost, target = catalog.select(indices=[row]), tmp_path / "t.store"
+    with pytest.raises(StoreError, match=rf"no moment could be embedded: .*{gone.name}: Catalog"):
+        write_store(target, made / "encoder", lost, every=0.5)
+    assert not target.exists()
+    target.mkdir()
     with pytest.raises(StoreError, match="no moment could be embedded"):
-        write_store(tmp_path / "t.store", made / "encoder", lost, every=0.5)
+        write_store(target, made / "encoder", lost, every=0.5)
+
+    (tmp_path / "away.mp4").rename(gone)
+    for folder, items in ((target, 1), (tmp_path / "s.store", 10)):
+        done = write_store(folder, made / "encoder", catalog.select(indices=range(row, row + 1)),
+                           every=0.5)  # fmt: skip
+        assert (done.embedded, done.failed, done.items) == (1, {}, items)
+
+
+def test_what_could_not_be_read_is_not_taken_for_finished(made, data, tmp_path, monkeypatch):
+    catalog = scan(data, out=tmp_path / "a.catalog")
+    first = data / catalog.item(0).path
+    first.rename(tmp_path / "away.mp4")
+    interrupted(monkeypatch, 4)
+    options = {"every": 0.5, "batch_size": 6, "shard": 5}
+    with pytest.raises(StopError):
+        write_store(tmp_path / "s", made / "encoder", catalog, **options)
+    (tmp_path / "away.mp4").rename(first)
+    monkeypatch.setattr(module, "inference_batches", inference_batches)
+    done = write_store(tmp_path / "s", made / "encoder", catalog, **options)
+    assert (done.failed, done.items, done.embedded + done.resumed) == ({}, 10, 10)
+    assert done.resumed >= 4
+
+
+def test_a_file_that_is_read_in_part_is_named_too(made, catalog, tmp_path, monkeypatch):
+    def partly(*args, failed, **kwargs):
+        failed[1] = "TruncatedMedia: it ends"
+        return inference_batches(*args, failed=failed, **kwargs)
+
+    monkeypatch.setattr(module, "inference_batches", partly)
+    some = catalog.select(indices=range(3))
+    done = write_store(tmp_path / "s", made / "encoder", some, every=0.5)
+    path = str((catalog.root / catalog.item(1).path).resolve())
+    assert done.failed == {path: "TruncatedMedia: it ends"}
+    assert (done.items, done.embedded) == (3, 3)
 
 
 def test_another_encoder_or_spacing_is_refused(made, catalog, copy):
@@ -318,11 +391,15 @@ def test_progress_counts_items_and_workers_change_nothing(made, catalog, written
     assert content(tmp_path / "s")[0] == content(written)[0]
 
 
-def test_clip_encoders_are_stored_too(made, catalog, tmp_path):
-    plan = InferencePlan(size=24, resize=24, frames=3, spacing=0.25)
+@pytest.mark.parametrize("rule", [{"spacing": 0.25}, {"spacing": 0.3}, {"stride": 2}])
+def test_stored_clips_are_those_of_their_own_query(made, data, tmp_path, rule):
+    plan = InferencePlan(size=24, resize=24, frames=3, **rule)
     save_package(tmp_path / "clips", build_backbone("small", seed=0), plan)
-    write_store(tmp_path / "s", tmp_path / "clips", catalog.select(indices=[0, 1]), every=1.0)
+    some = scan(data, segment=0.7).select(indices=range(3))  # one file, cut between frames
+    assert len({some.item(k).path for k in range(3)}) == 1
+    write_store(tmp_path / "s", tmp_path / "clips", some, every=0.2)
     store = open_store(tmp_path / "s")
-    path, time = store.table.column("path")[1].as_py(), store.table.column("time")[1].as_py()
-    vector, _ = store.embed(path, time)
-    assert vector == pytest.approx(store.vectors[1], abs=1e-4)
+    for row, time in enumerate(store.table.column("time").to_pylist()):
+        vector, when = store.embed(store.table.column("path")[row].as_py(), time)
+        assert when == time
+        assert vector == pytest.approx(store.vectors[row], abs=1e-5), (row, time)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rhyme.api.checks import NAMED, PNG, output_file
+from rhyme.api.checks import NAMED, PNG, describe_missing, find_missing, output_file
 from rhyme.api.data import ReadOptions, quarantined, read_source
-from rhyme.api.data_notes import data_notes
+from rhyme.api.data_notes import data_notes, is_catalog
 from rhyme.api.encoder import OffTheShelf, encoder_of, say_weights
 from rhyme.api.package import export_package
 from rhyme.api.prepare import prepared_note
@@ -36,11 +36,13 @@ class Moments:
         vectors: ``float32 [n, d]`` of length 1.
         times: ``float64 [n]`` seconds in the file.
         paths: file of each moment.
+        failed: why, by the path of each file that could not be read, wholly or in part.
     """
 
     vectors: NDArray[np.float32]
     times: NDArray[np.float64]
     paths: list[str]
+    failed: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class Encoder:
@@ -70,13 +72,16 @@ class Encoder:
             options: how a folder is read.
 
         Raises:
-            DataError: no item gives a frame, with the files and the reasons.
+            CatalogError: the folder of a catalog has gone.
+            DataError: no item gives a frame, with the files and the reasons; or all files of a
+                catalog are gone.
         """
         import torch
 
         from rhyme.loading import inference_batches
 
         catalog = read_items(data, options)
+        gone_since(data, catalog)
         vectors: list[NDArray[np.float32]] = []
         times: list[NDArray[np.float64]] = []
         rows: list[int] = []
@@ -97,7 +102,22 @@ class Encoder:
             vectors=np.concatenate(vectors),
             times=np.concatenate(times),
             paths=[catalog.item(row).path for row in rows],
+            failed={catalog.item(row).path: failed[row] for row in sorted(failed, reverse=True)},
         )
+
+
+def gone_since(data: str | Path | Catalog, catalog: Catalog) -> dict[str, list[int]]:
+    """Files of a catalog that are gone since its scan; of a folder that was just read, none.
+
+    Args:
+        data: what the user gave.
+        catalog: what was read of it.
+
+    Raises:
+        CatalogError: the whole folder has gone.
+        DataError: all files have.
+    """
+    return find_missing(catalog) if isinstance(data, Catalog) or is_catalog(data) else {}
 
 
 def no_frames(catalog: Catalog, failed: Mapping[int, str]) -> DataError:
@@ -144,16 +164,24 @@ class Embedded:
     Attributes:
         path: its folder.
         moments: rows in it.
-        items: items embedded now.
+        items: items in it.
         dim: length of a vector.
-        quarantined: files that were left out.
+        embedded: items of these data that were embedded, also those of an interrupted job.
+        kept: items of these data that stood in it already.
+        replaced: items that were taken out because their file changed.
+        quarantined: files that the scan left out.
+        failed: why, by path, files were left out that could not be read, wholly or in part.
     """
 
     path: Path
     moments: int
     items: int
     dim: int
+    embedded: int
+    kept: int
+    replaced: int
     quarantined: int
+    failed: Mapping[str, str]
 
 
 def embed(
@@ -178,11 +206,15 @@ def embed(
         options: how a folder is read.
 
     Raises:
-        StoreError: the store belongs to another encoder.
+        CatalogError: the folder of a catalog has gone.
+        DataError: all files of a catalog are gone.
+        StoreError: the store belongs to another encoder, or no item gives a frame.
     """
     package = encoder_of(run, device)
     say_weights(package)
     catalog = read_items(data, options)
+    if gone := gone_since(data, catalog):
+        tell(f"{describe_missing(gone)}; embedded without")
     for note in (prepared_note(catalog), *data_notes(data, catalog)):
         if note:
             tell(note)
@@ -198,10 +230,14 @@ def embed(
         )
     return Embedded(
         path=Path(store),
-        moments=len(written),
-        items=len(catalog),
+        moments=written.moments,
+        items=written.items,
         dim=written.dim,
-        quarantined=len(quarantined(catalog)) + len(written.failed),
+        embedded=written.embedded + written.resumed,
+        kept=written.kept,
+        replaced=written.replaced,
+        quarantined=len(quarantined(catalog)),
+        failed=written.failed,
     )
 
 
@@ -263,7 +299,7 @@ def search(
     opened = open_store(Path(store), device=str(resolve_device(device)))
     path, time = parse_query(query)
     hits = opened.search((path, time), k=k, exclude_same_group=exclude_same_group)
-    contact_sheet(hits, target, query=(path, time))
+    contact_sheet(hits, target, query=(path, time), store=opened)
     return Found(query=query, hits=hits, sheet=target)
 
 

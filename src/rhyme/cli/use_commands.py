@@ -11,7 +11,9 @@ from tyro.conf import Positional, arg
 from rhyme import api
 from rhyme.cli.answer import Answer, table
 from rhyme.cli.options import Common, Data, ReadOnly, Run, Shelf
-from rhyme.errors import ConfigError
+from rhyme.errors import ConfigError, printable
+
+_NAMED = 5  # files that an answer names
 
 
 @dataclass(kw_only=True)
@@ -58,12 +60,41 @@ class Embed(Common):
             options=self.reading,
         )
         lines = [
-            f"{done.path}: {done.moments} moments of {done.items} items, {done.dim} numbers each",
+            f"{done.path}: {done.moments} moments of {_items(done.items)}, "
+            f"{done.dim} numbers each{_before(done)}",
+            *_left_out(done),
             f"search it: rhyme search {done.path} --query FILE@12.5",
         ]
-        if done.quarantined:
-            lines.insert(1, f"{done.quarantined} left out as damaged; rhyme scan names them")
-        return Answer(document=done, show=lines, exit_code=3 if done.quarantined else 0)
+        return Answer(
+            document=done, show=lines, exit_code=3 if done.quarantined or done.failed else 0
+        )
+
+
+def _items(count: int) -> str:
+    return f"{count} item{'' if count == 1 else 's'}"
+
+
+def _before(done: api.Embedded) -> str:
+    """What this call did, where the store held something before."""
+    if done.embedded == done.items:
+        return ""
+    replaced = f"; {_items(done.replaced)} of changed files replaced" if done.replaced else ""
+    return f" ({_items(done.embedded)} embedded, {done.kept} kept{replaced})"
+
+
+def _left_out(done: api.Embedded) -> list[str]:
+    """Files that were left out: how many a scan names, and by name those that it does not."""
+    lines: list[str] = []
+    if done.quarantined:
+        lines.append(f"{done.quarantined} left out as damaged; rhyme scan names them")
+    if done.failed:
+        files = "1 file" if len(done.failed) == 1 else f"{len(done.failed)} files"
+        lines.append(f"{files} could not be read, wholly or in part:")
+        named = list(done.failed.items())[:_NAMED]
+        lines += [f"  {printable(path)}: {printable(reason)}" for path, reason in named]
+        if len(done.failed) > _NAMED:
+            lines.append(f"  and {len(done.failed) - _NAMED} more; --json names all")
+    return lines
 
 
 @dataclass(kw_only=True)

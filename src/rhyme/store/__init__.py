@@ -4,7 +4,7 @@ Example:
     >>> write_store("my.store", "runs/mine/encoder", catalog)
     >>> store = open_store("my.store")
     >>> hits = store.search(("my_videos/a.mp4", 12.5), k=10, exclude_same_group=True)
-    >>> contact_sheet(hits, "sheet.png", query=("my_videos/a.mp4", 12.5))
+    >>> contact_sheet(hits, "sheet.png", query=("my_videos/a.mp4", 12.5), store=store)
 """
 
 from __future__ import annotations

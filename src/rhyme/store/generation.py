@@ -41,19 +41,25 @@ class Moments:
     vectors: NDArray[np.float32]
     keys: list[ItemKey]
 
-    def without(self, others: Sequence[ItemKey]) -> Moments:
-        """The moments of items that none of the others speaks of anew.
+    def without(self, others: Sequence[ItemKey], seen: Sequence[ItemKey]) -> Moments:
+        """The moments of items that none of the others speaks of anew and whose file is the same.
 
         Args:
-            others: items that take their place.
+            others: items that take the place of those that they overlap.
+            seen: all items of the collection. What the store holds of an earlier state of their
+                files has gone, also behind the end of a file that became shorter.
         """
         if self.table is None:
             return self
         by_path: dict[str, list[ItemKey]] = {}
         for key in others:
             by_path.setdefault(key.path, []).append(key)
+        states: dict[str, set[str]] = {}
+        for key in seen:
+            states.setdefault(key.path, set()).add(key.state)
         stays = {
-            key: not any(key.overlaps(other) for other in by_path.get(key.path, ()))
+            key: key.state in states.get(key.path, (key.state,))
+            and not any(key.overlaps(other) for other in by_path.get(key.path, ()))
             for key in set(self.keys)
         }
         rows = np.flatnonzero([stays[key] for key in self.keys])
@@ -199,10 +205,10 @@ def write_generation(
         package: hash of the encoder.
 
     Returns:
-        What it holds.
+        What it holds: one moment at least.
 
     Raises:
-        StoreError: without a single moment.
+        StoreError: it cannot be written.
     """
     import lancedb
     import pyarrow as pa
@@ -223,13 +229,6 @@ def write_generation(
                 values.extend([shared[name]] * count)
         vectors.append(rows.vectors)
         items += 1
-    if not vectors:
-        raise StoreError(
-            "no moment could be embedded",
-            file=folder.parent,
-            stage="embed",
-            remedy="scan the data: the quarantine says what is wrong with the files",
-        )
     total, dim = sum(len(v) for v in vectors), vectors[0].shape[1]
     columns["row"] = list(range(total))
 

@@ -11,15 +11,25 @@ import torch
 from numpy.typing import NDArray
 
 from rhyme.catalog import find_prepared
-from rhyme.encoders import EncoderPackage
+from rhyme.catalog.candidates import Candidate
+from rhyme.catalog.discover import IMAGE
+from rhyme.catalog.frame_runs import frame_runs
+from rhyme.encoders import EncoderPackage, InferencePlan
 from rhyme.errors import ConfigError, FileMissing, NoVideoStream
-from rhyme.media import R2V2_SPACING, FrameReader, Picture, find_member, open_reader, sniff
+from rhyme.media import (
+    R2V2_SPACING,
+    FrameReader,
+    MediaInfo,
+    Picture,
+    find_member,
+    open_reader,
+    sniff,
+)
+from rhyme.media.times import TOLERANCE, shown_at
 from rhyme.tasks import encode, normalise
 from rhyme.views import EvalTransform
 
-__all__ = ["embed_moment", "moment_of", "open_query", "parse_query"]
-
-_PICTURES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))
+__all__ = ["centre_of", "embed_moment", "moment_of", "open_query", "parse_query"]
 
 
 def parse_query(text: str) -> tuple[Path, float | None]:
@@ -61,13 +71,15 @@ def open_query(path: Path, files: Sequence[str] = (), spacing: float = R2V2_SPAC
 
     Args:
         path: a video, a picture, a folder of numbered pictures, a picture in an archive
-            (``a.zip!/b.jpg``), or the name of one of them in a folder of prepared shards.
+            (``a.zip!/b.jpg``), a film in a folder of R2V2's (``ab/<id>``), or the name of one of
+            them in a folder of prepared shards.
         files: the pictures of a frame folder, where they are known.
-        spacing: seconds between them.
+        spacing: seconds between them. Where they are not known, the pictures, their order and
+            their spacing are those of a scan without options.
 
     Raises:
         FileMissing: no such file.
-        NoVideoStream: a sound file.
+        NoVideoStream: a sound file, or a folder that is no film.
     """
     # Items of prepared shards go by the name of their source within the folder of shards.
     if not path.exists() and not any(Path(file).exists() for file in files[:1]):
@@ -80,15 +92,52 @@ def open_query(path: Path, files: Sequence[str] = (), spacing: float = R2V2_SPAC
     if member is not None:
         return Picture(member)
     if path.is_dir():
-        pictures = sorted(p for p in path.iterdir() if p.suffix.lower() in _PICTURES)
-        if not pictures:
-            raise NoVideoStream("the folder holds no pictures", file=path, stage="search")
-        return open_reader("frames", pictures, spacing=spacing)
+        return _open_film(path, _film_of(path))
+    if not path.exists() and path.parent.is_dir():
+        for film in _films(path.parent):
+            if film.path == path.name:
+                return _open_film(path.parent, film)
     if not path.is_file():
         raise FileMissing(
             "no such file", file=path, stage="search", remedy="give FILE@SECONDS, e.g. a.mp4@12.5"
         )
     return open_reader("image" if sniff(path).kind == "image" else "video", path)
+
+
+def _films(folder: Path) -> list[Candidate]:
+    """The films that a scan makes of the pictures in a folder; ``.`` is the folder's own."""
+    names = sorted(
+        file.name
+        for file in folder.iterdir()
+        if file.suffix.lower() in IMAGE and not file.name.startswith(".") and file.is_file()
+    )
+    pictures = [(name, (folder / name).stat()) for name in names]
+    return frame_runs("", folder.absolute().name, pictures)[0]
+
+
+def _film_of(folder: Path) -> Candidate:
+    """The film that a folder means: its own, else the only one in it."""
+    films = _films(folder)
+    for film in films:
+        if film.path == "." or len(films) == 1:
+            return film
+    if films:
+        raise NoVideoStream(
+            f"the folder holds {len(films)} films",
+            file=folder,
+            stage="search",
+            remedy=f"name one of them: {folder / films[0].path}",
+        )
+    raise NoVideoStream(
+        "the folder is no film: that is two or more pictures whose names are all numbers",
+        file=folder,
+        stage="search",
+        remedy="give a picture or a video of it",
+    )
+
+
+def _open_film(folder: Path, film: Candidate) -> FrameReader:
+    return open_reader("frames", [folder / name for name in film.files], spacing=film.spacing)
 
 
 def moment_of(reader: FrameReader, time: float | None, path: Path) -> float:
@@ -121,22 +170,60 @@ def embed_moment(
     reader: FrameReader,
     time: float,
     device: str | torch.device = "cpu",
+    *,
+    span: tuple[float, float] | None = None,
 ) -> NDArray[np.float32]:
     """The normalised feature ``float32 [d]`` of a moment, made as the store's own are.
 
     Args:
         package: the encoder.
         reader: of the file.
-        time: seconds; a clip is centred there and stays inside the file.
+        time: seconds; a clip is centred there.
         device: where the encoder runs.
+        span: start and stop of the item in seconds, in which the clip stays; at its ends frames
+            repeat. The whole file by default.
     """
     plan, info = package.plan, reader.info
-    spacing = plan.spacing if plan.spacing > 0 else max(plan.stride, 1) / (info.fps or 1.0)
-    steps = (np.arange(plan.frames) - plan.frames // 2) * spacing
-    frames, _ = reader.read(np.clip(time + steps, 0.0, max(info.duration, 0.0)))
+    frames, _ = reader.read(_clip(plan, info, time, span or (0.0, info.duration)))
     transform = EvalTransform(size=plan.size, resize=plan.resize, mean=plan.mean, std=plan.std)
     pixels, _ = transform.apply(frames[None], {}, np.array([[info.height, info.width]]))
     module = package.module.eval().to(device)
     with torch.inference_mode():
         found = encode(module, pixels.to(device)).float().cpu().numpy()
     return normalise(found)[0]
+
+
+def _clip(
+    plan: InferencePlan, info: MediaInfo, time: float, span: tuple[float, float]
+) -> NDArray[np.float64]:
+    """Times ``[t]`` of a clip, as `rhyme.loading.inference_batches` takes them of an item."""
+    rate = info.fps if info.fps > 0 else 1.0
+    spacing = plan.spacing if plan.spacing > 0 else max(plan.stride, 1) / rate
+    times = time + (np.arange(plan.frames) - plan.frames // 2) * spacing
+    first = last = span[0]
+    if info.fps > 0 and info.duration > 0:
+        total = info.frames or max(1, round(info.duration * rate))
+        begin, end = (round(total * edge / info.duration) for edge in span)
+        first, last = first + 0.5 / rate, first + (max(end - begin, 1) - 0.5) / rate
+    return np.clip(times, first, last)
+
+
+def centre_of(reader: FrameReader, shown: float, span: tuple[float, float], every: float) -> float:
+    """The time, in seconds, on which the clip of a stored moment was centred.
+
+    A store keeps the time from which the frame in the middle is shown. The moment itself lies
+    somewhere within that frame, and the frames around it are counted from there.
+
+    Args:
+        reader: of the file.
+        shown: the time that the store keeps, seconds.
+        span: start and stop of its item, seconds.
+        every: seconds from one moment to the next.
+    """
+    length = max(span[1] - span[0], 0.0)
+    count = max(math.floor(length / every + 0.5), 1)
+    offsets = (np.arange(count) + 0.5) * every if count > 1 else np.array([min(length, every) / 2])
+    centres = span[0] + offsets
+    times = reader.times[shown_at(reader.times, centres)]
+    found = centres[np.abs(times - shown) < TOLERANCE]
+    return float(found[0]) if len(found) else shown

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from rhyme.encoders import EncoderPackage, load_package
 from rhyme.errors import ConfigError, FileMissing, PackageError, StoreError, UnknownName, nearest
 from rhyme.kernels import top_k
-from rhyme.media import R2V2_SPACING
+from rhyme.media import R2V2_SPACING, FrameReader
 from rhyme.store.generation import read_table, read_vectors
 from rhyme.store.layout import ENCODER, WORK, StoreInfo, read_info
-from rhyme.store.query import embed_moment, moment_of, open_query, parse_query
+from rhyme.store.query import centre_of, embed_moment, moment_of, open_query, parse_query
 from rhyme.tasks import normalise
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Hit", "Store", "open_store"]
 
 Vector = NDArray[np.floating]
+_SAME = 1e-3  # seconds by which a time may differ from a stored one and still mean it
 _PLAIN = ("path", "time", "group", "start", "stop", "kind", "spacing", "row")
 Query = str | tuple[str | Path, float | None] | Vector | torch.Tensor
 
@@ -123,9 +124,16 @@ class Store:
     @cached_property
     def group_codes(self) -> NDArray[np.int64]:
         """``int64 [n]`` group of each moment; groups of different collections are different."""
-        pairs = zip(self._column("collection"), self._column("group"), strict=True)
+        roots: dict[tuple[str, Path], str] = {}
         codes: dict[tuple[str, str], int] = {}
-        return np.array([codes.setdefault(pair, len(codes)) for pair in pairs], dtype=np.int64)
+        found = np.empty(len(self), dtype=np.int64)
+        columns = (self._column(name) for name in ("collection", "path", "group"))
+        for row, (collection, path, group) in enumerate(zip(*columns, strict=True)):
+            place = (collection, Path(path).parent)
+            if place not in roots:
+                roots[place] = _root(*place)
+            found[row] = codes.setdefault((roots[place], group), len(codes))
+        return found
 
     def rows_of(self, path: str | Path) -> NDArray[np.int64]:
         """Rows of a file's moments, and of everything in its group.
@@ -147,6 +155,9 @@ class Store:
     ) -> tuple[NDArray[np.float32], float]:
         """The vector of any moment of any file, made by the store's own encoder.
 
+        Of a stored moment it is the stored vector again: a clip stays within the item of the store
+        in which the moment lies, where there is one.
+
         Args:
             path: the file, in the store or not.
             time: seconds; None for the middle.
@@ -160,12 +171,33 @@ class Store:
             MediaError: the file cannot be read.
         """
         file = Path(path)
-        reader = open_query(file, *self._frame_folder(file))
+        reader = open_query(file, *self.frame_folder(file))
         try:
             when = moment_of(reader, time, file)
-            return embed_moment(self.package, reader, when, self.device), when
+            centre, span = self._as_stored(reader, file, when)
+            return embed_moment(self.package, reader, centre, self.device, span=span), when
         finally:
             reader.close()
+
+    def _as_stored(
+        self, reader: FrameReader, path: Path, when: float
+    ) -> tuple[float, tuple[float, float] | None]:
+        """Where the clip of a moment is centred, and the item in which it stays, if any."""
+        wanted = str(path.resolve())
+        rows = [row for row, found in enumerate(self._column("path")) if found == wanted]
+        if self.package.plan.frames == 1 or not rows:
+            return when, None
+        start, stop, time = (
+            np.asarray(self.table.column(name).take(rows)) for name in ("start", "stop", "time")
+        )
+        stored = np.flatnonzero(np.abs(time - when) < _SAME)
+        within = np.flatnonzero((start <= when) & (when <= stop))
+        for at in stored[:1]:
+            span = (float(start[at]), float(stop[at]))
+            return centre_of(reader, float(time[at]), span, self.info.every), span
+        for at in within[-1:]:
+            return when, (float(start[at]), float(stop[at]))
+        return when, None
 
     def search(
         self,
@@ -268,10 +300,18 @@ class Store:
             )
         ]
 
-    def _frame_folder(self, path: Path) -> tuple[list[str], float]:
-        """The pictures of a frame folder that the store knows by this path, and their spacing."""
-        if not path.is_file():
-            wanted = str(path.resolve())
+    def frame_folder(self, path: str | Path) -> tuple[list[str], float]:
+        """The pictures of a frame folder that the store knows by this path, and their spacing.
+
+        Args:
+            path: the folder, or ``FOLDER/<id>`` of R2V2's.
+
+        Returns:
+            The pictures in order, none where the store knows no such folder, and the seconds
+            between them.
+        """
+        if not Path(path).is_file():
+            wanted = str(Path(path).resolve())
             for row, found in enumerate(self._column("path")):
                 if found == wanted and self._column("files")[row] != "[]":
                     files = cast("list[str]", json.loads(self._column("files")[row]))
@@ -283,6 +323,22 @@ class Store:
         if name not in cache:
             cache[name] = cast("list[str]", self.table.column(name).to_pylist())
         return cache[name]
+
+
+def _root(collection: str, folder: Path) -> str:
+    """The folder of a collection, of which older stores hold the name that was typed.
+
+    Args:
+        collection: as it stands in the store.
+        folder: of one of its files; it tells where a relative name belongs.
+    """
+    given, here = Path(collection), Path(collection).resolve()
+    if given.is_absolute() or folder.is_relative_to(here):
+        return str(here)
+    for above in (folder, *folder.parents):
+        if given.parts and above.parts[-len(given.parts) :] == given.parts:
+            return str(above)
+    return str(here)
 
 
 def open_store(

@@ -93,7 +93,7 @@ class Work:
 
         Args:
             key: the item.
-            rows: its moments, none where it cannot be read.
+            rows: its moments, one at least.
         """
         self._pending.append((key, rows))
 
@@ -101,17 +101,14 @@ class Work:
         """Write what is pending as a shard."""
         if not self._pending:
             return
-        counts = [len(rows.times) for _, rows in self._pending]
-        filled = [rows for _, rows in self._pending if len(rows.times)]
+        filled = [rows for _, rows in self._pending]
         out = io.BytesIO()
         np.savez(
             out,
             keys=np.frombuffer(to_json([list(key) for key, _ in self._pending]).encode(), np.uint8),
-            counts=np.array(counts, dtype=np.int64),
-            times=np.concatenate([r.times for r in filled]) if filled else np.zeros(0),
-            vectors=np.concatenate([r.vectors for r in filled])
-            if filled
-            else np.zeros((0, 0), np.float32),
+            counts=np.array([len(rows.times) for rows in filled], dtype=np.int64),
+            times=np.concatenate([rows.times for rows in filled]),
+            vectors=np.concatenate([rows.vectors for rows in filled]),
         )
         shard = self.folder / f"{self._next:06d}.npz"
         atomic_write(shard, out.getvalue())
@@ -151,5 +148,6 @@ class Work:
             return
         at = 0
         for key, count in zip(keys, counts, strict=True):
-            self._where[ItemKey(*key)] = (shard, at, count)
+            if count:  # older shards name items that could not be read, too: they are tried again
+                self._where[ItemKey(*key)] = (shard, at, count)
             at += count

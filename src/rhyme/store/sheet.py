@@ -12,7 +12,7 @@ from rhyme.errors import ConfigError, RhymeError, printable
 from rhyme.media import R2V2_SPACING
 from rhyme.run import atomic_write
 from rhyme.store.query import moment_of, open_query
-from rhyme.store.search import Hit
+from rhyme.store.search import Hit, Store
 
 __all__ = ["contact_sheet"]
 
@@ -25,6 +25,7 @@ def contact_sheet(
     out: str | Path,
     *,
     query: tuple[str | Path, float | None] | None = None,
+    store: Store | None = None,
     columns: int = 5,
     width: int = 224,
 ) -> Path:
@@ -37,6 +38,8 @@ def contact_sheet(
         hits: what was found, best first.
         out: the PNG to write, whole or not at all.
         query: file and seconds (None for the middle) to draw first.
+        store: what was searched. It knows order and spacing of the pictures in its frame folders,
+            so that of such a query the frame is drawn that was searched for.
         columns: pictures in a row.
         width: of a picture, in pixels; its height is three quarters of that.
 
@@ -58,7 +61,8 @@ def contact_sheet(
     cells: list[tuple[Image.Image | str, list[str], bool]] = []
     if query is not None:
         path = Path(query[0])
-        picture, time = _picture(path, query[1])
+        known = ((), R2V2_SPACING) if store is None else store.frame_folder(path)
+        picture, time = _picture(path, query[1], *known)
         cells.append((picture, [path.name, f"query, {time:.2f} s"], True))
     for hit in hits:
         picture, _ = _picture(Path(hit.path), hit.time, hit.files, hit.spacing)
@@ -92,7 +96,7 @@ _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def _picture(
-    path: Path, time: float | None, files: Sequence[str] = (), spacing: float = R2V2_SPACING
+    path: Path, time: float | None, files: Sequence[str], spacing: float
 ) -> tuple[Image.Image | str, float]:
     """The frame, or why there is none; and its time."""
     try:

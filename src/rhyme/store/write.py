@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ __all__ = ["StoreSummary", "write_store"]
 
 _SHARD = 4096
 """Moments a shard, at least: what a kill can cost."""
+_NAMED = 10  # files that are named where none can be read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +40,11 @@ class StoreSummary:
         items: items that it holds now.
         dim: width of a vector.
         package: hash of the encoder.
-        embedded: items embedded by this call.
+        embedded: items that this call embedded and wrote.
         resumed: items that an interrupted job had finished.
         kept: items of the collection that stood in the store already, unchanged.
         replaced: items that were taken out because their file changed.
-        failed: paths of items that gave no frame.
+        failed: why, by the path of each file that could not be read, wholly or in part.
     """
 
     path: Path
@@ -55,7 +56,7 @@ class StoreSummary:
     resumed: int
     kept: int
     replaced: int
-    failed: tuple[str, ...]
+    failed: Mapping[str, str]
 
     def __len__(self) -> int:
         return self.moments
@@ -78,7 +79,8 @@ def write_store(
 
     A new folder becomes a store; a store of the same encoder is added to. Items that it holds
     already and whose file has not changed are kept; items of changed files are replaced. A job that
-    was interrupted goes on with the first item that was not safe.
+    was interrupted goes on with the first item that was not safe. Files that cannot be read are
+    left out, and tried again by the next call.
 
     Args:
         directory: the store.
@@ -97,7 +99,8 @@ def write_store(
 
     Raises:
         StoreError: the folder is no store, is another encoder's or of another spacing, is being
-            written, or the encoder gives values that are not finite.
+            written, or the encoder gives values that are not finite; or no item gives a frame: then
+            with files and reasons, and no folder is made.
         ConfigError: ``every`` is not positive.
         PackageError: the package is missing or damaged.
     """
@@ -106,6 +109,7 @@ def write_store(
     target = Path(directory)
     package = load_package(package_dir, device)
     _accept(target, package, every)  # before a folder is made
+    made = not target.exists()
     target.mkdir(parents=True, exist_ok=True)
     with locked(target):
         # once more: another process may have committed meanwhile, and what it wrote counts
@@ -116,12 +120,17 @@ def write_store(
         have = set(before.keys)
         plan = {"package": package.hash, "every": every}
         work = Work(target / WORK, plan, fresh=not resume)
-        todo = [i for i, key in enumerate(keys) if key not in have and key not in work]
-        resumed = sum(key in work for key in keys)
-        _embed(todo, keys, catalog, package, work, every=every, batch_size=batch_size,
-               workers=workers, device=device, progress=progress, shard=shard)  # fmt: skip
         fresh = {key: i for i, key in enumerate(keys) if key not in have}
-        kept = before.without(list(fresh))
+        todo = [i for key, i in fresh.items() if key not in work]
+        failed = _embed(todo, keys, catalog, package, work, every=every, batch_size=batch_size,
+                        workers=workers, device=device, progress=progress, shard=shard)  # fmt: skip
+        kept = before.without(list(fresh), keys)
+        if not kept.keys and not any(key in work for key in fresh):
+            if made:
+                work.clear()
+                (target / LOCK).unlink()
+                target.rmdir()
+            raise _nothing(target, failed)
         _copy_package(Path(package_dir), target / ENCODER, package)
         generation = f"g{(0 if info is None else int(info.generation[1:])) + 1:06d}"
         written = write_generation(
@@ -137,13 +146,13 @@ def write_store(
             vectors_sha256=written.sha256,
             catalogs={
                 **({} if info is None else info.catalogs),
-                str(catalog.root): catalog.fingerprint,
+                str(catalog.root.resolve()): catalog.fingerprint,
             },
         )
         write_info(target, now)
         # committed: what follows is tidying, and is done again by the next call if it is cut short
         _sweep(target, now)
-        failed = tuple(key.path for key in fresh if not len(work.rows(key).times))
+        embedded = sum(keys[i] in work for i in todo)
         work.clear()
     return StoreSummary(
         path=target,
@@ -151,9 +160,9 @@ def write_store(
         items=now.items,
         dim=now.dim,
         package=package.hash,
-        embedded=len(todo),
-        resumed=resumed,
-        kept=len(keys) - len(fresh),
+        embedded=embedded,
+        resumed=len(fresh) - len(todo),
+        kept=sum(key in have for key in keys),
         replaced=len(have) - len(set(kept.keys)),
         failed=failed,
     )
@@ -233,21 +242,27 @@ def _embed(
     device: str | torch.device,
     progress: Callable[[int, int], None] | None,
     shard: int,
-) -> None:
-    """Embed items into shards; an item is finished when a moment of a later one comes."""
+) -> dict[str, str]:
+    """Embed items into shards; an item is finished when a moment of a later one comes.
+
+    Returns:
+        Why, by path, items gave no frame, or not all that were asked for.
+    """
     if not todo:
-        return
+        return {}
     part = catalog.select(indices=todo)
     module = package.module.eval().to(device)
     times: list[np.ndarray] = []
     vectors: list[np.ndarray] = []
+    reasons: dict[int, str] = {}
     current = 0
 
     def finish(upto: int) -> None:
         """Take the open item, and those without a moment between it and the next one."""
         nonlocal current
         while current < upto:
-            work.add(keys[todo[current]], _moments(times, vectors))
+            if times:
+                work.add(keys[todo[current]], _moments(times, vectors))
             times.clear()
             vectors.clear()
             current += 1
@@ -259,7 +274,12 @@ def _embed(
     try:
         with torch.inference_mode():
             for pixels, index, seconds in inference_batches(
-                part, package.plan, every=every, batch_size=batch_size, workers=workers
+                part,
+                package.plan,
+                every=every,
+                batch_size=batch_size,
+                workers=workers,
+                failed=reasons,
             ):
                 found = encode(module, pixels.to(device)).float().cpu().numpy()
                 if not np.isfinite(found).all():
@@ -278,12 +298,27 @@ def _embed(
     finally:
         # whatever ends the job, what is finished is safe
         work.flush()
+    failed: dict[str, str] = {}
+    for row in sorted(reasons):
+        failed.setdefault(keys[todo[row]].path, reasons[row])
+    return failed
+
+
+def _nothing(target: Path, failed: Mapping[str, str]) -> StoreError:
+    """The error of a job that found not one frame."""
+    listed = [f"{path}: {reason}" for path, reason in list(failed.items())[:_NAMED]]
+    if len(failed) > _NAMED:
+        listed.append(f"and {len(failed) - _NAMED} more files")
+    return StoreError(
+        "no moment could be embedded" + (f": {'; '.join(listed)}" if listed else ""),
+        file=target,
+        stage="embed",
+        remedy="give files with pictures that can be decoded; rhyme scan says what is there",
+    )
 
 
 def _moments(times: list[np.ndarray], vectors: list[np.ndarray]) -> Rows:
     """The moments of one item; where two of them are the same shown frame, one."""
-    if not times:
-        return Rows(times=np.zeros(0), vectors=np.zeros((0, 0), np.float32))
     shown, first = np.unique(np.concatenate(times), return_index=True)
     return Rows(times=shown, vectors=np.concatenate(vectors)[first])
 
@@ -293,18 +328,19 @@ def _new(
 ) -> Iterator[tuple[ItemKey, Rows, dict[str, Any]]]:
     """Moments of the items that were embedded, in the order of the catalog."""
     spacing = catalog.table.column("spacing").to_pylist()
+    # By whatever name it was given: the same folder is the same collection.
+    root = str(catalog.root.resolve())
     for key, index in fresh.items():
-        rows = work.rows(key)
-        if len(rows.times):
+        if key in work:
             item = catalog.item(index)
             yield (
                 key,
-                rows,
+                work.rows(key),
                 {
                     "item": item.id,
                     "kind": item.kind,
                     "group": item.group,
-                    "collection": str(catalog.root),
+                    "collection": root,
                     "labels": json.dumps({k: v for k, v in item.labels.items() if v is not None}),
                     "spacing": R2V2_SPACING if spacing[index] is None else float(spacing[index]),
                     "files": json.dumps([str((catalog.root / f).resolve()) for f in item.files]),
