@@ -183,6 +183,7 @@ def save(
     *,
     keep: int,
     keep_every: int | None = None,
+    spare: int | None = None,
 ) -> Path:
     """Write a checkpoint and drop the oldest ones.
 
@@ -194,6 +195,7 @@ def save(
         state: JSON data.
         keep: newest checkpoints that stay, this one included.
         keep_every: those of every so many steps stay as well.
+        spare: the one of this step stays as well.
 
     Returns:
         The checkpoint's folder.
@@ -210,20 +212,43 @@ def save(
         final = draft.commit(listed)
     except OSError as error:
         raise draft.refused(error) from error
-    prune(folder, step, keep, keep_every)
+    prune(folder, step, keep, keep_every, spare)
     return final
 
 
-def prune(folder: Path, step: int, keep: int, keep_every: int | None = None) -> None:
-    """Drop checkpoints before a step, but for the newest and those that stay for good.
+def prune(
+    folder: Path, step: int, keep: int, keep_every: int | None = None, spare: int | None = None
+) -> None:
+    """Drop checkpoints before a step, but for the newest, a spared one, and those kept for good.
 
     What cannot be removed stays until the next time: it harms nothing.
     """
     older = [s for s in steps_on_disk(folder) if s < step]
     for old in older[: -(keep - 1) or None]:
-        if keep_every is None or old % keep_every:
+        if old != spare and (keep_every is None or old % keep_every):
             with suppress(OSError):
                 drop(folder / folder_name(old))
+
+
+def drop_after(folder: Path, step: int) -> None:
+    """Drop all checkpoints after a step, the newest first: none of them is to be resumed from.
+
+    Raises:
+        CheckpointError: the disk refuses.
+    """
+    later = [s for s in steps_on_disk(folder) if s > step]
+    try:
+        for left in reversed(later):
+            drop(folder / folder_name(left))
+        if later:
+            sync_folder(folder)
+    except OSError as error:
+        raise CheckpointError(
+            f"a checkpoint that the run went back behind stays: {error.strerror or error}",
+            file=folder,
+            stage="roll back",
+            remedy="make the folder writable; then go on with the run: it goes back once more",
+        ) from error
 
 
 def sweep(folder: Path) -> None:

@@ -249,6 +249,7 @@ class Trainer:
         ahead, batches = self.source.state_dict(), self.batches
         guard, seconds = self.stepper.guard.state_dict(), self.recorder.seconds
         self._restore(path)
+        self.saver.forget_after(self.step)
         self.source.load_state_dict(ahead)
         self.batches = batches
         self.stepper.guard.load_state_dict(guard)

@@ -33,7 +33,7 @@ from rhyme.training import checkpoint
 from rhyme.training.checkpoint import Checkpoint
 from rhyme.training.config import TrainConfig
 from rhyme.training.environment import environment
-from rhyme.training.guard import checkpoint_before
+from rhyme.training.guard import checkpoint_before, ways_back
 from rhyme.training.packages import export_packages, load_module
 from rhyme.training.parallel import is_slice, to_slice
 from rhyme.training.state import (
@@ -150,23 +150,36 @@ class Saver:
         slices = {name for name, tensor in tensors.items() if is_slice(tensor)}
         if slices or self._leader:
             mine = {n: to_slice(t) for n, t in tensors.items() if self._leader or n in slices}
-            copies = self._copies.take(mine)
-            self._background.start(lambda: self._write(step, copies, slices, state))
+            copies, spare = self._copies.take(mine), self._to_spare(step)
+            self._background.start(lambda: self._write(step, copies, slices, state, spare))
             if last or not self.config.async_save:
                 failure = self._settle(tolerant=not last and self.config.save_errors == "warn")
         return failure
 
+    def _to_spare(self, step: int) -> int | None:
+        """The step whose checkpoint a roll back would take, were there one after this save."""
+        if self.config.nan != "rollback":
+            return None
+        saved = [*checkpoint.steps_on_disk(self.run.checkpoints), step]
+        return next(iter(ways_back(saved, step, self.config)), None)
+
     def _write(
-        self, step: int, tensors: Mapping[str, Tensor], slices: set[str], state: Mapping[str, Any]
+        self,
+        step: int,
+        tensors: Mapping[str, Tensor],
+        slices: set[str],
+        state: Mapping[str, Any],
+        spare: int | None,
     ) -> None:
-        folder, config = self.run.checkpoints, self.config
+        folder, keep, every = self.run.checkpoints, self.config.keep, self.config.keep_every
         whole = {name: tensor for name, tensor in tensors.items() if name not in slices}
-        keep, every = config.keep, config.keep_every
         if slices:
             rows = {name: tensors[name] for name in slices}
-            save_together(folder, step, whole, rows, state, keep=keep, keep_every=every)
+            save_together(
+                folder, step, whole, rows, state, keep=keep, keep_every=every, spare=spare
+            )
         else:
-            checkpoint.save(folder, step, whole, state, keep=keep, keep_every=every)
+            checkpoint.save(folder, step, whole, state, keep=keep, keep_every=every, spare=spare)
 
     def _settle(self, tolerant: bool) -> BaseException | None:
         """Wait for the write in flight; a failure that is tolerated is told instead."""
@@ -217,8 +230,18 @@ class Saver:
         self._settle(tolerant=True)
         distributed.barrier()  # where every rank writes its slices, all are on the disk
         if self._leader:
-            path = checkpoint_before(self.run, step, self.config.checkpoint_every)
+            path = checkpoint_before(self.run, step, self.config)
         return distributed.broadcast_object(path)
+
+    def forget_after(self, step: int) -> None:
+        """Drop what was saved after the step that the run went back to.
+
+        Raises:
+            CheckpointError: the disk refuses.
+        """
+        if self._leader:
+            checkpoint.drop_after(self.run.checkpoints, step)
+        distributed.barrier()  # nobody trains on before they are gone
 
     def restore(self, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         """Load a checkpoint into system, optimisers and source.
