@@ -134,6 +134,14 @@ def test_a_disk_that_keeps_what_was_saved_among_the_bad_batches_stops_the_run(be
     assert [e["to"] for e in events(bench.run, "rolled_back")] == [6]
 
 
+@pytest.mark.parametrize(("keep", "every", "to"), [(1, 3, 6), (1, 1, 8), (2, 1, 8)])
+def test_saves_among_the_bad_batches_leave_the_way_back(bench, keep, every, to):
+    options = {**ROLL, "nan_limit": 3, "keep": keep, "checkpoint_every": every}
+    bench.trainer(source=Poisoned(bench.Numbers(), {8, 9, 10}), **options).fit()
+    assert [e["to"] for e in events(bench.run, "rolled_back")] == [to]
+    assert len(checkpoint.steps_on_disk(bench.run.checkpoints)) == keep
+
+
 def test_only_so_many_roll_backs(bench):
     source = Poisoned(bench.Numbers(), {4, 5, 7, 8, 10, 11})
     with pytest.raises(TrainingError, match="not finite"):

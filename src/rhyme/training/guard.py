@@ -66,6 +66,11 @@ class Guard:
         self.in_a_row = self.rolled_back = 0
         self._first = 0
 
+    @property
+    def first(self) -> int | None:
+        """The first of the steps in a row that were not finite up to now; None without."""
+        return self._first if self.in_a_row else None
+
     def passed(self) -> None:
         """A step was finite."""
         self.in_a_row = 0

@@ -160,8 +160,9 @@ class Saver:
         """The step whose checkpoint a roll back would take, were there one after this save."""
         if self.config.nan != "rollback":
             return None
+        first = self.stepper.guard.first  # of bad steps that may not have ended yet
         saved = [*checkpoint.steps_on_disk(self.run.checkpoints), step]
-        return next(iter(ways_back(saved, step, self.config)), None)
+        return next(iter(ways_back(saved, step if first is None else first, self.config)), None)
 
     def _write(
         self,
