@@ -16,6 +16,7 @@ from rhyme.run import RunFolder
 from rhyme.systems.base import StepContext, StepOutput, System
 from rhyme.training import checkpoint
 from rhyme.training.config import TrainConfig
+from rhyme.training.log import EventLog
 from rhyme.training.parallel import to_slice
 
 
@@ -58,11 +59,11 @@ class Guard:
     Args:
         system: whose state is looked at after a skipped step.
         config: the policy and its limits.
-        run: takes the events.
+        log: takes the events.
     """
 
-    def __init__(self, system: System, config: TrainConfig, run: RunFolder) -> None:
-        self.system, self.config, self.run = system, config, run
+    def __init__(self, system: System, config: TrainConfig, log: EventLog) -> None:
+        self.system, self.config, self.log = system, config, log
         self.in_a_row = self.rolled_back = 0
         self._first = 0
 
@@ -96,7 +97,7 @@ class Guard:
         }
         policy = self.config.nan
         if distributed.rank() == 0:
-            self.run.event("not_finite", policy=policy, in_a_row=self.in_a_row, **facts)
+            self.log.event("not_finite", policy=policy, in_a_row=self.in_a_row, **facts)
         if policy != "stop" and self.in_a_row < self.config.nan_limit and self._sound():
             return
         failure = TrainingError(
