@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -13,9 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from rhyme.errors import CheckpointError
+from rhyme.errors import CheckpointError, StorageError
+from rhyme.media import patience
 from rhyme.run import RunFolder, read_jsonl
-from rhyme.training import checkpoint
+from rhyme.training import checkpoint, latest
 from rhyme.training.writer import Copies
 
 OPERATIONS = ("write_bytes", "write_tensors", "sync_file", "sync_folder", "rename")
@@ -243,7 +245,7 @@ def test_latest_names_the_damage_in_an_event_and_falls_back(tmp_path, name):
     run = RunFolder.create(tmp_path / "run", {})
     save(run.checkpoints, 1)
     (save(run.checkpoints, 2) / name).unlink()
-    assert checkpoint.latest(run) == run.checkpoints / "step-00000001"
+    assert latest(run) == run.checkpoints / "step-00000001"
     (event,) = read_jsonl(run.events)
     assert event["event"] == "checkpoint_damaged"
     assert name in event["cause"]
@@ -251,10 +253,51 @@ def test_latest_names_the_damage_in_an_event_and_falls_back(tmp_path, name):
 
 def test_latest_of_nothing_and_of_ruins(tmp_path):
     run = RunFolder.create(tmp_path / "run", {})
-    assert checkpoint.latest(run) is None
+    assert latest(run) is None
     (save(run.checkpoints, 1) / checkpoint.MANIFEST).write_text("[]")
     with pytest.raises(CheckpointError, match="whole"):
-        checkpoint.latest(run)
+        latest(run)
+
+
+def unsteady(monkeypatch, times: int, step: int, code: int = errno.ESTALE) -> None:
+    """The storage fails, so often, under the checkpoint of a step."""
+    true, left = checkpoint.sha256_file, [times]
+
+    def read(path):
+        if left[0] and checkpoint.folder_name(step) in str(path):
+            left[0] -= 1
+            raise OSError(code, os.strerror(code), str(path))
+        return true(path)
+
+    monkeypatch.setattr(checkpoint, "sha256_file", read)
+    monkeypatch.setattr(patience, "PAUSES", (0.0, 0.0))
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
+@pytest.mark.filterwarnings("ignore:.*tried again")
+def test_storage_that_fails_for_a_moment_costs_no_checkpoint(tmp_path, monkeypatch, code):
+    run = RunFolder.create(tmp_path / "run", {})
+    save(run.checkpoints, 1)
+    path = save(run.checkpoints, 2)
+    unsteady(monkeypatch, 1, 2, code)
+    assert latest(run) == path
+    assert read_jsonl(run.events) == []
+    unsteady(monkeypatch, 1, 2, code)
+    assert_whole(path, 2)
+
+
+@pytest.mark.filterwarnings("ignore:.*tried again")
+def test_storage_that_keeps_failing_is_no_damage(tmp_path, monkeypatch):
+    run = RunFolder.create(tmp_path / "run", {})
+    only = save(run.checkpoints, 2)
+    unsteady(monkeypatch, 10**9, 2)
+    with pytest.raises(StorageError, match="3 times") as caught:
+        latest(run)
+    assert "run the command again" in caught.value.remedy
+    with pytest.raises(StorageError):
+        checkpoint.read(only)
+    save(run.checkpoints, 1)
+    assert latest(run) == run.checkpoints / "step-00000001", "where there is another one"
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import math
+import os
 
 import pytest
 import torch
 
-from rhyme.errors import ConfigError, TrainingError
+from rhyme.errors import CheckpointError, ConfigError, TrainingError
 from rhyme.loading.batch import Batch
 from rhyme.run import read_jsonl
-from rhyme.training import TrainConfig, checkpoint
+from rhyme.training import Preempted, TrainConfig, checkpoint
 from support.logs import events
 
 ROLL = {"nan": "rollback", "nan_limit": 2, "steps": 12, "checkpoint_every": 3, "keep": 10}
@@ -69,25 +71,75 @@ def test_rolls_back_reads_on_and_ends_as_if_the_batches_had_not_been(bench):
     assert int(system.applied) == 12
 
 
-@pytest.mark.parametrize("stop", [4, 7, 8, 10])
-def test_a_stop_anywhere_around_a_roll_back_changes_no_bit(bench, stop):
-    straight = bench.Line()
-    bench.trainer(straight, Poisoned(bench.Numbers(), {7, 8}), bench.new_run(), **ROLL).fit()
+@pytest.mark.parametrize(
+    ("keep", "bad", "stops"),
+    [
+        *((10, {7, 8}, (stop,)) for stop in (4, 7, 8, 10)),
+        (2, {7, 8}, (7, 1)),  # two stops between two saves: the regular one before them stays
+        (1, {7, 8}, (7,)),
+        (2, {8, 9}, (10, 2)),  # what was saved among the bad batches is not resumed from
+    ],
+)
+def test_a_stop_anywhere_around_a_roll_back_changes_no_bit(bench, keep, bad, stops):
+    straight, options = bench.Line(), {**ROLL, "keep": keep}
+    source = Poisoned(bench.Numbers(items=400), bad)
+    bench.trainer(straight, source, bench.new_run(), **options).fit()
+    run = bench.new_run()
+    for part, stop in enumerate(stops):
+        taken = []
+
+        def ask(step: int, taken=taken, stop=stop) -> bool:
+            taken.append(step)
+            return len(taken) == stop
+
+        source = Poisoned(bench.Numbers(items=400), bad)
+        with pytest.raises(Preempted):
+            bench.trainer(source=source, run=run, keywords={"stop": ask}, **options).fit(part > 0)
+    system = bench.Line()
+    bench.trainer(system, Poisoned(bench.Numbers(items=400), bad), run, **options).fit(resume=True)
+    assert torch.equal(weights(system), weights(straight))
+
+
+def test_what_was_saved_among_the_bad_batches_goes_with_the_roll_back(bench):
     taken = []
 
     def ask(step: int) -> bool:
         taken.append(step)
-        return len(taken) == stop
+        return len(taken) == 11
 
-    run, bad = bench.new_run(), {7, 8}
-    first = bench.trainer(
-        source=Poisoned(bench.Numbers(), bad), run=run, keywords={"stop": ask}, **ROLL
-    )
-    with pytest.raises(Exception, match="the state is saved"):
-        first.fit()
-    system = bench.Line()
-    bench.trainer(system, Poisoned(bench.Numbers(), bad), run, **ROLL).fit(resume=True)
-    assert torch.equal(weights(system), weights(straight))
+    with pytest.raises(Preempted):
+        bench.trainer(
+            source=Poisoned(bench.Numbers(), {8, 9}), keywords={"stop": ask}, **ROLL
+        ).fit()
+    assert taken == [1, 2, 3, 4, 5, 6, 7, 8, 9, 7, 8]
+    assert checkpoint.steps_on_disk(bench.run.checkpoints) == [3, 6, 8]
+    bench.trainer(source=Poisoned(bench.Numbers(), {8, 9}), **ROLL).fit(resume=True)
+    assert [e["step"] for e in events(bench.run, "resumed")] == [8]
+    assert len(events(bench.run, "rolled_back")) == 1, "the run did not go that way again"
+
+
+def test_a_disk_that_keeps_what_was_saved_among_the_bad_batches_stops_the_run(bench, monkeypatch):
+    true = checkpoint.rename
+
+    def refuse(old, new):
+        if checkpoint.folder_name(9) == old.name:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        true(old, new)
+
+    monkeypatch.setattr(checkpoint, "rename", refuse)
+    with pytest.raises(CheckpointError, match="Read-only"):
+        bench.trainer(source=Poisoned(bench.Numbers(), {8, 9}), **ROLL).fit()
+    monkeypatch.undo()
+    bench.trainer(source=Poisoned(bench.Numbers(), {8, 9}), **ROLL).fit(resume=True)
+    assert [e["to"] for e in events(bench.run, "rolled_back")] == [6]
+
+
+@pytest.mark.parametrize(("keep", "every", "to"), [(1, 3, 6), (1, 1, 8), (2, 1, 8)])
+def test_saves_among_the_bad_batches_leave_the_way_back(bench, keep, every, to):
+    options = {**ROLL, "nan_limit": 3, "keep": keep, "checkpoint_every": every}
+    bench.trainer(source=Poisoned(bench.Numbers(), {8, 9, 10}), **options).fit()
+    assert [e["to"] for e in events(bench.run, "rolled_back")] == [to]
+    assert len(checkpoint.steps_on_disk(bench.run.checkpoints)) == keep
 
 
 def test_only_so_many_roll_backs(bench):

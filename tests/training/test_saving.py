@@ -14,9 +14,9 @@ import torch
 
 from resume.harness import state_hashes
 from rhyme.errors import CheckpointError, ConfigError, PackageError, RunError
-from rhyme.run import read_jsonl
+from rhyme.run import RunFolder, read_jsonl
 from rhyme.systems.base import StepContext
-from rhyme.training import Preempted, TrainConfig, checkpoint, packages, recorder
+from rhyme.training import Preempted, TrainConfig, checkpoint, loggers, packages, recorder
 from rhyme.training.writer import Background, Copies
 from support.logs import events
 
@@ -328,6 +328,57 @@ def test_rows_that_cannot_be_written(bench, monkeypatch, policy, capsys):
         trainer.fit()
         assert "training goes on" in capsys.readouterr().err
         assert [row["step"] for row in read_jsonl(bench.run.metrics)] == [2, 6, 7]
+
+
+class Once(dict):
+    """Factors of the loss by step, each for the first time that the step is done."""
+
+    def get(self, key, default=None):
+        return self.pop(key, default)
+
+
+KINDS = ("started", "estimate", "collapse", "logger_failed", "compile", "not_finite", "rolled_back",
+         "preempted", "finished")  # fmt: skip
+
+
+@pytest.mark.parametrize("policy", ["stop", "warn"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_events_that_cannot_be_written(bench, monkeypatch, capsys, policy, kind):
+    """Each kind of event meets a full disk, under both policies."""
+    refused, true = [], RunFolder.event
+
+    def full(run, event, **facts):
+        if event == kind:
+            refused.append(event)
+            raise RunError("a row could not be written: No space left on device", file=run.events)
+        true(run, event, **facts)
+
+    class Deciding(bench.Line):
+        def training_step(self, batch, context):
+            if kind == "compile" and context.step == 3:
+                trainer.stepper.compiler._decide("eager", reason="no compiler")
+            return super().training_step(batch, context)
+
+    monkeypatch.setattr(RunFolder, "event", full)
+    monkeypatch.setitem(loggers.LOGGERS, "tensorboard", lambda run, step: 1 / 0)
+    trainer = bench.trainer(
+        Deciding(poison=Once({4: float("nan"), 5: float("nan")})),
+        keywords={"progress": True, "stop": lambda step: step == 6 and kind == "preempted"},
+        nan="rollback",
+        nan_limit=2,
+        loggers=("tensorboard",),
+        log_every=1,
+        collapse=1e6,
+        collapse_logs=1,
+        save_errors=policy,
+    )
+    wanted = RunError if policy == "stop" else Preempted if kind == "preempted" else None
+    with pytest.raises(wanted) if wanted else contextlib.nullcontext():
+        trainer.fit()
+    assert refused
+    if policy == "warn":
+        assert trainer.step >= 6
+        assert "training goes on" in capsys.readouterr().err
 
 
 def test_a_row_that_cannot_be_appended_names_the_file(bench):

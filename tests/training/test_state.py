@@ -6,9 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from rhyme.errors import CheckpointError
-from rhyme.training.state import decode, encode
+from rhyme.systems.base import ParameterGroup
+from rhyme.training import OptimizerConfig, build_optimizers
+from rhyme.training.state import decode, encode, load_optimizer, optimizer_state
 
 
 def through_json(tree):
@@ -67,3 +70,22 @@ def test_tensors_and_arrays_keep_dtype_and_get_names():
 def test_what_only_a_pickle_could_hold_is_refused_by_name(value):
     with pytest.raises(CheckpointError, match="part/x/inner"):
         encode({"inner": value}, "part/x", {})
+
+
+@pytest.mark.parametrize("name", ["adamw", "lars"])
+def test_the_optimiser_s_state_of_a_scalar_lies_where_the_scalar_does(name):
+    """A learned temperature, say: its state goes to its device, the count of steps stays."""
+
+    def made(device):
+        parameter = nn.Parameter(torch.tensor(2.0, device=device))
+        group = ParameterGroup(name="all", parameters=(("scale", parameter),))
+        return parameter, group, build_optimizers([group], OptimizerConfig(name=name))["all"]
+
+    parameter, group, optimizer = made("cpu")
+    parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    there, other, loaded = made("meta")
+    load_optimizer(loaded, other, optimizer_state(optimizer, group))
+    places = {key: value.device.type for key, value in loaded.state[there].items()}
+    assert places.pop("step", "cpu") == "cpu"
+    assert set(places.values()) == {"meta"}

@@ -14,7 +14,7 @@ from torch import nn
 from rhyme.config import dump_yaml, load
 from rhyme.errors import CheckpointError, TrainingError
 from rhyme.systems.base import StepOutput
-from rhyme.training import Preempted, TrainConfig, checkpoint
+from rhyme.training import Preempted, TrainConfig, checkpoint, latest
 from support.logs import events, rows
 
 # ---- not finite
@@ -30,7 +30,7 @@ def test_nan_stops_with_the_facts_and_leaves_the_checkpoint(bench):
     (event,) = events(bench.run, "not_finite")
     assert (event["step"], event["ids"], event["loss"]) == (4, [4, 5, 6, 7], "nan")
     assert checkpoint.steps_on_disk(bench.run.checkpoints) == [3]
-    assert int(checkpoint.read(checkpoint.latest(bench.run)).tensors["system/applied"]) == 3
+    assert int(checkpoint.read(latest(bench.run)).tensors["system/applied"]) == 3
     assert not (bench.run.path / "exports").exists()
     assert system.calls[-1] is False, "the memory is told that the step did not count"
     assert all(bool(p.isfinite().all()) for p in system.parameters())

@@ -11,7 +11,10 @@ import torch
 from ranks.pool import run_on_ranks
 from rhyme import distributed
 from rhyme.errors import CheckpointError
+from rhyme.run import RunFolder
 from rhyme.training import checkpoint
+from rhyme.training.checkpoint import Checkpoint
+from rhyme.training.newest import check_same
 from rhyme.training.saving import Saver
 from rhyme.training.together import save_together
 
@@ -58,6 +61,60 @@ def test_a_rank_that_cannot_write_leaves_the_checkpoint_before(tmp_path):
         assert other == ""
         assert [entry.name for entry in tmp_path.iterdir()] == [checkpoint.folder_name(1)]
     assert run_on_ranks(save, 2, str(tmp_path), 2, None) == ["", ""]
+
+
+class Finding(Saver):
+    """A saver that only looks for the checkpoint to start from."""
+
+    def __init__(self, folder: str) -> None:
+        self.run = RunFolder(folder)
+        self.passed_over = []
+        self._leader = distributed.rank() == 0
+
+
+def found(folder: str, resume: bool, unreadable: dict[int, list[int]]) -> str:
+    """What a rank resumes from; each may be unable to read the checkpoints of some steps."""
+    true = checkpoint.problem
+    names = [checkpoint.folder_name(step) for step in unreadable.get(distributed.rank(), [])]
+    checkpoint.problem = lambda path: "unreadable" if path.name in names else true(path)
+    try:
+        path = Finding(folder).find(resume)
+    except CheckpointError as error:
+        return error.cause
+    finally:
+        checkpoint.problem = true
+    return path.name if path is not None else "the beginning"
+
+
+def test_ranks_start_from_one_checkpoint_whatever_one_of_them_can_read(tmp_path):
+    RunFolder.create(tmp_path / "run", {})
+    folder = str(tmp_path / "run")
+    assert run_on_ranks(found, 2, folder, True, {}) == ["the beginning"] * 2
+    for step in (1, 2):
+        checkpoint.save(tmp_path / "run/checkpoints", step, {"w": torch.ones(2)}, {}, keep=2)
+    for unreadable, name in (
+        ({1: [2]}, "step-00000002"),
+        ({0: [2]}, "step-00000001"),
+        ({0: [1, 2]}, "no checkpoint of the run is whole"),
+        ({1: [1, 2]}, "step-00000002"),
+    ):
+        assert run_on_ranks(found, 2, folder, True, unreadable) == [name] * 2
+    assert run_on_ranks(found, 2, folder, False, {}) == ["the run has checkpoints already"] * 2
+
+
+def parted(step: int) -> str:
+    """What a rank says that has read another checkpoint than the first one, or the same."""
+    here = step if distributed.rank() else 1
+    try:
+        check_same(Checkpoint(Path("run"), here, f"{here}", {}, {}))
+    except CheckpointError as error:
+        return str(error.value)
+    return "the same"
+
+
+def test_ranks_that_have_read_different_checkpoints_do_not_train():
+    assert run_on_ranks(parted, 2, 1) == ["the same"] * 2
+    assert run_on_ranks(parted, 2, 2) == ["{'steps': [1, 2]}"] * 2
 
 
 class Failing(Saver):

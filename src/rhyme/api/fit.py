@@ -31,6 +31,7 @@ from rhyme.systems.momentum_pair import MomentumPair
 from rhyme.tasks import cycle_return, extract_features
 from rhyme.training import Trainer, TrainResult, resolve_device
 from rhyme.training.checkpoint import steps_on_disk
+from rhyme.training.log import RunLog
 from rhyme.training.ranks import leader_first
 from rhyme.training.recorder import Probe
 from rhyme.views import fork_seed
@@ -106,7 +107,8 @@ def _fit(run: RunFolder, device: str, resume: bool, progress: bool | None) -> Tr
         start_from(run, system)
     items = part(catalog, "train")
     frames = run.path / FRAMES
-    damaged = damage_log(run)
+    log = RunLog(run, recipe.train.save_errors, tell if progress is not False else _say_nothing)
+    damaged = damage_log(run, log)
     cache = leader_first(lambda: frame_cache(recipe, items, frames))
     if cache is not None and distributed.rank() == 0:
         for row, reason in cache.failed.items():
@@ -123,7 +125,7 @@ def _fit(run: RunFolder, device: str, resume: bool, progress: bool | None) -> Tr
         placement=Placement(
             recipe.data.augment,
             resolve_device(recipe.train.device),
-            tell=lambda figures: run.event("augment", **figures),
+            tell=lambda figures: log.event("augment", **figures),
         ),
     )
     reasons = count_reasons(source.left_out)
@@ -162,6 +164,10 @@ def _fit(run: RunFolder, device: str, resume: bool, progress: bool | None) -> Tr
         damaged=len(damaged_files(run)),
         left_out=reasons,
     )
+
+
+def _say_nothing(text: str) -> None:
+    pass
 
 
 def tell_shuffle(run: RunFolder, system: System, progress: bool | None) -> None:
@@ -224,14 +230,14 @@ def damaged_files(run: RunFolder) -> set[str]:
     return {str(row["path"]) for row in read_jsonl(run.events) if row.get("event") == "damaged"}
 
 
-def damage_log(run: RunFolder) -> Callable[..., None]:
+def damage_log(run: RunFolder, log: RunLog) -> Callable[..., None]:
     """Writes the event of a file that proved damaged, once for each file of a run."""
     known = damaged_files(run)
 
     def tell(path: str, reason: str, **facts: object) -> None:
         if path not in known:
             known.add(path)
-            run.event("damaged", path=path, reason=reason, **facts)
+            log.event("damaged", path=path, reason=reason, **facts)
 
     return tell
 

@@ -11,8 +11,9 @@ from rhyme.encoders.files import check_target
 from rhyme.errors import PackageError
 from rhyme.recipes import load_recipe
 from rhyme.run import RunFolder
+from rhyme.training.newest import load_newest
 from rhyme.training.packages import export_packages, is_package, write_package
-from rhyme.training.saving import export_card, load_newest
+from rhyme.training.saving import export_card
 
 
 @dataclass(frozen=True, kw_only=True)

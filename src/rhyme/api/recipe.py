@@ -96,16 +96,15 @@ def settle_recipe(
     return resolve_recipe(recipe, changes, say=say)
 
 
-def change_recipe(run: RunFolder, overrides: Mapping[str, Any]) -> Recipe:
-    """Change options of a run that is to go on, and keep them in its ``config.yaml``.
+def changed_recipe(run: RunFolder, overrides: Mapping[str, Any]) -> Recipe:
+    """The recipe of a run that is to go on, with other options; nothing is written.
 
     Args:
-        run: its folder; nobody else may train in it.
+        run: its folder.
         overrides: dotted options.
 
     Raises:
         ConfigError: an option that would change what the run computes.
-        RunError: somebody trains in it.
     """
     recipe = load_recipe(run.config)
     free = [f"train.{name}" for name in recipe.train.operational if name != "device"]
@@ -118,8 +117,20 @@ def change_recipe(run: RunFolder, overrides: Mapping[str, Any]) -> Recipe:
                 value=name,
                 remedy=f"leave it out; these may change: {', '.join(free)}",
             )
-    changed = resolve_recipe(recipe, overrides)
+    return resolve_recipe(recipe, overrides) if overrides else recipe
+
+
+def keep_recipe(run: RunFolder, recipe: Recipe, overrides: Mapping[str, Any]) -> None:
+    """Keep changed options of a run in its ``config.yaml``, once all of them are checked.
+
+    Args:
+        run: its folder; nobody else may train in it.
+        recipe: with the options.
+        overrides: those that were changed.
+
+    Raises:
+        RunError: somebody trains in it.
+    """
     with run.held():
-        atomic_write(run.config, dump_yaml(recipe_to_dict(changed)))
+        atomic_write(run.config, dump_yaml(recipe_to_dict(recipe)))
         run.event("changed", options=dict(overrides))
-    return changed

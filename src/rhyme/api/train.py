@@ -23,13 +23,13 @@ from rhyme.api.initial import Initial, keep_initial, read_initial
 from rhyme.api.launch import LaunchOptions, check_ranks, check_shared, ranks_here, start_ranks
 from rhyme.api.prepare import prepared_note
 from rhyme.api.provenance import command_line, commit
-from rhyme.api.recipe import change_recipe, settle_recipe
+from rhyme.api.recipe import changed_recipe, keep_recipe, settle_recipe
 from rhyme.catalog import Catalog, official_lists, without_files
 from rhyme.errors import ConfigError, DataError
 from rhyme.group import in_a_group, launch_id, restarted
 from rhyme.loading import count_reasons, unusable
 from rhyme.notices import tell
-from rhyme.recipes import Recipe, load_recipe, recipe_to_dict
+from rhyme.recipes import Recipe, recipe_to_dict
 from rhyme.run import RunFolder, read_jsonl
 from rhyme.signals import StartGuard
 from rhyme.systems import System
@@ -257,14 +257,18 @@ def reopen(
 
     Raises:
         RunError: no such run.
-        ConfigError: it does not divide among the ranks, or an option may not change.
+        ConfigError: it does not divide among the ranks, a logger is not here, or an option may not
+            change; the run is as it was.
         DataError: too many of its files are gone.
     """
     run = RunFolder.open(path)
-    recipe = change_recipe(run, overrides) if overrides else load_recipe(run.config)
+    recipe = changed_recipe(run, overrides or {})
+    check_loggers(recipe.train.loggers)
     if ranks > 1:
         check_ranks(recipe, build_system(recipe), ranks)
     tell_missing(run, recipe, progress)
+    if overrides:
+        keep_recipe(run, recipe, overrides)
     return run
 
 

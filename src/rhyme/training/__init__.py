@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from rhyme.signals import Preempted
-from rhyme.training.checkpoint import latest
 from rhyme.training.config import OptimizerConfig, ScheduleConfig, TrainConfig
 from rhyme.training.environment import alive, resolve_device
 from rhyme.training.loggers import check_loggers
 from rhyme.training.loop import Trainer, TrainResult
 from rhyme.training.monitors import CollapseAlarm, effective_rank, embedding_std
+from rhyme.training.newest import latest
 from rhyme.training.optim import Lars, build_optimizers
 from rhyme.training.packages import export_packages, load_part, save_part
 from rhyme.training.schedules import learning_rate, steps_of

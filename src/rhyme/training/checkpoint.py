@@ -17,6 +17,7 @@ newest folder with a matching manifest is a complete checkpoint. Nothing is pick
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -32,8 +33,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from rhyme.errors import CheckpointError
-from rhyme.run import RunFolder, fsync_directory, sha256_file
+from rhyme.errors import CheckpointError, StorageError
+from rhyme.media.patience import patiently
+from rhyme.run import fsync_directory, sha256_file
 
 FORMAT = 1
 TENSORS, STATE, MANIFEST = "state.safetensors", "state.json", "manifest.json"
@@ -51,12 +53,14 @@ class Checkpoint:
     Attributes:
         path: its folder.
         step: steps done.
+        sha256: of its manifest, which tells it from any other.
         tensors: tensors by flat name.
         state: everything else.
     """
 
     path: Path
     step: int
+    sha256: str
     tensors: dict[str, Tensor]
     state: dict[str, Any]
 
@@ -183,6 +187,7 @@ def save(
     *,
     keep: int,
     keep_every: int | None = None,
+    spare: int | None = None,
 ) -> Path:
     """Write a checkpoint and drop the oldest ones.
 
@@ -194,6 +199,7 @@ def save(
         state: JSON data.
         keep: newest checkpoints that stay, this one included.
         keep_every: those of every so many steps stay as well.
+        spare: the one of this step stays as well.
 
     Returns:
         The checkpoint's folder.
@@ -210,20 +216,43 @@ def save(
         final = draft.commit(listed)
     except OSError as error:
         raise draft.refused(error) from error
-    prune(folder, step, keep, keep_every)
+    prune(folder, step, keep, keep_every, spare)
     return final
 
 
-def prune(folder: Path, step: int, keep: int, keep_every: int | None = None) -> None:
-    """Drop checkpoints before a step, but for the newest and those that stay for good.
+def prune(
+    folder: Path, step: int, keep: int, keep_every: int | None = None, spare: int | None = None
+) -> None:
+    """Drop checkpoints before a step, but for the newest, a spared one, and those kept for good.
 
     What cannot be removed stays until the next time: it harms nothing.
     """
     older = [s for s in steps_on_disk(folder) if s < step]
     for old in older[: -(keep - 1) or None]:
-        if keep_every is None or old % keep_every:
+        if old != spare and (keep_every is None or old % keep_every):
             with suppress(OSError):
                 drop(folder / folder_name(old))
+
+
+def drop_after(folder: Path, step: int) -> None:
+    """Drop all checkpoints after a step, the newest first: none of them is to be resumed from.
+
+    Raises:
+        CheckpointError: the disk refuses.
+    """
+    later = [s for s in steps_on_disk(folder) if s > step]
+    try:
+        for left in reversed(later):
+            drop(folder / folder_name(left))
+        if later:
+            sync_folder(folder)
+    except OSError as error:
+        raise CheckpointError(
+            f"a checkpoint that the run went back behind stays: {error.strerror or error}",
+            file=folder,
+            stage="roll back",
+            remedy="make the folder writable; then go on with the run: it goes back once more",
+        ) from error
 
 
 def sweep(folder: Path) -> None:
@@ -242,28 +271,36 @@ def drop(path: Path) -> None:
 
 
 def problem(path: Path) -> str | None:
-    """What is wrong with a checkpoint's files, or None."""
+    """What is wrong with a checkpoint's files, or None.
+
+    Raises:
+        StorageError: the storage under them keeps failing; nothing is known of the files.
+    """
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
-        listed = cast(dict[str, Any], manifest["files"])
-        if manifest["format"] != FORMAT:
-            return f"format {manifest['format']!r} is not {FORMAT}"
-        tensors = {name for name in listed if _TENSOR_FILE.fullmatch(name)}
-        if not tensors or set(listed) - tensors != {STATE}:
-            return "the manifest lists other files"
-        if folder_name(manifest["step"]) != path.name:
-            return "the manifest is of another step"
-        for name, facts in listed.items():
-            if (path / name).stat().st_size != facts["bytes"]:
-                return f"{name} has another size than the manifest says"
-            if sha256_file(path / name) != facts["sha256"]:
-                return f"{name} has another checksum than the manifest says"
+        return patiently(lambda: _problem(path), path)
     except FileNotFoundError as error:
         return f"{Path(str(error.filename)).name} is missing"
     except OSError as error:
         return f"unreadable: {error.strerror or error}"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} is damaged"
+
+
+def _problem(path: Path) -> str | None:
+    manifest = json.loads((path / MANIFEST).read_bytes())
+    listed = cast(dict[str, Any], manifest["files"])
+    if manifest["format"] != FORMAT:
+        return f"format {manifest['format']!r} is not {FORMAT}"
+    tensors = {name for name in listed if _TENSOR_FILE.fullmatch(name)}
+    if not tensors or set(listed) - tensors != {STATE}:
+        return "the manifest lists other files"
+    if folder_name(manifest["step"]) != path.name:
+        return "the manifest is of another step"
+    for name, facts in listed.items():
+        if (path / name).stat().st_size != facts["bytes"]:
+            return f"{name} has another size than the manifest says"
+        if sha256_file(path / name) != facts["sha256"]:
+            return f"{name} has another checksum than the manifest says"
     return None
 
 
@@ -273,49 +310,24 @@ def newest(folder: Path, damaged: Callable[[Path, str], None] | None = None) -> 
     Args:
         folder: the run's ``checkpoints``.
         damaged: told of each newer one that is passed over, and why.
+
+    Raises:
+        StorageError: none is whole, and one could not be read for the storage under it.
     """
+    trouble: StorageError | None = None
     for step in reversed(steps_on_disk(folder)):
         path = folder / folder_name(step)
-        cause = problem(path)
+        try:
+            cause = problem(path)
+        except StorageError as error:
+            trouble, cause = error, error.cause
         if cause is None:
             return path
         if damaged is not None:
             damaged(path, cause)
+    if trouble is not None:
+        raise trouble
     return None
-
-
-def latest(run: RunFolder, *, tell: bool = True, passed: list[str] | None = None) -> Path | None:
-    """The checkpoint to resume a run from; None where the run has none.
-
-    A damaged one is entered into the events, and the one before is taken.
-
-    Args:
-        run: the run.
-        tell: False where another rank writes the events.
-        passed: gets a line for each damaged one, for the user.
-
-    Raises:
-        CheckpointError: there are checkpoints, and all are damaged.
-    """
-    causes: list[str] = []
-
-    def note(path: Path, cause: str) -> None:
-        causes.append(f"{path.name}: {cause}")
-        if passed is not None:
-            passed.append(f"checkpoint {path.name} is damaged and passed over: {cause}")
-        if tell:
-            run.event("checkpoint_damaged", checkpoint=path.name, cause=cause)
-
-    found = newest(run.checkpoints, note)
-    if found is None and causes:
-        raise CheckpointError(
-            "no checkpoint of the run is whole",
-            file=run.checkpoints,
-            stage="resume",
-            value=causes,
-            remedy="start a new run, or restore the folder from a copy",
-        )
-    return found
 
 
 def read(path: Path) -> Checkpoint:
@@ -323,6 +335,7 @@ def read(path: Path) -> Checkpoint:
 
     Raises:
         CheckpointError: it is missing, incomplete or damaged.
+        StorageError: the storage under it keeps failing.
     """
     cause = problem(path)
     if cause is not None:
@@ -333,23 +346,30 @@ def read(path: Path) -> Checkpoint:
             remedy="resume from an earlier one",
         )
     try:
-        tensors: dict[str, Tensor] = {}
-        slices: dict[str, list[Tensor]] = {}
-        for name in sorted(json.loads((path / MANIFEST).read_bytes())["files"]):
-            if name != STATE:
-                found = safetensors.torch.load((path / name).read_bytes())
-                if name.startswith(SLICES):
-                    for key, rows in found.items():
-                        slices.setdefault(key, []).append(rows)
-                else:
-                    tensors |= found
-        tensors |= {name: torch.cat(rows) for name, rows in slices.items()}
-        state = json.loads((path / STATE).read_bytes())
+        return patiently(lambda: _read(path), path)
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(
             "the checkpoint cannot be read", file=path, stage="read checkpoint", value=str(error)
         ) from error
+
+
+def _read(path: Path) -> Checkpoint:
+    manifest = (path / MANIFEST).read_bytes()
+    tensors: dict[str, Tensor] = {}
+    slices: dict[str, list[Tensor]] = {}
+    for name in sorted(json.loads(manifest)["files"]):
+        if name != STATE:
+            found = safetensors.torch.load((path / name).read_bytes())
+            if name.startswith(SLICES):
+                for key, rows in found.items():
+                    slices.setdefault(key, []).append(rows)
+            else:
+                tensors |= found
+    tensors |= {name: torch.cat(rows) for name, rows in slices.items()}
+    state = json.loads((path / STATE).read_bytes())
     if not isinstance(state, dict):
         raise CheckpointError("the checkpoint holds no table", file=path, stage="read checkpoint")
     match = _NAME.fullmatch(path.name)
-    return Checkpoint(path, int(match[1]) if match else -1, tensors, cast(dict[str, Any], state))
+    step = int(match[1]) if match else -1
+    digest = hashlib.sha256(manifest).hexdigest()
+    return Checkpoint(path, step, digest, tensors, cast(dict[str, Any], state))

@@ -21,8 +21,8 @@ import torch
 
 from rhyme import distributed
 from rhyme.encoders import Backbone
-from rhyme.run import RunFolder
 from rhyme.systems.base import System
+from rhyme.training.log import EventLog
 
 CompileMode = Literal["off", "on", "auto"]
 MEASURED = 5  # steps of each way that are compared
@@ -35,14 +35,14 @@ class Compiler:
     Args:
         system: its backbones are meant, momentum copies too.
         mode: ``"off"``, ``"on"`` or ``"auto"``.
-        run: takes the event of the decision.
+        log: takes the event of the decision.
         tell: shows a line to the user.
     """
 
     def __init__(
-        self, system: System, mode: CompileMode, run: RunFolder, tell: Callable[[str], None]
+        self, system: System, mode: CompileMode, log: EventLog, tell: Callable[[str], None]
     ) -> None:
-        self.mode, self.run, self.tell = mode, run, tell
+        self.mode, self.log, self.tell = mode, log, tell
         self.backbones = [m for m in system.modules() if isinstance(m, Backbone)]
         self.choice: Literal["eager", "compiled"] | None = None
         if mode != "auto" or not self.backbones:
@@ -145,7 +145,7 @@ class Compiler:
         why = f"{facts['speed']} of the eager speed" if "speed" in facts else facts["reason"]
         self.tell(f"train.compile={self.mode}: {'on' if choice == 'compiled' else 'off'} ({why})")
         if distributed.rank() == 0:
-            self.run.event("compile", choice=choice, step=self._step, **facts)
+            self.log.event("compile", choice=choice, step=self._step, **facts)
 
     def state_dict(self) -> dict[str, Any]:
         """The choice, or what is known for it."""

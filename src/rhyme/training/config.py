@@ -221,8 +221,9 @@ class TrainConfig:
             ``checkpoint_every`` does not make it.
         async_save: write checkpoints in the background. What is saved is the state at the call; it
             takes the memory of one copy of the state on the host.
-        save_errors: when the disk refuses a checkpoint, a package or a row of metrics on the way,
-            ``"stop"`` the run, or ``"warn"`` and go on; the last checkpoint always has to succeed.
+        save_errors: when the disk refuses a checkpoint, a package, a row of metrics or an event on
+            the way, ``"stop"`` the run, or ``"warn"`` and go on; the last checkpoint always has to
+            succeed.
         export_every: steps between exports of the encoder; None exports only at the end.
         nan: on a loss or gradient that is not finite, ``"stop"``, ``"skip"`` the step, or skip it
             and after ``nan_limit`` of them ``"rollback"`` to a checkpoint and read on behind them.

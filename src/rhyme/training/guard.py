@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from rhyme.run import RunFolder
 from rhyme.systems.base import StepContext, StepOutput, System
 from rhyme.training import checkpoint
 from rhyme.training.config import TrainConfig
+from rhyme.training.log import EventLog
 from rhyme.training.parallel import to_slice
 
 
@@ -27,18 +28,27 @@ class RollBack(Exception):
         self.step, self.failure = step, failure
 
 
-def checkpoint_before(run: RunFolder, step: int, every: int | None) -> Path | None:
-    """The checkpoint to go back to: the newest of at most ``step`` steps, or None.
+def ways_back(steps: Iterable[int], step: int, config: TrainConfig) -> list[int]:
+    """Of checkpoints by their steps, those of at most ``step`` steps, the one to go back to first.
 
     One that was written in its turn is preferred to one that a signal asked for, so that an
     interrupted run goes back to where an undisturbed one does.
     """
-    whole = [
-        (every is not None and found % every == 0, found)
-        for found in checkpoint.steps_on_disk(run.checkpoints)
-        if found <= step and not checkpoint.problem(run.checkpoints / checkpoint.folder_name(found))
-    ]
-    return run.checkpoints / checkpoint.folder_name(max(whole)[1]) if whole else None
+
+    def turn(found: int) -> tuple[bool, ...]:
+        periods = (config.checkpoint_every, config.keep_every)
+        return tuple(every is not None and found % every == 0 for every in periods)
+
+    return sorted((s for s in steps if s <= step), key=lambda s: (turn(s), s), reverse=True)
+
+
+def checkpoint_before(run: RunFolder, step: int, config: TrainConfig) -> Path | None:
+    """The whole checkpoint to go back to from a step, or None; see :func:`ways_back`."""
+    for found in ways_back(checkpoint.steps_on_disk(run.checkpoints), step, config):
+        path = run.checkpoints / checkpoint.folder_name(found)
+        if checkpoint.problem(path) is None:
+            return path
+    return None
 
 
 class Guard:
@@ -49,13 +59,18 @@ class Guard:
     Args:
         system: whose state is looked at after a skipped step.
         config: the policy and its limits.
-        run: takes the events.
+        log: takes the events.
     """
 
-    def __init__(self, system: System, config: TrainConfig, run: RunFolder) -> None:
-        self.system, self.config, self.run = system, config, run
+    def __init__(self, system: System, config: TrainConfig, log: EventLog) -> None:
+        self.system, self.config, self.log = system, config, log
         self.in_a_row = self.rolled_back = 0
         self._first = 0
+
+    @property
+    def first(self) -> int | None:
+        """The first of the steps in a row that were not finite up to now; None without."""
+        return self._first if self.in_a_row else None
 
     def passed(self) -> None:
         """A step was finite."""
@@ -82,7 +97,7 @@ class Guard:
         }
         policy = self.config.nan
         if distributed.rank() == 0:
-            self.run.event("not_finite", policy=policy, in_a_row=self.in_a_row, **facts)
+            self.log.event("not_finite", policy=policy, in_a_row=self.in_a_row, **facts)
         if policy != "stop" and self.in_a_row < self.config.nan_limit and self._sound():
             return
         failure = TrainingError(

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from rhyme.errors import ConfigError, nearest
 from rhyme.run import RunFolder
+from rhyme.training.log import EventLog
 
 Figures = Mapping[str, float]
 
@@ -133,13 +134,16 @@ class Loggers:
         names: of :data:`LOGGERS`.
         run: the run.
         step: steps done before this part of the run.
+        log: takes the events; the run itself if not said otherwise.
 
     Raises:
         ConfigError: a name is unknown, or its library is not installed.
     """
 
-    def __init__(self, names: Iterable[str], run: RunFolder, step: int = 0) -> None:
-        self.run = run
+    def __init__(
+        self, names: Iterable[str], run: RunFolder, step: int = 0, log: EventLog | None = None
+    ) -> None:
+        self.run, self._log = run, log or run
         self._open: dict[str, Logger] = {}
         names = tuple(names)
         check_loggers(names)
@@ -167,4 +171,5 @@ class Loggers:
             work()
         except Exception as error:
             self._open.pop(name, None)
-            self.run.event("logger_failed", logger=name, reason=f"{type(error).__name__}: {error}")
+            reason = f"{type(error).__name__}: {error}"
+            self._log.event("logger_failed", logger=name, reason=reason)

@@ -36,6 +36,7 @@ from rhyme.training.environment import (
     resolve_device,
 )
 from rhyme.training.guard import RollBack
+from rhyme.training.log import RunLog
 from rhyme.training.metrics import forget_rows_after
 from rhyme.training.monitors import collapse_error
 from rhyme.training.packages import load_module
@@ -110,9 +111,8 @@ class Trainer:
         self._features, self._load, self._asked = features, load, stop
         self._leader = distributed.rank() == 0
         self._check()
-        self.stepper = Stepper(
-            self.system, config, run, tell=lambda text: self.recorder.progress.say(text)
-        )
+        self.log = RunLog(run, config.save_errors, self._say)
+        self.stepper = Stepper(self.system, config, self.log, tell=self._say)
         # Every repeat of a phase takes a batch, so an epoch may have fewer steps than batches.
         repeats = sum(phase.repeats for phase in self.stepper.phases())
         self.steps_per_epoch = source.batches_per_epoch / repeats
@@ -121,7 +121,7 @@ class Trainer:
         self._begun: int | None = None
         self._iterator: Iterator[Batch] | None = None
         shown = progress is not False and self._leader
-        self.recorder = Recorder(run, config, self.steps, leader=self._leader, shown=shown)
+        self.recorder = Recorder(self.log, config, self.steps, leader=self._leader, shown=shown)
         self.saver = Saver(
             self.system,
             self.stepper,
@@ -130,10 +130,13 @@ class Trainer:
             run,
             self.device,
             self._counters,
-            say=lambda text: self.recorder.progress.say(text),
+            say=self._say,
             about=about,
             extra=extra,
         )
+
+    def _say(self, text: str) -> None:
+        self.recorder.say(text)
 
     def _check(self) -> None:
         if self.source.batches_per_epoch < 1:
@@ -181,7 +184,7 @@ class Trainer:
                 self.system.finish(self._context())
             self.saver.export(self.step, last=True)
             if self._leader:
-                self.run.event("finished", step=self.step, seconds=round(seconds, 3))
+                self.log.event("finished", step=self.step, seconds=round(seconds, 3))
         return TrainResult(
             steps=self.step,
             seconds=seconds,
@@ -205,7 +208,7 @@ class Trainer:
             redone = forget_rows_after(self.run, self.step) if resume else 0
             kind = "started" if path is None else "resumed"
             facts |= {"rows_redone": redone, "process": process()}
-            self.run.event(kind, step=self.step, steps=self.steps, **facts)
+            self.log.event(kind, step=self.step, steps=self.steps, **facts)
 
     def _train(self, request: StopRequest) -> None:
         config, recorder = self.config, self.recorder
@@ -251,15 +254,16 @@ class Trainer:
         ahead, batches = self.source.state_dict(), self.batches
         guard, seconds = self.stepper.guard.state_dict(), self.recorder.seconds
         self._restore(path)
+        self.saver.forget_after(self.step)
         self.source.load_state_dict(ahead)
         self.batches = batches
         self.stepper.guard.load_state_dict(guard)
         self.recorder.rewound(seconds)
-        self.recorder.progress.say(f"not finite after step {request.step}: back to {path.name}")
+        self._say(f"not finite after step {request.step}: back to {path.name}")
         if self._leader:
-            forget_rows_after(self.run, self.step)
+            self.log.attempt(lambda: forget_rows_after(self.run, self.step))
             facts = {"number": guard["rolled_back"], "of": self.config.rollbacks}
-            self.run.event("rolled_back", step=request.step, to=self.step, **facts)
+            self.log.event("rolled_back", step=request.step, to=self.step, **facts)
 
     def _stop_asked(self) -> bool:
         return self._asked is not None and self._asked(self.step)
@@ -269,7 +273,7 @@ class Trainer:
 
     def _leave(self, cause: str) -> None:
         if self._leader:
-            self.run.event("preempted", step=self.step, cause=cause)
+            self.log.event("preempted", step=self.step, cause=cause)
         raise Preempted(
             f"stopped by {cause} after step {self.step} of {self.steps}; the state is saved",
             file=self.run.path,

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rhyme.errors import RhymeError, RunError
-from rhyme.run import RunFolder, append_jsonl
+from rhyme.errors import RhymeError
+from rhyme.run import append_jsonl
 from rhyme.systems.base import StepOutput, System
 from rhyme.training.config import TrainConfig
+from rhyme.training.log import RunLog
 from rhyme.training.loggers import Loggers
 from rhyme.training.metrics import Window
 from rhyme.training.monitors import CollapseAlarm, key_distances, watch
@@ -28,7 +29,7 @@ class Recorder:
     """Counts, times and writes for the loop.
 
     Args:
-        run: the run folder.
+        log: the log of the run.
         config: options of the training.
         steps: steps of the run.
         leader: whether this rank writes.
@@ -36,9 +37,9 @@ class Recorder:
     """
 
     def __init__(
-        self, run: RunFolder, config: TrainConfig, steps: int, *, leader: bool, shown: bool
+        self, log: RunLog, config: TrainConfig, steps: int, *, leader: bool, shown: bool
     ) -> None:
-        self.run, self.config, self.steps = run, config, steps
+        self.run, self.run_log, self.config, self.steps = log.run, log, config, steps
         self.leader, self.shown = leader, shown
         self.window = Window()
         self.alarm = CollapseAlarm(config.collapse, config.collapse_logs)
@@ -46,7 +47,7 @@ class Recorder:
         self.final_loss = float("nan")
         self.items, self.wait = 0, 0.0
         self._seconds = 0.0
-        self._loggers = Loggers((), run)
+        self._loggers = Loggers((), log.run)
         self.start(0)
 
     def start(self, step: int, passed_over: Sequence[str] | None = None) -> None:
@@ -65,6 +66,14 @@ class Recorder:
         self._mark = (self._began, 0, 0.0)  # of the window: when, items and wait until then
         self._clock: deque[float] = deque(maxlen=101)
         self.progress = Progress(self.steps, done=step, shown=False)
+        self._opened = False
+
+    def say(self, text: str) -> None:
+        """Tell the user a line, at the latest when progress is shown."""
+        if self._opened:
+            self.progress.say(text)
+        else:
+            self._told.append(text)
 
     def tell_mask(self, masked: bool | None, items: int, groups: int) -> None:
         """Say at the start whether an item's own group is left out of its negatives.
@@ -83,11 +92,12 @@ class Recorder:
 
     def open(self, device: torch.device) -> None:
         """Show progress, and write run logs, from here on."""
-        if self.leader:
-            self._loggers = Loggers(self.config.loggers, self.run, self.first)
         self.progress = Progress(self.steps, done=self.first, shown=self.shown)
+        self._opened = True
         for line in self._told:
             self.progress.say(line)
+        if self.leader:
+            self._loggers = Loggers(self.config.loggers, self.run, self.first, self.run_log)
         if self.steps - self.first > ESTIMATE_AFTER:
             self.progress.say(f"training on {device}: measuring {ESTIMATE_AFTER} steps ...")
 
@@ -133,7 +143,7 @@ class Recorder:
             left = self.left(step)
             self.progress.say(f"about {duration(left)} for {self.steps - step} more steps")
             if self.leader:
-                self.run.event("estimate", step=step, seconds_left=round(left, 1))
+                self.run_log.event("estimate", step=step, seconds_left=round(left, 1))
 
     def left(self, step: int) -> float:
         """Seconds to the last step, by the pace of up to a hundred steps."""
@@ -208,7 +218,7 @@ class Recorder:
         for name in ringing:
             self.progress.say(f"warning: the embedding '{name}' has collapsed, see events.jsonl")
             if self.leader:
-                self.run.event("collapse", step=step, embedding=name, monitors=monitors)
+                self.run_log.event("collapse", step=step, embedding=name, monitors=monitors)
         return ringing
 
     def _still(self, step: int, norm: float) -> None:
@@ -220,7 +230,7 @@ class Recorder:
                 "nothing is learned; look at the loss and at masked_rows in metrics.jsonl"
             )
             if self.leader:
-                self.run.event("no_gradient", step=step, rows=self.still)
+                self.run_log.event("no_gradient", step=step, rows=self.still)
 
     def rewound(self, seconds: float) -> None:
         """The run went back to a saved state; the time it has taken stays."""
@@ -235,7 +245,7 @@ class Recorder:
                     measured = {k: float(v) for k, v in probe(system).items()}
             except RhymeError as error:
                 if self.leader:
-                    self.run.event("probe_failed", step=step, probe=name, reason=error.reason)
+                    self.run_log.event("probe_failed", step=step, probe=name, reason=error.reason)
                 continue
             if measured:
                 figures[name] = measured
@@ -245,15 +255,9 @@ class Recorder:
 
     def _write(self, row: Mapping[str, Any]) -> None:
         """Append a row; on a disk that refuses it, stop or go on without it, as was asked."""
-        if not self.leader:
-            return
-        self._loggers.log(row)
-        try:
-            append_jsonl(self.run.metrics, row)
-        except RunError as error:
-            if self.config.save_errors == "stop":
-                raise
-            self.progress.say(f"warning: {error.cause}; training goes on")
+        if self.leader:
+            self._loggers.log(row)
+            self.run_log.attempt(lambda: append_jsonl(self.run.metrics, row))
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to write the rows of an undisturbed one."""

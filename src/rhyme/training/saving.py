@@ -28,22 +28,20 @@ from rhyme.errors import (
 )
 from rhyme.loading.batch import Source
 from rhyme.run import RunFolder
-from rhyme.systems.base import RunContext, System
+from rhyme.systems.base import System
 from rhyme.training import checkpoint
-from rhyme.training.checkpoint import Checkpoint
 from rhyme.training.config import TrainConfig
 from rhyme.training.environment import environment
-from rhyme.training.guard import checkpoint_before
-from rhyme.training.packages import export_packages, load_module
+from rhyme.training.guard import checkpoint_before, ways_back
+from rhyme.training.newest import check_same, latest
+from rhyme.training.packages import export_packages
 from rhyme.training.parallel import is_slice, to_slice
 from rhyme.training.state import (
     check_identity,
-    check_items,
     collect,
     data_facts,
     identity,
     restore,
-    restore_system,
 )
 from rhyme.training.stepper import Stepper
 from rhyme.training.together import save_together
@@ -150,23 +148,37 @@ class Saver:
         slices = {name for name, tensor in tensors.items() if is_slice(tensor)}
         if slices or self._leader:
             mine = {n: to_slice(t) for n, t in tensors.items() if self._leader or n in slices}
-            copies = self._copies.take(mine)
-            self._background.start(lambda: self._write(step, copies, slices, state))
+            copies, spare = self._copies.take(mine), self._to_spare(step)
+            self._background.start(lambda: self._write(step, copies, slices, state, spare))
             if last or not self.config.async_save:
                 failure = self._settle(tolerant=not last and self.config.save_errors == "warn")
         return failure
 
+    def _to_spare(self, step: int) -> int | None:
+        """The step whose checkpoint a roll back would take, were there one after this save."""
+        if self.config.nan != "rollback":
+            return None
+        first = self.stepper.guard.first  # of bad steps that may not have ended yet
+        saved = [*checkpoint.steps_on_disk(self.run.checkpoints), step]
+        return next(iter(ways_back(saved, step if first is None else first, self.config)), None)
+
     def _write(
-        self, step: int, tensors: Mapping[str, Tensor], slices: set[str], state: Mapping[str, Any]
+        self,
+        step: int,
+        tensors: Mapping[str, Tensor],
+        slices: set[str],
+        state: Mapping[str, Any],
+        spare: int | None,
     ) -> None:
-        folder, config = self.run.checkpoints, self.config
+        folder, keep, every = self.run.checkpoints, self.config.keep, self.config.keep_every
         whole = {name: tensor for name, tensor in tensors.items() if name not in slices}
-        keep, every = config.keep, config.keep_every
         if slices:
             rows = {name: tensors[name] for name in slices}
-            save_together(folder, step, whole, rows, state, keep=keep, keep_every=every)
+            save_together(
+                folder, step, whole, rows, state, keep=keep, keep_every=every, spare=spare
+            )
         else:
-            checkpoint.save(folder, step, whole, state, keep=keep, keep_every=every)
+            checkpoint.save(folder, step, whole, state, keep=keep, keep_every=every, spare=spare)
 
     def _settle(self, tolerant: bool) -> BaseException | None:
         """Wait for the write in flight; a failure that is tolerated is told instead."""
@@ -195,13 +207,30 @@ class Saver:
             self._settle(tolerant=True)
 
     def find(self, resume: bool) -> Path | None:
-        """The checkpoint to start from; None to start from the beginning.
+        """The checkpoint to start from, on all ranks; None to start from the beginning.
+
+        The first rank chooses: what one rank can read, another one may not for a moment.
 
         Raises:
             CheckpointError: there are checkpoints and ``resume`` is False, or all are damaged.
+            StorageError: none can be read, of some for the storage under them.
         """
+        path: Path | None = None
+        failure: RhymeError | None = None
+        if self._leader:
+            try:
+                path = self._find(resume)
+            except RhymeError as error:
+                failure = error
+        facts = failure.facts() if failure is not None else None
+        path, facts = distributed.broadcast_object((path, facts))
+        if facts is not None:
+            raise failure or from_facts(facts)
+        return path
+
+    def _find(self, resume: bool) -> Path | None:
         if resume:
-            return checkpoint.latest(self.run, tell=self._leader, passed=self.passed_over)
+            return latest(self.run, passed=self.passed_over)
         if checkpoint.steps_on_disk(self.run.checkpoints):
             raise CheckpointError(
                 "the run has checkpoints already",
@@ -217,8 +246,18 @@ class Saver:
         self._settle(tolerant=True)
         distributed.barrier()  # where every rank writes its slices, all are on the disk
         if self._leader:
-            path = checkpoint_before(self.run, step, self.config.checkpoint_every)
+            path = checkpoint_before(self.run, step, self.config)
         return distributed.broadcast_object(path)
+
+    def forget_after(self, step: int) -> None:
+        """Drop what was saved after the step that the run went back to.
+
+        Raises:
+            CheckpointError: the disk refuses.
+        """
+        if self._leader:
+            checkpoint.drop_after(self.run.checkpoints, step)
+        distributed.barrier()  # nobody trains on before they are gone
 
     def restore(self, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         """Load a checkpoint into system, optimisers and source.
@@ -227,9 +266,12 @@ class Saver:
             The trainer's own state, and the environment that the checkpoint was written in.
 
         Raises:
-            CheckpointError: it is damaged, or of another configuration, catalog or build.
+            CheckpointError: it is damaged, or of another configuration, catalog or build, or not
+                the same on all ranks.
+            StorageError: the storage under it keeps failing.
         """
         held = checkpoint.read(path)
+        check_same(held)
         for name, now, what in (
             ("config", identity(self.system, self.config), "configuration"),
             ("data", data_facts(self.source), "catalog"),
@@ -279,56 +321,3 @@ def export_card(
     own = identity(system, config)["system"]
     facts = {"system": own, "step": step, "seed": config.seed}
     return facts | {"data": dict(data), "run": run.path.name}
-
-
-def load_newest(run: RunFolder, system: System, config: TrainConfig) -> Checkpoint:
-    """Give a fresh system the weights of a run's newest checkpoint; the run is not disturbed.
-
-    The run may be training: a checkpoint that it drops meanwhile is passed over for its newest.
-
-    Args:
-        run: the run folder.
-        system: the run's system, not set up.
-        config: the run's options.
-
-    Returns:
-        The checkpoint, for its step and its facts.
-
-    Raises:
-        CheckpointError: there is none, it is damaged, or it is of another configuration or build.
-    """
-    held = _read_newest(run)
-    check_identity(held.state.get("config", {}), identity(system, config), "configuration")
-    data = held.state["data"]
-    context = RunContext(
-        items=data["items"],
-        groups=data["groups"],
-        batch_size=config.batch_size,
-        steps=max(held.step, 1),
-        seed=config.seed,
-        load=load_module,
-    )
-    system.setup(context)
-    check_items(held.tensors, held.state)
-    restore_system(held.tensors, held.state, system)
-    return held
-
-
-def _read_newest(run: RunFolder) -> Checkpoint:
-    while True:
-        steps = checkpoint.steps_on_disk(run.checkpoints)
-        if not steps:
-            raise CheckpointError(
-                "the run has no checkpoint yet",
-                file=run.checkpoints,
-                stage="export",
-                remedy="wait for its first (train.checkpoint_every), or go on with it: "
-                f"rhyme train --resume {run.path}",
-            )
-        try:
-            path = checkpoint.latest(run, tell=False)
-            assert path is not None
-            return checkpoint.read(path)
-        except CheckpointError:
-            if checkpoint.steps_on_disk(run.checkpoints) == steps:
-                raise

@@ -131,7 +131,8 @@ def load_optimizer(optimizer: Optimizer, group: ParameterGroup, saved: Mapping[s
             )
         parameter = known[name]
         for key, value in table.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape and value.ndim:
+            # Whatever has the parameter's shape lies where it lies; the count of steps does not.
+            if isinstance(value, Tensor) and value.shape == parameter.shape and key != "step":
                 value = slice_like(value, parameter)
                 value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
             optimizer.state[parameter][key] = value

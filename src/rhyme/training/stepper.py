@@ -14,12 +14,12 @@ from torch.optim import Optimizer
 from rhyme import distributed
 from rhyme.errors import ConfigError, TrainingError, nearest
 from rhyme.loading.batch import Batch
-from rhyme.run import RunFolder
 from rhyme.systems.base import ParameterGroup, Phase, StepContext, StepOutput, System
 from rhyme.training.accumulation import cached_gradients, check_divides, seed_dropout
 from rhyme.training.compiling import Compiler
 from rhyme.training.config import ScheduleConfig, TrainConfig
 from rhyme.training.guard import Guard
+from rhyme.training.log import EventLog
 from rhyme.training.optim import build_optimizers
 from rhyme.training.parallel import build_parallel, clip_gradients, gradient_norm
 from rhyme.training.precision import Precision
@@ -45,7 +45,7 @@ class Stepper:
     Args:
         system: the system on its device.
         config: options of the training.
-        run: takes the events.
+        log: takes the events.
         tell: shows a line to the user.
 
     Raises:
@@ -56,10 +56,10 @@ class Stepper:
         self,
         system: System,
         config: TrainConfig,
-        run: RunFolder,
+        log: EventLog,
         tell: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.system, self.config, self.run, self.tell = system, config, run, tell
+        self.system, self.config, self.log, self.tell = system, config, log, tell
         ranks = distributed.world_size()
         check_divides(system, config.accumulate, config.batch_size, ranks)
         self.parallel = build_parallel(system, config.parallel)  # before groups and optimisers
@@ -68,8 +68,8 @@ class Stepper:
         self.optimizers = build_optimizers(groups, config.optimizer)
         self.schedules = {name: self._schedule(g) for name, g in self.groups.items()}
         self.precision = Precision(config.precision, next(iter(system.parameters())).device)
-        self.compiler = Compiler(system, config.compile, run, tell)
-        self.guard = Guard(system, config, run)
+        self.compiler = Compiler(system, config.compile, log, tell)
+        self.guard = Guard(system, config, log)
 
     @property
     def pairs(self) -> dict[str, tuple[Optimizer, ParameterGroup]]:
@@ -116,7 +116,7 @@ class Stepper:
             "shorten the warm-up (train.schedule.warmup_*) or train longer"
         )
         if distributed.rank() == 0:
-            self.run.event("warmup_unfinished", steps=steps, lr=base)
+            self.log.event("warmup_unfinished", steps=steps, lr=base)
 
     def reset(self, names: Iterable[str]) -> None:
         """Forget the state of groups' optimisers."""
@@ -218,7 +218,7 @@ class Stepper:
         if scale is None:
             self.guard.failed(batch, output, norm, at)
         elif distributed.rank() == 0:
-            self.run.event("overflow", step=at.step, phase=at.phase, scale=scale)
+            self.log.event("overflow", step=at.step, phase=at.phase, scale=scale)
 
     def state_dict(self) -> dict[str, Any]:
         """State of the step beside the optimisers': counts, scale of the loss, compiled or not."""

@@ -28,6 +28,7 @@ def save_together(
     *,
     keep: int,
     keep_every: int | None = None,
+    spare: int | None = None,
 ) -> None:
     """Write a checkpoint on all ranks together, and drop the oldest ones.
 
@@ -39,6 +40,7 @@ def save_together(
         state: on the first rank: JSON data.
         keep: newest checkpoints that stay, this one included.
         keep_every: those of every so many steps stay as well.
+        spare: on the first rank: the one of this step stays as well.
 
     Raises:
         CheckpointError: on the first rank: the disk refuses on some rank; earlier checkpoints are
@@ -77,4 +79,4 @@ def save_together(
         draft.commit({name: facts for table, _ in answers for name, facts in table.items()})
     except OSError as error:
         raise draft.refused(error) from error
-    checkpoint.prune(folder, step, keep, keep_every)
+    checkpoint.prune(folder, step, keep, keep_every, spare)
