@@ -202,13 +202,12 @@ class Trainer:
             changed = {k: [before.get(k), v] for k, v in facts.items() if before.get(k) != v}
             facts["changed"] = changed
         self.recorder.start(self.step, self.saver.passed_over if resume else None)
-        mask, source = self.system.mask_same_group, self.source
-        self.recorder.tell_mask(mask, source.items, source.groups)
+        self.recorder.tell_mask(self.system.mask_same_group, self.source)
         if self._leader:
             redone = forget_rows_after(self.run, self.step) if resume else 0
-            kind = "started" if path is None else "resumed"
             facts |= {"rows_redone": redone, "process": process()}
-            self.log.event(kind, step=self.step, steps=self.steps, **facts)
+            what = "started" if path is None else "resumed"
+            self.log.event(what, step=self.step, steps=self.steps, **facts)
 
     def _train(self, request: StopRequest) -> None:
         config, recorder = self.config, self.recorder
@@ -262,8 +261,8 @@ class Trainer:
         self._say(f"not finite after step {request.step}: back to {path.name}")
         if self._leader:
             self.log.attempt(lambda: forget_rows_after(self.run, self.step))
-            facts = {"number": guard["rolled_back"], "of": self.config.rollbacks}
-            self.log.event("rolled_back", step=request.step, to=self.step, **facts)
+            count, most = guard["rolled_back"], self.config.rollbacks
+            self.log.event("rolled_back", step=request.step, to=self.step, number=count, of=most)
 
     def _stop_asked(self) -> bool:
         return self._asked is not None and self._asked(self.step)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rhyme.errors import RhymeError
+from rhyme.loading.batch import Source
 from rhyme.run import append_jsonl
 from rhyme.systems.base import StepOutput, System
 from rhyme.training.config import TrainConfig
@@ -75,17 +76,16 @@ class Recorder:
         else:
             self._told.append(text)
 
-    def tell_mask(self, masked: bool | None, items: int, groups: int) -> None:
+    def tell_mask(self, masked: bool | None, source: Source) -> None:
         """Say at the start whether an item's own group is left out of its negatives.
 
         Args:
             masked: as the system decided; None where it has no negatives, of which nothing is said.
-            items: items of the training set.
-            groups: groups among them.
+            source: the training set.
         """
         if masked is None:
             return
-        state = "on" if masked else "off"
+        state, items, groups = "on" if masked else "off", source.items, source.groups
         self._told.append(f"same-group mask: {state} ({items} items of {groups} groups)")
         if self.leader:
             self.run.event("same_group_mask", active=masked, items=items, groups=groups)
