@@ -195,7 +195,7 @@ def embed_moment(
 
 def _clip(
     plan: InferencePlan, info: MediaInfo, time: float, span: tuple[float, float]
-) -> NDArray[np.float64]:
+) -> NDArray[np.floating]:
     """Times ``[t]`` of a clip, as `rhyme.loading.inference_batches` takes them of an item."""
     rate = info.fps if info.fps > 0 else 1.0
     spacing = plan.spacing if plan.spacing > 0 else max(plan.stride, 1) / rate
