@@ -114,3 +114,11 @@ def test_a_loss_that_was_not_finite_is_read(run: RunFolder) -> None:
     (line,) = api.runs(run.path)
     assert line.step == 7
     assert line.curve.endswith(" ")
+
+
+@pytest.mark.parametrize(
+    "kind", ["save_failed", "export_failed", "no_gradient", "rolled_back", "restarted"]
+)
+def test_what_asks_for_a_look_is_trouble(run: RunFolder, kind: str) -> None:
+    run.event(kind)
+    assert api.runs(run.path)[0].trouble == {kind: 1}

@@ -87,6 +87,15 @@ def test_tensorboard_holds_the_figures_and_forgets_steps_that_are_done_again(run
     assert scalars(run)["loss"] == [(1, 1.0), (2, 2.0), (3, 30.0)]
 
 
+def test_tensorboard_forgets_the_steps_of_a_run_that_died_before_its_first_checkpoint(run) -> None:
+    for factor in (1, 10):
+        loggers = Loggers(["tensorboard"], run)
+        for step in (1, 2):
+            loggers.log({**ROW, "step": step, "loss": float(step * factor)})
+        loggers.close()
+    assert scalars(run)["loss"] == [(1, 10.0), (2, 20.0)]
+
+
 def test_trackers_get_the_figures_and_one_identity_for_all_parts_of_a_run(run, tracker) -> None:
     for part in (0, 3):
         loggers = Loggers([tracker.__name__], run, step=part)

@@ -26,7 +26,8 @@ _TURNS: dict[str, State] = {
     "finished": "finished",
 }
 _TROUBLE = ("quarantined", "partial", "missing", "damaged", "left_out", "not_finite", "collapse",
-            "probe_failed", "checkpoint_damaged", "logger_failed")  # fmt: skip
+            "no_gradient", "rolled_back", "restarted", "probe_failed", "checkpoint_damaged",
+            "save_failed", "export_failed", "logger_failed")  # fmt: skip
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 16
 

@@ -40,8 +40,10 @@ class _TensorBoard:
     def __init__(self, run: RunFolder, step: int) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        folder = str(run.path / "tensorboard")
-        self._writer = SummaryWriter(folder, purge_step=step + 1 if step else None)
+        folder = run.path / "tensorboard"
+        # Rows may be there without any checkpoint: of a run that died before its first one.
+        again = step + 1 if folder.exists() else None
+        self._writer = SummaryWriter(str(folder), purge_step=again)
 
     def log(self, step: int, figures: Figures) -> None:
         for name, value in figures.items():
