@@ -61,8 +61,9 @@ class Found:
         ignored: number of files left out, by kind; pictures of archives count as such, what else
             lies beside them by suffix.
         labels: classes that lie beside the pictures of archives.
-        parts: endings of the pictures of archives that share a sample with others, with their
-            number: ``{"input.jpg": 100, "mask.png": 100}``.
+        parts: endings that the samples of archives share, with the number of pictures of each:
+            ``{"input.jpg": 100, "mask.png": 100}``.
+        samples: the samples of archives that hold several pictures.
         seen: number of files met.
     """
 
@@ -71,6 +72,7 @@ class Found:
     ignored: dict[str, int] = field(default_factory=dict[str, int])
     labels: ShardLabels = field(default_factory=ShardLabels)
     parts: dict[str, int] = field(default_factory=dict[str, int])
+    samples: frozenset[str] = frozenset()
     seen: int = 0
 
     def source(self, candidate: Candidate) -> str:
@@ -78,8 +80,10 @@ class Found:
 
         So a picture and its mask, or two crops of a picture, lie on one side of a split.
         """
-        apart = candidate.member is None
-        return candidate.path if apart else sample_of(candidate.path, self.parts)
+        if candidate.member is None or not self.samples:
+            return candidate.path
+        sample = sample_of(candidate.path)
+        return sample if sample in self.samples else candidate.path
 
 
 def listing(found: Found) -> str:

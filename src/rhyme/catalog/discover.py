@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from rhyme.catalog.candidates import Candidate, Found, Unreadable
 from rhyme.catalog.frame_runs import frame_runs, picture
-from rhyme.catalog.shard_labels import SUFFIX, ShardLabels, parts
+from rhyme.catalog.shard_labels import SUFFIX, ShardLabels, several
 from rhyme.errors import DataError, MediaError, printable
 from rhyme.media import (
     ARCHIVES,
@@ -157,7 +157,8 @@ def discover(
     if excluded:
         found.ignored["excluded"] = excluded
     found.candidates.sort(key=lambda c: c.path)
-    found.parts = parts(c.path for c in found.candidates if c.member is not None)
+    inner = (c.path for c in found.candidates if c.member is not None)
+    found.parts, found.samples = several(inner)
     return found
 
 
