@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import zipfile
@@ -137,6 +138,29 @@ def test_linked_folders_are_entered_once(films: Films) -> None:
     root = films("sub/a.mp4")
     (root / "loop").symlink_to(root, target_is_directory=True)
     assert len(scan(root)) == 1
+
+
+def test_folders_that_cannot_be_read_are_named(
+    films: Films, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = films("a.mp4", "closed/b.mp4", "lost+found/c.mp4", "open/d.mp4")
+    real = os.scandir
+    closed = {"closed", "lost+found"}
+
+    def scandir(folder: str | Path) -> object:
+        if Path(folder).name in closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    catalog = scan(root)
+    assert paths(catalog) == ["a.mp4", "open/d.mp4"]
+    (row,) = catalog.quarantine.to_pylist()
+    assert row["path"] == "closed"
+    assert row["reason"] == "FileMissing: the folder cannot be read: Permission denied"
+    closed.add("data")
+    with pytest.raises(DataError, match="the folder cannot be read: Permission denied"):
+        scan(root)
 
 
 def test_r2v2_folders(tmp_path: Path, picture: Pictures) -> None:

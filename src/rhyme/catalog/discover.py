@@ -37,7 +37,7 @@ ACCEPTED = (
     "wav mp3 flac ogg m4a"
 )
 
-_SKIPPED_FOLDERS = frozenset(("truth", "Annotations", "__pycache__", "__MACOSX"))
+_SKIPPED_FOLDERS = frozenset(("truth", "Annotations", "__pycache__", "__MACOSX", "lost+found"))
 _KNOWN_OTHER = frozenset(
     (
         *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".md", ".arrow", ".parquet", ".npz", ".npy"),
@@ -62,8 +62,8 @@ def discover(
 ) -> Found:
     """List the candidates of a folder.
 
-    Hidden files and folders, folders called ``truth`` or ``Annotations``, tables and texts are
-    passed over. Pictures named
+    Hidden files and folders, folders called ``truth``, ``Annotations`` or ``lost+found``, tables
+    and texts are passed over; folders that cannot be read are named. Pictures named
     ``<id>_<frame>.jpg`` in a folder named after the first two letters of the id (R2V2) are one
     frame folder an id; two or more pictures of a folder whose names are all numbers are one frame
     folder; other pictures are items of their own, and so is every picture within a zip or tar file.
@@ -77,13 +77,13 @@ def discover(
         limits: bounds for archives.
 
     Raises:
-        DataError: no such folder.
+        DataError: no such folder, or it cannot be read.
     """
-    places = [(root.parent, [root.name])] if root.is_file() else _walk(root)
+    found = Found()
+    places = [(root.parent, [root.name])] if root.is_file() else _walk(root, found.unreadable)
     root = root.parent if root.is_file() else root
     if not root.is_dir():
         raise DataError("no such folder", file=root, stage="scan", remedy="check the path")
-    found = Found()
     by_kind: dict[Kind, list[Candidate]] = {"video": [], "frames": [], "image": [], "audio": []}
     wanted = None if kinds is None else set(kinds)
     in_archives: list[Unreadable] = []
@@ -228,11 +228,36 @@ def _escaped(path: str) -> str | None:
     return None
 
 
-def _walk(root: Path) -> Iterable[tuple[Path, list[str]]]:
-    """Folders and their visible files; linked folders are entered once."""
+def _walk(root: Path, unreadable: list[Unreadable]) -> Iterable[tuple[Path, list[str]]]:
+    """Folders and their visible files; linked folders are entered once.
+
+    A folder below that cannot be read goes to ``unreadable``.
+    """
     entered: set[tuple[int, int]] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        facts = Path(folder).stat()
+
+    def refused(error: OSError) -> None:
+        folder = Path(error.filename or root)
+        told = f"the folder cannot be read: {error.strerror}"
+        if folder == root:
+            raise DataError(
+                told, file=root, stage="scan", remedy="check its permissions and the disk"
+            ) from error
+        path = folder.relative_to(root).as_posix()
+        unreadable.append(
+            Unreadable(
+                _escaped(path) or path,
+                f"FileMissing: {told}",
+                "check the folder's permissions and the disk",
+            )
+        )
+
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=refused):
+        try:
+            facts = Path(folder).stat()
+        except OSError as error:
+            folders.clear()
+            refused(error)
+            continue
         if (facts.st_dev, facts.st_ino) in entered:
             folders.clear()
             continue
