@@ -122,7 +122,9 @@ def scan(
     note = target.with_name(target.name + ".journal") if own and target is not None else journal
     digest = _digest(depth, spacing, limits)
     with Journal(None if note is None else Path(note), digest) as log:
-        results, reused = _examine_all(root, found, log, depth, spacing, workers, limits, progress)
+        results, reused, failed = _examine_all(
+            root, found, log, depth, spacing, workers, limits, progress
+        )
         if lists is None:
             chosen, told = _labels_for(root, found, results, table, labels), {}
         else:
@@ -143,7 +145,14 @@ def scan(
                 "kinds": listed,
                 "include": patterns,
             },
-            extra={"reused": reused, "listing": listing(found), "parts": found.parts, **told},
+            extra={
+                "reused": reused,
+                # Without a listing a kept catalog is not used again: what a disk refused for a
+                # while is looked at once more, and the journal knows the rest.
+                "listing": None if failed else listing(found),
+                "parts": found.parts,
+                **told,
+            },
         )
         if target is not None:
             catalog = catalog.save(target)
@@ -194,10 +203,11 @@ def _examine_all(
     workers: int,
     limits: Limits,
     progress: Progress | None,
-) -> tuple[list[dict[str, Any]], int]:
-    """What is known of each candidate, in order, and how many were known before."""
+) -> tuple[list[dict[str, Any]], int, int]:
+    """What is known of each candidate, in order; how many were known; how many no disk gave."""
     results = [log.get(candidate) for candidate in found.candidates]
     missing = [i for i, result in enumerate(results) if result is None]
+    failed = 0
     done = reused = len(results) - len(missing)
     tasks = (
         Task(
@@ -216,12 +226,14 @@ def _examine_all(
         # A worker that died or hung answers with an error: that file is to blame.
         result = refusal(root, candidate, answer) if isinstance(answer, Exception) else answer
         results[i] = result
-        if not isinstance(answer, StorageError):  # the next scan looks again
+        if isinstance(answer, StorageError):
+            failed += 1  # the next scan looks again
+        else:
             log.add(candidate, result)
         done += 1
         if progress is not None:
             progress(done, len(results))
-    return cast("list[dict[str, Any]]", results), reused
+    return cast("list[dict[str, Any]]", results), reused, failed
 
 
 def _labels_for(

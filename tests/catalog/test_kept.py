@@ -1,0 +1,68 @@
+"""Catalogs that commands keep of a folder: when one is used again, and what a change costs."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rhyme.catalog import Catalog, open_data
+from rhyme.catalog import examine as examining
+from rhyme.errors import StorageError
+
+Pictures = Callable[..., Path]
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Callable[..., Catalog]:
+    """Open ``data/`` as commands do, with a cache of its own."""
+
+    def open_kept(**options: Any) -> Catalog:
+        return open_data(tmp_path / "data", cache=tmp_path / "cache", **options)
+
+    return open_kept
+
+
+@pytest.fixture
+def looked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that are looked at, in order."""
+    scanning = importlib.import_module("rhyme.catalog.scan")
+    seen: list[str] = []
+
+    def watched(task: examining.Task) -> dict[str, Any]:
+        seen.append(task.candidate.path)
+        return examining.examine(task)
+
+    monkeypatch.setattr(scanning, "examine", watched)
+    return seen
+
+
+def test_a_kept_catalog_forgets_what_the_storage_refused(
+    tmp_path: Path,
+    picture: Pictures,
+    kept: Callable[..., Catalog],
+    looked: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in "abc":
+        picture(tmp_path / "data" / f"{name}.png")
+    real, failing = examining.probe, {"b.png"}
+
+    def probe(path: Path, *rest: Any, **more: Any) -> object:
+        if path.name in failing:
+            raise StorageError("the storage failed 4 times", file=path)
+        return real(path, *rest, **more)
+
+    monkeypatch.setattr(examining, "probe", probe)
+    assert len(kept()) == 2
+    assert kept().quarantine["path"].to_pylist() == ["b.png"]
+    failing.clear()
+    looked.clear()
+    assert len(kept()) == 3
+    assert looked == ["b.png"]
+    looked.clear()
+    assert len(kept()) == 3
+    assert looked == []
