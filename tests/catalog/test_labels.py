@@ -42,6 +42,34 @@ def test_other_folders_are_no_classes_unless_asked(films: Films, names: tuple[st
     assert forced.item(0).labels["label"] == names[-1].split("/")[0] or "/" in forced.item(0).path
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train/a.mp4", "train/b.mp4", "test/c.mp4"),
+        ("train/x/a.mp4", "train/x/b.mp4", "train/y/d.mp4", "test/x/c.mp4"),
+        ("train/p/x/a.mp4", "test/p/y/b.mp4"),
+    ],
+    ids=["no classes", "a class of one item", "deeper folders"],
+)
+def test_split_folders_are_splits_without_classes_too(films: Films, names: tuple[str, ...]) -> None:
+    catalog = scan(films(*names))
+    assert catalog.label_columns == []
+    for i in range(len(catalog)):
+        item = catalog.item(i)
+        assert item.split == item.path.split("/")[0]
+
+
+def test_split_folders_above_folders_of_video_ids(
+    tmp_path: Path, picture: Callable[..., Path]
+) -> None:
+    for split, video in (("train", "abXXXXXXXXX"), ("test", "cdYYYYYYYYY")):
+        for frame in (0, 150):
+            picture(tmp_path / split / video[:2] / f"{video}_{frame:06}.jpg")
+    catalog = scan(tmp_path)
+    assert catalog.splits == ["test", "train"]
+    assert catalog.label_columns == []
+
+
 def test_csv_beside_the_files(films: Films) -> None:
     root = films("a.mp4", "b.mp4", "sub/c d.mp4")
     (root / "labels.csv").write_text(

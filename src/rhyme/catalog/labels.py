@@ -257,17 +257,18 @@ def from_folders(paths: list[str], *, force: bool) -> Labels | None:
         force: take the first folder of each path, or the second where the first is a split; items
             at the top get no label. Otherwise labels are given only where every path has exactly
             one folder (below its split), there are two classes or more, and each has two items or
-            more.
+            more. Splits need no classes.
 
     Returns:
-        Labels in the column ``label``, or None where the folder has no such form.
+        Labels in the column ``label``; no column where the folders are splits and no classes; None
+        where they are neither.
     """
     splits, classes = by_split(paths)
     counts = Counter(p[0] for p in classes.values() if p)
     if not force:
         flat = all(len(p) == 1 for p in classes.values())
         if not flat or len(counts) < 2 or min(counts.values()) < 2:
-            return None
+            return Labels(splits=splits) if splits else None
     return Labels(
         names=["label"],
         main="label",

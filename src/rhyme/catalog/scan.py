@@ -19,6 +19,7 @@ from rhyme.catalog.journal import Journal
 from rhyme.catalog.labels import (
     Columns,
     Labels,
+    by_split,
     find_path_column,
     from_folders,
     read_csv,
@@ -268,6 +269,8 @@ def _labels_for(
     if str(labels) == "folder":
         return from_folders(usable, force=True) or Labels()
     chosen = found.labels.labels(usable)
-    if chosen is None and not any(candidate.r2v2 for candidate in found.candidates):
+    if chosen is None and any(candidate.r2v2 for candidate in found.candidates):
+        chosen = Labels(splits=by_split(usable)[0])  # folders of two letters are no classes
+    elif chosen is None:
         chosen = from_folders(usable, force=False)
     return replace(chosen or Labels(), bad=found.labels.faults)
