@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, ValuesView
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,57 @@ def test_files_without_a_line_stay_unlabelled(films: Films) -> None:
     (root / "labels.csv").write_text("file,label\na.mp4,x\n")
     codes, _ = scan(root).labels()
     assert codes.tolist() == [0, -1]
+
+
+def test_paths_from_elsewhere(
+    films: Films, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = films("a.mp4", "b.mp4", "c.mp4", "d.mp4")
+    (tmp_path / "link").symlink_to(tmp_path)
+    table = tmp_path / "table.csv"
+    lines = [root / "a.mp4", "data/b.mp4", tmp_path / "x" / ".." / "data" / "c", "./data/../data/d"]
+    table.write_text("path,label\n" + "".join(f"{line},{k}\n" for k, line in enumerate(lines)))
+    monkeypatch.chdir(tmp_path)
+    for folder in ("data", root, "data/../data", "link/data"):
+        catalog = scan(folder, labels=table)
+        assert catalog.labels()[1] == ["0", "1", "2", "3"]
+        assert catalog.root.is_absolute()
+    monkeypatch.chdir(root)
+    for folder in (".", "../data"):
+        catalog = scan(folder, labels="../table.csv")
+        assert catalog.labels()[1] == ["0", "1", "2", "3"]
+        assert catalog.root.name == "data"
+
+
+def test_a_table_for_a_folder_that_is_one_film(
+    tmp_path: Path, picture: Callable[..., Path]
+) -> None:
+    for k in range(3):
+        picture(tmp_path / "run" / f"{k}.png")
+    (tmp_path / "run" / "labels.csv").write_text("path,label\n.,x\n0,y\n")
+    catalog = scan(tmp_path / "run")
+    assert catalog.item(0).labels == {"label": "x"}
+    assert catalog.quarantine["path"].to_pylist() == ["0"]
+    table = tmp_path / "table.csv"
+    table.write_text("path,label\nrun,z\n")
+    assert scan(tmp_path / "run", labels=table).item(0).labels == {"label": "z"}
+
+
+def test_many_lines_are_matched_in_one_go(films: Films, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Matched(dict[str, str]):
+        asked = 0
+
+        def values(self) -> ValuesView[str]:
+            Matched.asked += 1
+            return super().values()
+
+    scanning = importlib.import_module("rhyme.catalog.scan")
+    real = scanning.resolve
+    monkeypatch.setattr(scanning, "resolve", lambda *a, **k: Matched(real(*a, **k)))
+    root = films("a.mp4")
+    (root / "labels.csv").write_text("file,label\na.mp4,x\n" + "".join(f"{k},y\n" for k in "bcd"))
+    assert scan(root).quarantine["path"].to_pylist() == ["b", "c", "d"]
+    assert Matched.asked == 1
 
 
 @pytest.mark.parametrize("strict", [False, True])

@@ -13,7 +13,7 @@ from rhyme.catalog.catalog import Catalog
 from rhyme.catalog.discover import discover
 from rhyme.catalog.lists import official_lists
 from rhyme.catalog.scan import scan
-from rhyme.catalog.storage import FILE_NAME
+from rhyme.catalog.storage import FILE_NAME, absolute_place
 from rhyme.errors import CatalogError, DataError
 
 
@@ -51,6 +51,7 @@ def open_data(path: str | Path, *, cache: str | Path | None = None, **options: A
         return scan(given, **options)
     if (given / FILE_NAME).is_file() and not options:
         return Catalog.open(given)
+    given = absolute_place(given)
     kept = cache_folder(cache) / "catalogs" / _name(given, options)
     file = kept / FILE_NAME
     if file.is_file():
@@ -85,7 +86,7 @@ def _name(folder: Path, options: dict[str, Any]) -> str:
     lists = official_lists(str(options.get("labels", "")), options.get("split_number"))
     tables += [] if lists is None else lists.files
     sums = [hashlib.sha256(t.read_bytes()).hexdigest() for t in tables if t.is_file()]
-    text = json.dumps([str(folder.absolute()), plain, sums], default=str, sort_keys=True)
+    text = json.dumps([str(folder), plain, sums], default=str, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 

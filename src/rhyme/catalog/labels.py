@@ -161,7 +161,7 @@ def read_csv(file: Path, columns: Columns) -> Labels:
                 value=row[:8],
                 remedy='put values that hold a comma in double quotes: "a, b"',
             )
-        path = _normal(row[path_at])
+        path = slashed(row[path_at])
         if not path:
             raise CatalogError(f"line {line}: the path is empty", file=file, stage="labels")
         if path in out.lines:
@@ -186,65 +186,10 @@ def read_csv(file: Path, columns: Columns) -> Labels:
     return out
 
 
-def resolve(labels: Labels, paths: list[str], root: Path, *, strict: bool) -> dict[str, str]:
-    """Match the paths of a CSV file with the items of a collection.
-
-    A path is relative to the collection's root, else to the CSV file's folder; a path without
-    suffix also matches the one file that differs by its suffix only.
-
-    Args:
-        labels: as read.
-        paths: relative paths of everything found, usable or not.
-        root: the collection's root.
-        strict: a path that matches nothing is an error; else it is left out.
-
-    Returns:
-        The path in the CSV file by the collection's path.
-
-    Raises:
-        CatalogError: two paths that match one file, or, if strict, paths that match nothing, with
-            their line numbers.
-    """
-    known = set(paths)
-    stems: dict[str, list[str]] = {}
-    for path in paths:
-        stems.setdefault(str(PurePosixPath(path).with_suffix("")), []).append(path)
-    prefix = ""
-    if labels.source is not None:
-        folder = labels.source.absolute().parent
-        if folder.is_relative_to(root.absolute()):
-            prefix = folder.relative_to(root.absolute()).as_posix() + "/"
-    matched: dict[str, str] = {}
-    lost: list[str] = []
-    for written in labels.lines:
-        beside = _normal(prefix + written)
-        inside = _normal(str(Path(written).relative_to(root))) if _within(written, root) else ""
-        options = [p for p in (written, beside, inside) if p in known]
-        if not options:
-            options = [p[0] for c in (written, beside) if len(p := stems.get(c, [])) == 1]
-        if options:
-            if (first := matched.setdefault(options[0], written)) != written:
-                raise CatalogError(
-                    f"line {labels.lines[written]}: the file is named a second time, first on line "
-                    f"{labels.lines[first]} as '{first}'",
-                    file=labels.source,
-                    stage="labels",
-                    value=written,
-                    remedy="keep one line a file",
-                )
-        else:
-            lost.append(written)
-    if lost and strict:
-        shown = "; ".join(f"line {labels.lines[p]}: {p}" for p in lost[:5])
-        raise CatalogError(
-            f"{len(lost)} of {len(labels.lines)} files named in the CSV file are not in the "
-            f"folder: {shown}{'; ...' if len(lost) > 5 else ''}",
-            file=labels.source,
-            stage="labels",
-            remedy="paths are relative to the scanned folder or to the CSV file; "
-            "mend them, or delete these lines",
-        )
-    return matched
+def slashed(path: str) -> str:
+    """A path as it is compared: without ``./``, one kind of slash; empty for nothing."""
+    text = path.strip().replace("\\", "/")
+    return str(PurePosixPath(text)) if text else ""
 
 
 def from_folders(paths: list[str], *, force: bool) -> Labels | None:
@@ -360,12 +305,3 @@ def _column(
         return header.index(asked)
     lowered = [name.lower() for name in header]
     return next((lowered.index(name) for name in usual if name in lowered), None)
-
-
-def _normal(path: str) -> str:
-    text = path.strip().replace("\\", "/")
-    return str(PurePosixPath(text)) if text else ""
-
-
-def _within(path: str, root: Path) -> bool:
-    return Path(path).is_absolute() and Path(path).is_relative_to(root)

@@ -24,12 +24,12 @@ from rhyme.catalog.labels import (
     from_folders,
     read_csv,
     read_header,
-    resolve,
 )
 from rhyme.catalog.lists import listed_labels, official_lists
+from rhyme.catalog.matching import resolve
 from rhyme.catalog.schema import VERSION
 from rhyme.catalog.shard_labels import SUFFIX
-from rhyme.catalog.storage import FILE_NAME
+from rhyme.catalog.storage import FILE_NAME, absolute_place
 from rhyme.errors import CatalogError, ConfigError, StorageError
 from rhyme.media import ARCHIVES, DEFAULT_LIMITS, Depth, Kind, Limits
 from rhyme.workers import map_ordered
@@ -103,7 +103,7 @@ def scan(
         raise ConfigError("segment must be above 0 seconds", value=segment, stage="scan")
     if spacing is not None and not (math.isfinite(spacing) and spacing > 0):
         raise ConfigError("spacing must be above 0 seconds", value=spacing, stage="scan")
-    given = Path(folder)
+    given = absolute_place(Path(folder))
     root = given.parent if given.is_file() else given
     single = given.is_file() and str(labels) == "auto"
     if single and given.suffix.lower() not in ARCHIVES:
@@ -248,6 +248,7 @@ def _labels_for(
     paths = [candidate.path for candidate in found.candidates]
     if table is not None:
         matched = resolve(table, paths, root, strict=str(labels) != "auto")
+        met = set(matched.values())
         return Labels(
             source=table.source,
             names=table.names,
@@ -260,7 +261,7 @@ def _labels_for(
             lost={
                 p: f"on line {line} of {table.source}"
                 for p, line in table.lines.items()
-                if p not in set(matched.values())
+                if p not in met
             },
         )
     if str(labels) == "none":

@@ -181,6 +181,11 @@ def check_unchanged(
         )
 
 
+def absolute_place(path: Path) -> Path:
+    """A path from the root of the file system, its last part a name: ``..`` is followed."""
+    return path.resolve() if ".." in path.parts else path.absolute()
+
+
 def relative_root(root: Path, file: Path) -> str | None:
     """The data's folder relative to the catalog file, where both can move together.
 
