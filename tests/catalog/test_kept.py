@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,3 +67,15 @@ def test_a_kept_catalog_forgets_what_the_storage_refused(
     looked.clear()
     assert len(kept()) == 3
     assert looked == []
+
+
+def test_a_kept_catalog_notices_frames_of_other_names(
+    tmp_path: Path, picture: Pictures, kept: Callable[..., Catalog]
+) -> None:
+    folder = tmp_path / "data" / "run"
+    for k in range(3):
+        os.utime(picture(folder / f"{k}.png"), (1, 1))
+    assert kept().item(0).files == ("run/0.png", "run/1.png", "run/2.png")
+    for k in range(3):
+        (folder / f"{k}.png").rename(folder / f"{k + 10}.png")
+    assert kept().item(0).files == ("run/10.png", "run/11.png", "run/12.png")

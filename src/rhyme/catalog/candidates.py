@@ -87,8 +87,13 @@ class Found:
 
 
 def listing(found: Found) -> str:
-    """A hash over path, size and time of everything found; it changes when the folder does."""
-    rows: list[object] = [(c.path, c.size, c.mtime_ns, len(c.files)) for c in found.candidates]
+    """A hash over path, size and time of everything found; it changes when the folder does.
+
+    Of a frame folder the names of its pictures count, and their sizes and first time as a whole.
+    """
+    rows: list[object] = [(c.path, c.size, c.mtime_ns, _names(c)) for c in found.candidates]
+    if any(candidate.member is not None for candidate in found.candidates):
+        rows.append(["samples", len(found.samples)])  # by another rule the groups are others
     if found.labels.seen:
         rows.append([found.labels.values, found.labels.faults])
     if pictures := found.ignored.get("image"):
@@ -96,3 +101,10 @@ def listing(found: Found) -> str:
     if found.unreadable:  # an archive may be damaged behind all that was found in it
         rows.append([list(fault) for fault in found.unreadable])
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _names(candidate: Candidate) -> str | int:
+    """A hash over the names of a frame folder's pictures; 0 for a file."""
+    if not candidate.files:
+        return 0
+    return hashlib.sha256(json.dumps(candidate.files).encode()).hexdigest()
