@@ -181,7 +181,10 @@ def _archived(
     pictures: list[Candidate] = []
     faults: list[Unreadable] = []
     others: list[str] = []
-    mtime = file.stat().st_mtime_ns if file.is_file() else 0
+    try:
+        mtime = file.stat().st_mtime_ns
+    except OSError:
+        mtime = 0  # what opens it below says why
     for found in members(file, limits=limits, read=(SUFFIX,)):
         if isinstance(found, MediaError):
             named = str(found.file).replace(str(file), path, 1)
@@ -279,6 +282,8 @@ def _kind(file: Path) -> Kind | None:
     if suffix in _KNOWN_OTHER:
         return None
     try:
+        if not file.is_file():  # to open a pipe would wait for its writer
+            return None
         with file.open("rb") as opened:
             magic = identify(opened.read(1024))
     except OSError:
