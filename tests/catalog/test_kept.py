@@ -79,3 +79,23 @@ def test_a_kept_catalog_notices_frames_of_other_names(
     for k in range(3):
         (folder / f"{k}.png").rename(folder / f"{k + 10}.png")
     assert kept().item(0).files == ("run/10.png", "run/11.png", "run/12.png")
+
+
+def test_under_other_labels_and_options_no_file_is_looked_at_again(
+    tmp_path: Path, picture: Pictures, kept: Callable[..., Catalog], looked: list[str]
+) -> None:
+    for name in "ab":
+        picture(tmp_path / "data" / f"{name}.png")
+    table = tmp_path / "data" / "labels.csv"
+    table.write_text("path,label\na.png,x\nb.png,y\n")
+    assert kept().labels()[1] == ["x", "y"]
+    assert looked == ["a.png", "b.png"]
+    looked.clear()
+    table.write_text("path,label\na.png,x\nb.png,z\n")
+    assert kept().labels()[1] == ["x", "z"]
+    assert kept(labels="none").label_columns == []
+    picture(tmp_path / "data" / "c.png")
+    assert len(kept(labels="none")) == 3
+    assert looked == ["c.png"]
+    assert len(kept(depth="frames")) == 3, "a deeper look is another one"
+    assert looked == ["c.png", "a.png", "b.png", "c.png"]
