@@ -225,6 +225,19 @@ def test_cells_with_commas_quotes_and_lines_and_without_anything(films: Films) -
     assert found == ["jump, high", 'say "go"', "two\nlines", None, "nan"]
 
 
+def test_an_index_without_a_name_is_passed_over(films: Films) -> None:
+    root = films("a.mp4", "b.mp4")
+    table = root / "labels.csv"
+    table.write_text(",path,verb\n0,a.mp4,x\n1,b.mp4,y\n")
+    catalog = scan(root)
+    assert (catalog.label_column, catalog.label_columns) == ("verb", ["verb"])
+    assert catalog.labels()[1] == ["x", "y"]
+    table.write_text("path,,verb\na.mp4,0,x\n")
+    with pytest.raises(CatalogError, match="a column has no name") as caught:
+        scan(root)
+    assert caught.value.remedy
+
+
 def test_tables_that_are_no_text(films: Films) -> None:
     root = films("a.mp4")
     table = root / "t.csv"

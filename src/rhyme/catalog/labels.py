@@ -85,23 +85,25 @@ def find_path_column(header: list[str]) -> str | None:
 
 
 def read_header(file: Path) -> list[str]:
-    """The column names of a CSV file.
+    """The column names of a CSV file; the first is empty where it is an index without a name.
 
     Args:
         file: the CSV file.
 
     Raises:
-        CatalogError: it cannot be read as CSV, or names a column twice.
+        CatalogError: it cannot be read as CSV, names a column twice, or another one not at all.
     """
     for _, row in _rows(file):
         header = [name.strip() for name in row]
-        twice = [name for name, count in Counter(header).items() if count > 1]
-        if twice or "" in header:
+        named = header[1:] if header and not header[0] else header  # first may stand an index
+        twice = [name for name, count in Counter(named).items() if count > 1]
+        if twice or "" in named:
             raise CatalogError(
                 "line 1: a column has no name" if not twice else "line 1: a column is named twice",
                 file=file,
                 stage="labels",
                 value=twice or header,
+                remedy="give each column a name of its own; only the first, an index, needs none",
             )
         return header
     raise CatalogError(
@@ -139,7 +141,8 @@ def read_csv(file: Path, columns: Columns) -> Labels:
     # A column may be a group or a split and a label too, when the reader named it as one.
     structural = {path_at, *(at for at in (group_at, split_at) if at != label_at)}
     assets = [i for i, name in enumerate(header) if name.startswith(ASSET_PREFIX)]
-    plain = [i for i in range(len(header)) if i not in structural and i not in assets]
+    apart = structural.union(assets)
+    plain = [i for i, name in enumerate(header) if name and i not in apart]
     named = [header[i] for i in plain]
     for column in (columns.group, columns.split):
         if column is not None and column not in named:
