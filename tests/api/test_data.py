@@ -24,6 +24,23 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return api.scan(room / "films", out=room / "films.catalog", depth="header", workers=0).path
 
 
+@pytest.mark.parametrize(("start", "folder"), [("", "."), ("inner", ".."), ("inner", "./..")])
+def test_the_folder_that_one_stands_in_is_scanned(
+    start: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos(tmp_path / "clips", 1)
+    (tmp_path / "clips" / "inner").mkdir()
+    monkeypatch.chdir(tmp_path / "clips" / start)
+    found = api.scan(folder, depth="header")
+    assert found.path == tmp_path / "clips.catalog.arrow"
+    assert Catalog.open(found.path).root == tmp_path / "clips"
+
+
+def test_beside_the_root_of_the_file_system_is_nothing() -> None:
+    with pytest.raises(ConfigError, match="nothing lies beside"):
+        api.scan("/")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -92,6 +92,20 @@ def test_catalog_moves_with_its_folder(films: Films, tmp_path: Path) -> None:
     assert open_data(moved).reader(0).frames_at([0.0]).shape[0] == 1
 
 
+@pytest.mark.parametrize("place", ["data", "."], ids=["within the data", "above them"])
+def test_data_that_stay_where_they_were_are_found(films: Films, tmp_path: Path, place: str) -> None:
+    root = films("a.mp4")
+    made = scan(root, out=tmp_path / place / "c.arrow").path
+    assert made is not None
+    (tmp_path / "kept").mkdir()
+    moved = made.rename(tmp_path / "kept" / "c.arrow")
+    assert Catalog.open(moved).root == root
+    assert Catalog.open(moved).reader(0).frames_at([0.0]).shape[0] == 1
+    root.rename(tmp_path / "gone")
+    beside = {"data": tmp_path / "kept", ".": tmp_path / "kept" / "data"}
+    assert Catalog.open(moved).root == beside[place], "where nothing is, it moved with its data"
+
+
 def test_selections_share_label_names(films: Films) -> None:
     catalog = scan(films("x/a.mp4", "x/b.mp4", "y/c.mp4", "y/d.mp4"))
     part = catalog.select(np.array([False, False, True, True]))

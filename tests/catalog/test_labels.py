@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, ValuesView
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,34 @@ def test_other_folders_are_no_classes_unless_asked(films: Films, names: tuple[st
     forced = scan(root, labels="folder")
     assert forced.label_column == "label"
     assert forced.item(0).labels["label"] == names[-1].split("/")[0] or "/" in forced.item(0).path
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train/a.mp4", "train/b.mp4", "test/c.mp4"),
+        ("train/x/a.mp4", "train/x/b.mp4", "train/y/d.mp4", "test/x/c.mp4"),
+        ("train/p/x/a.mp4", "test/p/y/b.mp4"),
+    ],
+    ids=["no classes", "a class of one item", "deeper folders"],
+)
+def test_split_folders_are_splits_without_classes_too(films: Films, names: tuple[str, ...]) -> None:
+    catalog = scan(films(*names))
+    assert catalog.label_columns == []
+    for i in range(len(catalog)):
+        item = catalog.item(i)
+        assert item.split == item.path.split("/")[0]
+
+
+def test_split_folders_above_folders_of_video_ids(
+    tmp_path: Path, picture: Callable[..., Path]
+) -> None:
+    for split, video in (("train", "abXXXXXXXXX"), ("test", "cdYYYYYYYYY")):
+        for frame in (0, 150):
+            picture(tmp_path / split / video[:2] / f"{video}_{frame:06}.jpg")
+    catalog = scan(tmp_path)
+    assert catalog.splits == ["test", "train"]
+    assert catalog.label_columns == []
 
 
 def test_csv_beside_the_files(films: Films) -> None:
@@ -87,6 +116,57 @@ def test_files_without_a_line_stay_unlabelled(films: Films) -> None:
     (root / "labels.csv").write_text("file,label\na.mp4,x\n")
     codes, _ = scan(root).labels()
     assert codes.tolist() == [0, -1]
+
+
+def test_paths_from_elsewhere(
+    films: Films, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = films("a.mp4", "b.mp4", "c.mp4", "d.mp4")
+    (tmp_path / "link").symlink_to(tmp_path)
+    table = tmp_path / "table.csv"
+    lines = [root / "a.mp4", "data/b.mp4", tmp_path / "x" / ".." / "data" / "c", "./data/../data/d"]
+    table.write_text("path,label\n" + "".join(f"{line},{k}\n" for k, line in enumerate(lines)))
+    monkeypatch.chdir(tmp_path)
+    for folder in ("data", root, "data/../data", "link/data"):
+        catalog = scan(folder, labels=table)
+        assert catalog.labels()[1] == ["0", "1", "2", "3"]
+        assert catalog.root.is_absolute()
+    monkeypatch.chdir(root)
+    for folder in (".", "../data"):
+        catalog = scan(folder, labels="../table.csv")
+        assert catalog.labels()[1] == ["0", "1", "2", "3"]
+        assert catalog.root.name == "data"
+
+
+def test_a_table_for_a_folder_that_is_one_film(
+    tmp_path: Path, picture: Callable[..., Path]
+) -> None:
+    for k in range(3):
+        picture(tmp_path / "run" / f"{k}.png")
+    (tmp_path / "run" / "labels.csv").write_text("path,label\n.,x\n0,y\n")
+    catalog = scan(tmp_path / "run")
+    assert catalog.item(0).labels == {"label": "x"}
+    assert catalog.quarantine["path"].to_pylist() == ["0"]
+    table = tmp_path / "table.csv"
+    table.write_text("path,label\nrun,z\n")
+    assert scan(tmp_path / "run", labels=table).item(0).labels == {"label": "z"}
+
+
+def test_many_lines_are_matched_in_one_go(films: Films, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Matched(dict[str, str]):
+        asked = 0
+
+        def values(self) -> ValuesView[str]:
+            Matched.asked += 1
+            return super().values()
+
+    scanning = importlib.import_module("rhyme.catalog.scan")
+    real = scanning.resolve
+    monkeypatch.setattr(scanning, "resolve", lambda *a, **k: Matched(real(*a, **k)))
+    root = films("a.mp4")
+    (root / "labels.csv").write_text("file,label\na.mp4,x\n" + "".join(f"{k},y\n" for k in "bcd"))
+    assert scan(root).quarantine["path"].to_pylist() == ["b", "c", "d"]
+    assert Matched.asked == 1
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -143,6 +223,19 @@ def test_cells_with_commas_quotes_and_lines_and_without_anything(films: Films) -
     catalog = scan(root)
     found = [catalog.item(k).labels["caption"] for k in range(5)]
     assert found == ["jump, high", 'say "go"', "two\nlines", None, "nan"]
+
+
+def test_an_index_without_a_name_is_passed_over(films: Films) -> None:
+    root = films("a.mp4", "b.mp4")
+    table = root / "labels.csv"
+    table.write_text(",path,verb\n0,a.mp4,x\n1,b.mp4,y\n")
+    catalog = scan(root)
+    assert (catalog.label_column, catalog.label_columns) == ("verb", ["verb"])
+    assert catalog.labels()[1] == ["x", "y"]
+    table.write_text("path,,verb\na.mp4,0,x\n")
+    with pytest.raises(CatalogError, match="a column has no name") as caught:
+        scan(root)
+    assert caught.value.remedy
 
 
 def test_tables_that_are_no_text(films: Films) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,6 +139,62 @@ def test_linked_folders_are_entered_once(films: Films) -> None:
     root = films("sub/a.mp4")
     (root / "loop").symlink_to(root, target_is_directory=True)
     assert len(scan(root)) == 1
+
+
+def test_folders_that_cannot_be_read_are_named(
+    films: Films, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = films("a.mp4", "closed/b.mp4", "lost+found/c.mp4", "open/d.mp4")
+    real = os.scandir
+    closed = {"closed", "lost+found"}
+
+    def scandir(folder: str | Path) -> object:
+        if Path(folder).name in closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    catalog = scan(root)
+    assert paths(catalog) == ["a.mp4", "open/d.mp4"]
+    (row,) = catalog.quarantine.to_pylist()
+    assert row["path"] == "closed"
+    assert row["reason"] == "FileMissing: the folder cannot be read: Permission denied"
+    closed.add("data")
+    with pytest.raises(DataError, match="the folder cannot be read: Permission denied"):
+        scan(root)
+
+
+def test_pipes_are_never_opened(films: Films, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = films("a.mp4")
+    for name in ("pipe", "pipe.mp4", "pipe.zip", "pipe.dat"):
+        os.mkfifo(root / name)
+    real = Path.open
+
+    def opened(path: Path, *rest: Any, **more: Any) -> Any:
+        assert not path.is_fifo(), "it would wait for a writer"
+        return real(path, *rest, **more)
+
+    monkeypatch.setattr(Path, "open", opened)
+    catalog = scan(root)
+    assert paths(catalog) == ["a.mp4"]
+    assert catalog.quarantine["path"].to_pylist() == ["pipe.mp4"]
+
+
+def test_archives_that_may_not_be_looked_at_are_named(
+    tmp_path: Path, picture: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture(tmp_path / "a.png")
+    real = os.stat
+
+    def stat(path: Any, *rest: Any, **more: Any) -> os.stat_result:
+        if str(path).endswith("closed.zip"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *rest, **more)
+
+    (tmp_path / "closed.zip").touch()
+    monkeypatch.setattr(os, "stat", stat)
+    rows = scan(tmp_path).quarantine.to_pylist()
+    assert [row["path"] for row in rows] == ["closed.zip"]
 
 
 def test_r2v2_folders(tmp_path: Path, picture: Pictures) -> None:

@@ -102,6 +102,37 @@ def test_the_pictures_of_a_sample_are_one_group(tmp_path: Path) -> None:
     assert len(set(by_list)) == 1
 
 
+def numbered(**counts: int) -> dict[str, bytes]:
+    return {f"{name}.{k:03}.png": png(k) for name, count in counts.items() for k in range(count)}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        numbered(cat=5, dog=5),
+        numbered(cat=3, dog=9),
+        numbered(**{f"class{c:02}": 17 for c in range(20)}),
+        numbered(day=5),
+    ],
+    ids=["two classes", "one of them larger", "twenty classes", "one name"],
+)
+def test_numbered_pictures_of_a_class_are_no_sample(
+    content: dict[str, bytes], tmp_path: Path
+) -> None:
+    catalog = scan(make(tmp_path / "s.zip", content))
+    assert catalog.group_names == [catalog.item(i).path for i in range(len(catalog))]
+    assert catalog.summary()["parts"] == {}
+
+
+def test_a_longer_sample_is_one_group_to_its_end(tmp_path: Path) -> None:
+    content = {**numbered(a=3, b=3, c=3, d=3, long=4), "day.2020.1.png": png()}
+    catalog = scan(make(tmp_path / "s.zip", content))
+    groups = [f"s.zip!/{name}" for name in ("day.2020.1.png", "long")]
+    assert sorted(set(catalog.group_names)) == [*(f"s.zip!/{name}" for name in "abcd"), *groups]
+    assert catalog.group_names.count("s.zip!/long") == 4
+    assert catalog.summary()["parts"] == {"000.png": 5, "001.png": 5, "002.png": 5}
+
+
 def test_of_several_pictures_the_ones_that_are_asked_for_are_items(tmp_path: Path) -> None:
     archive = make(tmp_path / "s.tar", several())
     catalog = scan(archive, include=("*.input.png",))

@@ -216,6 +216,15 @@ def test_verify_finds_every_changed_byte(shards, tmp_path):
         verify_shards(folder)
 
 
+def test_verify_of_a_folder_that_is_not_complete(shards, tmp_path):
+    with pytest.raises(DataError, match="no prepared shards here"):
+        verify_shards(tmp_path)
+    shutil.copy(shards / "prepared.json", tmp_path)
+    with pytest.raises(DataError, match="are not complete") as caught:
+        verify_shards(tmp_path)
+    assert "the same rhyme prepare command again" in str(caught.value.remedy)
+
+
 def test_shards_do_not_need_the_films(own_folder, tmp_path):
     catalog = scan(own_folder)
     prepare_shards(catalog, tmp_path / "here", SMALL)

@@ -57,6 +57,22 @@ def output_file(path: str | Path, kind: str, beginnings: tuple[bytes, ...]) -> P
     return target
 
 
+def beside(folder: Path, ending: str) -> Path:
+    """The path beside a folder that is called after it, for ``.`` and ``..`` too.
+
+    Args:
+        folder: the folder.
+        ending: what is added to its name.
+
+    Raises:
+        ConfigError: nothing lies beside the root of the file system.
+    """
+    named = folder if folder.name not in ("", "..") else folder.resolve()
+    if not named.name:
+        raise ConfigError("nothing lies beside this folder", file=named, remedy="give --out")
+    return named.with_name(named.name + ending)
+
+
 def check_root(catalog: Catalog) -> None:
     """Refuse a catalog whose folder of data has gone.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Unpack, cast, get_args
 
-from rhyme.api.checks import CATALOG, check_seed, output_file
+from rhyme.api.checks import CATALOG, beside, check_seed, output_file
 from rhyme.api.data_notes import is_catalog, several_parts
 from rhyme.api.progress import progress_bar
 from rhyme.catalog import (
@@ -137,7 +137,7 @@ def scan(
         DataError: the folder holds nothing that can be used.
     """
     folder = Path(folder)
-    target = Path(out) if out is not None else folder.with_name(f"{folder.name}.catalog.arrow")
+    target = Path(out) if out is not None else beside(folder, ".catalog.arrow")
     if not target.is_dir():
         output_file(target, "catalog", CATALOG)
     begun = time.perf_counter()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from rhyme.api.checks import beside
 from rhyme.api.data import DataOptions, part, read_data, world
 from rhyme.api.judge import evaluate
 from rhyme.api.report import report
@@ -102,7 +103,7 @@ def demo(
     folder = Path(out)
     if folder.exists() and any(folder.iterdir()):
         raise RunError("the demo's folder exists", file=out, remedy=f"remove it: rm -r {out}")
-    place = folder.with_name(f"{folder.name}-world")
+    place = beside(folder, "-world")
     done = Demo()
     done.timed(
         "world",

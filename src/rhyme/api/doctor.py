@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -17,10 +18,6 @@ from rhyme.errors import ConfigError
 
 Level = Literal["ok", "absent", "problem"]
 
-_HARD = (
-    "torch", "torchvision", "av", "numpy", "pyarrow", "lancedb", "safetensors",
-    "scikit-learn", "tyro", "rich", "matplotlib", "pillow", "jinja2",
-)  # fmt: skip
 _EXTRAS = {
     "tensorboard": "curves beside the JSONL log",
     "submitit": "jobs on a SLURM cluster",
@@ -54,8 +51,9 @@ def doctor(folder: str | Path = ".") -> list[Finding]:
         Findings, problems being those that keep rhyme from working.
     """
     found = [Finding(name="python", level="ok", value=platform.python_version())]
-    found += [_library(name) for name in _HARD]
+    found += _requirements()
     found += [
+        _ffmpeg(),
         _codec("h264"),
         _codec("aac"),
         *_decoding(),
@@ -85,11 +83,31 @@ def _version(name: str) -> str:
         return "present"
 
 
+def _requirements() -> list[Finding]:
+    """The packages that rhyme needs, as its own metadata lists them."""
+    try:
+        lines = importlib.metadata.requires("rhyme-ssl") or []
+    except importlib.metadata.PackageNotFoundError:
+        told = "not known, as rhyme itself is not installed"
+        return [Finding(name="requirements", level="absent", value=told, remedy="run: make setup")]
+    needed = [line for line in lines if "extra ==" not in line]
+    return [_library(re.split(r"[^\w.-]", line, maxsplit=1)[0]) for line in needed]
+
+
 def _library(name: str) -> Finding:
     try:
         return Finding(name=name, level="ok", value=importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
         return Finding(name=name, level="problem", value="not installed", remedy="run: make setup")
+
+
+def _ffmpeg() -> Finding:
+    """FFmpeg's libraries as they are built into PyAV, which read every file."""
+    import av
+
+    versions = {name: ".".join(map(str, parts)) for name, parts in av.library_versions.items()}
+    value = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return Finding(name="libraries of FFmpeg", level="ok", value=value)
 
 
 def _codec(name: str) -> Finding:

@@ -61,8 +61,9 @@ class Found:
         ignored: number of files left out, by kind; pictures of archives count as such, what else
             lies beside them by suffix.
         labels: classes that lie beside the pictures of archives.
-        parts: endings of the pictures of archives that share a sample with others, with their
-            number: ``{"input.jpg": 100, "mask.png": 100}``.
+        parts: endings that the samples of archives share, with the number of pictures of each:
+            ``{"input.jpg": 100, "mask.png": 100}``.
+        samples: the samples of archives that hold several pictures.
         seen: number of files met.
     """
 
@@ -71,6 +72,7 @@ class Found:
     ignored: dict[str, int] = field(default_factory=dict[str, int])
     labels: ShardLabels = field(default_factory=ShardLabels)
     parts: dict[str, int] = field(default_factory=dict[str, int])
+    samples: frozenset[str] = frozenset()
     seen: int = 0
 
     def source(self, candidate: Candidate) -> str:
@@ -78,13 +80,20 @@ class Found:
 
         So a picture and its mask, or two crops of a picture, lie on one side of a split.
         """
-        apart = candidate.member is None
-        return candidate.path if apart else sample_of(candidate.path, self.parts)
+        if candidate.member is None or not self.samples:
+            return candidate.path
+        sample = sample_of(candidate.path)
+        return sample if sample in self.samples else candidate.path
 
 
 def listing(found: Found) -> str:
-    """A hash over path, size and time of everything found; it changes when the folder does."""
-    rows: list[object] = [(c.path, c.size, c.mtime_ns, len(c.files)) for c in found.candidates]
+    """A hash over path, size and time of everything found; it changes when the folder does.
+
+    Of a frame folder the names of its pictures count, and their sizes and first time as a whole.
+    """
+    rows: list[object] = [(c.path, c.size, c.mtime_ns, _names(c)) for c in found.candidates]
+    if any(candidate.member is not None for candidate in found.candidates):
+        rows.append(["samples", len(found.samples)])  # by another rule the groups are others
     if found.labels.seen:
         rows.append([found.labels.values, found.labels.faults])
     if pictures := found.ignored.get("image"):
@@ -92,3 +101,10 @@ def listing(found: Found) -> str:
     if found.unreadable:  # an archive may be damaged behind all that was found in it
         rows.append([list(fault) for fault in found.unreadable])
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _names(candidate: Candidate) -> str | int:
+    """A hash over the names of a frame folder's pictures; 0 for a file."""
+    if not candidate.files:
+        return 0
+    return hashlib.sha256(json.dumps(candidate.files).encode()).hexdigest()

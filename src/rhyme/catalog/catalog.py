@@ -70,8 +70,9 @@ class Catalog:
             CatalogError: missing, damaged, or of another version.
         """
         file = storage.file_of(path)
-        catalog = cls(storage.read_arrow(file), path=file)
-        found = storage.find_root(catalog.meta, file)
+        table = storage.read_arrow(file)
+        catalog = cls(table, path=file)
+        found = storage.find_root(catalog.meta, file, storage.first_file(table))
         catalog._root = found if root is None else Path(root)
         return catalog
 

@@ -13,7 +13,7 @@ from rhyme.catalog.catalog import Catalog
 from rhyme.catalog.discover import discover
 from rhyme.catalog.lists import official_lists
 from rhyme.catalog.scan import scan
-from rhyme.catalog.storage import FILE_NAME
+from rhyme.catalog.storage import FILE_NAME, absolute_place
 from rhyme.errors import CatalogError, DataError
 
 
@@ -22,7 +22,8 @@ def open_data(path: str | Path, *, cache: str | Path | None = None, **options: A
 
     A media file is looked at. A catalog file, or a folder that holds ``catalog.arrow``, is opened.
     Any other folder is scanned; the result is kept outside of it and used again as long as the
-    folder does not change, and after a change only what is new is looked at.
+    folder does not change, and after a change, of labels or options too, only what is new is looked
+    at.
 
     Args:
         path: a catalog file or a folder.
@@ -51,7 +52,9 @@ def open_data(path: str | Path, *, cache: str | Path | None = None, **options: A
         return scan(given, **options)
     if (given / FILE_NAME).is_file() and not options:
         return Catalog.open(given)
-    kept = cache_folder(cache) / "catalogs" / _name(given, options)
+    given = absolute_place(given)
+    catalogs = cache_folder(cache) / "catalogs"
+    kept = catalogs / _name(given, options)
     file = kept / FILE_NAME
     if file.is_file():
         try:
@@ -61,7 +64,9 @@ def open_data(path: str | Path, *, cache: str | Path | None = None, **options: A
         except CatalogError:
             pass
     progress = options.pop("progress", None)
-    return scan(given, out=file, journal=kept / "journal.jsonl", progress=progress, **options)
+    # What was learnt of a file stays true under other labels and options: one journal a folder.
+    journal = catalogs / f"{_short(str(given))}.journal"
+    return scan(given, out=file, journal=journal, progress=progress, **options)
 
 
 def cache_folder(cache: str | Path | None = None) -> Path:
@@ -85,8 +90,11 @@ def _name(folder: Path, options: dict[str, Any]) -> str:
     lists = official_lists(str(options.get("labels", "")), options.get("split_number"))
     tables += [] if lists is None else lists.files
     sums = [hashlib.sha256(t.read_bytes()).hexdigest() for t in tables if t.is_file()]
-    text = json.dumps([str(folder.absolute()), plain, sums], default=str, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
+    return _short(json.dumps([str(folder), plain, sums], default=str, sort_keys=True))
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:24]
 
 
 def _now(folder: Path, options: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from rhyme.catalog.candidates import Candidate, Found, Unreadable
 from rhyme.catalog.frame_runs import frame_runs, picture
-from rhyme.catalog.shard_labels import SUFFIX, ShardLabels, parts
+from rhyme.catalog.shard_labels import SUFFIX, ShardLabels, several
 from rhyme.errors import DataError, MediaError, printable
 from rhyme.media import (
     ARCHIVES,
@@ -37,7 +37,7 @@ ACCEPTED = (
     "wav mp3 flac ogg m4a"
 )
 
-_SKIPPED_FOLDERS = frozenset(("truth", "Annotations", "__pycache__", "__MACOSX"))
+_SKIPPED_FOLDERS = frozenset(("truth", "Annotations", "__pycache__", "__MACOSX", "lost+found"))
 _KNOWN_OTHER = frozenset(
     (
         *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".md", ".arrow", ".parquet", ".npz", ".npy"),
@@ -62,8 +62,8 @@ def discover(
 ) -> Found:
     """List the candidates of a folder.
 
-    Hidden files and folders, folders called ``truth`` or ``Annotations``, tables and texts are
-    passed over. Pictures named
+    Hidden files and folders, folders called ``truth``, ``Annotations`` or ``lost+found``, tables
+    and texts are passed over; folders that cannot be read are named. Pictures named
     ``<id>_<frame>.jpg`` in a folder named after the first two letters of the id (R2V2) are one
     frame folder an id; two or more pictures of a folder whose names are all numbers are one frame
     folder; other pictures are items of their own, and so is every picture within a zip or tar file.
@@ -77,13 +77,13 @@ def discover(
         limits: bounds for archives.
 
     Raises:
-        DataError: no such folder.
+        DataError: no such folder, or it cannot be read.
     """
-    places = [(root.parent, [root.name])] if root.is_file() else _walk(root)
+    found = Found()
+    places = [(root.parent, [root.name])] if root.is_file() else _walk(root, found.unreadable)
     root = root.parent if root.is_file() else root
     if not root.is_dir():
         raise DataError("no such folder", file=root, stage="scan", remedy="check the path")
-    found = Found()
     by_kind: dict[Kind, list[Candidate]] = {"video": [], "frames": [], "image": [], "audio": []}
     wanted = None if kinds is None else set(kinds)
     in_archives: list[Unreadable] = []
@@ -157,7 +157,8 @@ def discover(
     if excluded:
         found.ignored["excluded"] = excluded
     found.candidates.sort(key=lambda c: c.path)
-    found.parts = parts(c.path for c in found.candidates if c.member is not None)
+    inner = (c.path for c in found.candidates if c.member is not None)
+    found.parts, found.samples = several(inner)
     return found
 
 
@@ -180,7 +181,10 @@ def _archived(
     pictures: list[Candidate] = []
     faults: list[Unreadable] = []
     others: list[str] = []
-    mtime = file.stat().st_mtime_ns if file.is_file() else 0
+    try:
+        mtime = file.stat().st_mtime_ns
+    except OSError:
+        mtime = 0  # what opens it below says why
     for found in members(file, limits=limits, read=(SUFFIX,)):
         if isinstance(found, MediaError):
             named = str(found.file).replace(str(file), path, 1)
@@ -227,11 +231,36 @@ def _escaped(path: str) -> str | None:
     return None
 
 
-def _walk(root: Path) -> Iterable[tuple[Path, list[str]]]:
-    """Folders and their visible files; linked folders are entered once."""
+def _walk(root: Path, unreadable: list[Unreadable]) -> Iterable[tuple[Path, list[str]]]:
+    """Folders and their visible files; linked folders are entered once.
+
+    A folder below that cannot be read goes to ``unreadable``.
+    """
     entered: set[tuple[int, int]] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        facts = Path(folder).stat()
+
+    def refused(error: OSError) -> None:
+        folder = Path(error.filename or root)
+        told = f"the folder cannot be read: {error.strerror}"
+        if folder == root:
+            raise DataError(
+                told, file=root, stage="scan", remedy="check its permissions and the disk"
+            ) from error
+        path = folder.relative_to(root).as_posix()
+        unreadable.append(
+            Unreadable(
+                _escaped(path) or path,
+                f"FileMissing: {told}",
+                "check the folder's permissions and the disk",
+            )
+        )
+
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=refused):
+        try:
+            facts = Path(folder).stat()
+        except OSError as error:
+            folders.clear()
+            refused(error)
+            continue
         if (facts.st_dev, facts.st_ino) in entered:
             folders.clear()
             continue
@@ -253,6 +282,8 @@ def _kind(file: Path) -> Kind | None:
     if suffix in _KNOWN_OTHER:
         return None
     try:
+        if not file.is_file():  # to open a pipe would wait for its writer
+            return None
         with file.open("rb") as opened:
             magic = identify(opened.read(1024))
     except OSError:

@@ -85,23 +85,25 @@ def find_path_column(header: list[str]) -> str | None:
 
 
 def read_header(file: Path) -> list[str]:
-    """The column names of a CSV file.
+    """The column names of a CSV file; the first is empty where it is an index without a name.
 
     Args:
         file: the CSV file.
 
     Raises:
-        CatalogError: it cannot be read as CSV, or names a column twice.
+        CatalogError: it cannot be read as CSV, names a column twice, or another one not at all.
     """
     for _, row in _rows(file):
         header = [name.strip() for name in row]
-        twice = [name for name, count in Counter(header).items() if count > 1]
-        if twice or "" in header:
+        named = header[1:] if header and not header[0] else header  # first may stand an index
+        twice = [name for name, count in Counter(named).items() if count > 1]
+        if twice or "" in named:
             raise CatalogError(
                 "line 1: a column has no name" if not twice else "line 1: a column is named twice",
                 file=file,
                 stage="labels",
                 value=twice or header,
+                remedy="give each column a name of its own; only the first, an index, needs none",
             )
         return header
     raise CatalogError(
@@ -139,7 +141,8 @@ def read_csv(file: Path, columns: Columns) -> Labels:
     # A column may be a group or a split and a label too, when the reader named it as one.
     structural = {path_at, *(at for at in (group_at, split_at) if at != label_at)}
     assets = [i for i, name in enumerate(header) if name.startswith(ASSET_PREFIX)]
-    plain = [i for i in range(len(header)) if i not in structural and i not in assets]
+    apart = structural.union(assets)
+    plain = [i for i, name in enumerate(header) if name and i not in apart]
     named = [header[i] for i in plain]
     for column in (columns.group, columns.split):
         if column is not None and column not in named:
@@ -161,7 +164,7 @@ def read_csv(file: Path, columns: Columns) -> Labels:
                 value=row[:8],
                 remedy='put values that hold a comma in double quotes: "a, b"',
             )
-        path = _normal(row[path_at])
+        path = slashed(row[path_at])
         if not path:
             raise CatalogError(f"line {line}: the path is empty", file=file, stage="labels")
         if path in out.lines:
@@ -186,65 +189,10 @@ def read_csv(file: Path, columns: Columns) -> Labels:
     return out
 
 
-def resolve(labels: Labels, paths: list[str], root: Path, *, strict: bool) -> dict[str, str]:
-    """Match the paths of a CSV file with the items of a collection.
-
-    A path is relative to the collection's root, else to the CSV file's folder; a path without
-    suffix also matches the one file that differs by its suffix only.
-
-    Args:
-        labels: as read.
-        paths: relative paths of everything found, usable or not.
-        root: the collection's root.
-        strict: a path that matches nothing is an error; else it is left out.
-
-    Returns:
-        The path in the CSV file by the collection's path.
-
-    Raises:
-        CatalogError: two paths that match one file, or, if strict, paths that match nothing, with
-            their line numbers.
-    """
-    known = set(paths)
-    stems: dict[str, list[str]] = {}
-    for path in paths:
-        stems.setdefault(str(PurePosixPath(path).with_suffix("")), []).append(path)
-    prefix = ""
-    if labels.source is not None:
-        folder = labels.source.absolute().parent
-        if folder.is_relative_to(root.absolute()):
-            prefix = folder.relative_to(root.absolute()).as_posix() + "/"
-    matched: dict[str, str] = {}
-    lost: list[str] = []
-    for written in labels.lines:
-        beside = _normal(prefix + written)
-        inside = _normal(str(Path(written).relative_to(root))) if _within(written, root) else ""
-        options = [p for p in (written, beside, inside) if p in known]
-        if not options:
-            options = [p[0] for c in (written, beside) if len(p := stems.get(c, [])) == 1]
-        if options:
-            if (first := matched.setdefault(options[0], written)) != written:
-                raise CatalogError(
-                    f"line {labels.lines[written]}: the file is named a second time, first on line "
-                    f"{labels.lines[first]} as '{first}'",
-                    file=labels.source,
-                    stage="labels",
-                    value=written,
-                    remedy="keep one line a file",
-                )
-        else:
-            lost.append(written)
-    if lost and strict:
-        shown = "; ".join(f"line {labels.lines[p]}: {p}" for p in lost[:5])
-        raise CatalogError(
-            f"{len(lost)} of {len(labels.lines)} files named in the CSV file are not in the "
-            f"folder: {shown}{'; ...' if len(lost) > 5 else ''}",
-            file=labels.source,
-            stage="labels",
-            remedy="paths are relative to the scanned folder or to the CSV file; "
-            "mend them, or delete these lines",
-        )
-    return matched
+def slashed(path: str) -> str:
+    """A path as it is compared: without ``./``, one kind of slash; empty for nothing."""
+    text = path.strip().replace("\\", "/")
+    return str(PurePosixPath(text)) if text else ""
 
 
 def from_folders(paths: list[str], *, force: bool) -> Labels | None:
@@ -257,17 +205,18 @@ def from_folders(paths: list[str], *, force: bool) -> Labels | None:
         force: take the first folder of each path, or the second where the first is a split; items
             at the top get no label. Otherwise labels are given only where every path has exactly
             one folder (below its split), there are two classes or more, and each has two items or
-            more.
+            more. Splits need no classes.
 
     Returns:
-        Labels in the column ``label``, or None where the folder has no such form.
+        Labels in the column ``label``; no column where the folders are splits and no classes; None
+        where they are neither.
     """
     splits, classes = by_split(paths)
     counts = Counter(p[0] for p in classes.values() if p)
     if not force:
         flat = all(len(p) == 1 for p in classes.values())
         if not flat or len(counts) < 2 or min(counts.values()) < 2:
-            return None
+            return Labels(splits=splits) if splits else None
     return Labels(
         names=["label"],
         main="label",
@@ -359,12 +308,3 @@ def _column(
         return header.index(asked)
     lowered = [name.lower() for name in header]
     return next((lowered.index(name) for name in usual if name in lowered), None)
-
-
-def _normal(path: str) -> str:
-    text = path.strip().replace("\\", "/")
-    return str(PurePosixPath(text)) if text else ""
-
-
-def _within(path: str, root: Path) -> bool:
-    return Path(path).is_absolute() and Path(path).is_relative_to(root)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import cast
 
 from rhyme.catalog.catalog import Catalog
-from rhyme.catalog.labels import Columns, Labels, from_folders, read_csv, resolve
+from rhyme.catalog.labels import Columns, Labels, from_folders, read_csv
+from rhyme.catalog.matching import resolve
 from rhyme.catalog.schema import LABEL
 
 

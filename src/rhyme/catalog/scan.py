@@ -19,16 +19,17 @@ from rhyme.catalog.journal import Journal
 from rhyme.catalog.labels import (
     Columns,
     Labels,
+    by_split,
     find_path_column,
     from_folders,
     read_csv,
     read_header,
-    resolve,
 )
 from rhyme.catalog.lists import listed_labels, official_lists
+from rhyme.catalog.matching import resolve
 from rhyme.catalog.schema import VERSION
 from rhyme.catalog.shard_labels import SUFFIX
-from rhyme.catalog.storage import FILE_NAME
+from rhyme.catalog.storage import FILE_NAME, absolute_place
 from rhyme.errors import CatalogError, ConfigError, StorageError
 from rhyme.media import ARCHIVES, DEFAULT_LIMITS, Depth, Kind, Limits
 from rhyme.workers import map_ordered
@@ -102,7 +103,7 @@ def scan(
         raise ConfigError("segment must be above 0 seconds", value=segment, stage="scan")
     if spacing is not None and not (math.isfinite(spacing) and spacing > 0):
         raise ConfigError("spacing must be above 0 seconds", value=spacing, stage="scan")
-    given = Path(folder)
+    given = absolute_place(Path(folder))
     root = given.parent if given.is_file() else given
     single = given.is_file() and str(labels) == "auto"
     if single and given.suffix.lower() not in ARCHIVES:
@@ -122,7 +123,9 @@ def scan(
     note = target.with_name(target.name + ".journal") if own and target is not None else journal
     digest = _digest(depth, spacing, limits)
     with Journal(None if note is None else Path(note), digest) as log:
-        results, reused = _examine_all(root, found, log, depth, spacing, workers, limits, progress)
+        results, reused, failed = _examine_all(
+            root, found, log, depth, spacing, workers, limits, progress
+        )
         if lists is None:
             chosen, told = _labels_for(root, found, results, table, labels), {}
         else:
@@ -143,7 +146,14 @@ def scan(
                 "kinds": listed,
                 "include": patterns,
             },
-            extra={"reused": reused, "listing": listing(found), "parts": found.parts, **told},
+            extra={
+                "reused": reused,
+                # Without a listing a kept catalog is not used again: what a disk refused for a
+                # while is looked at once more, and the journal knows the rest.
+                "listing": None if failed else listing(found),
+                "parts": found.parts,
+                **told,
+            },
         )
         if target is not None:
             catalog = catalog.save(target)
@@ -194,10 +204,11 @@ def _examine_all(
     workers: int,
     limits: Limits,
     progress: Progress | None,
-) -> tuple[list[dict[str, Any]], int]:
-    """What is known of each candidate, in order, and how many were known before."""
+) -> tuple[list[dict[str, Any]], int, int]:
+    """What is known of each candidate, in order; how many were known; how many no disk gave."""
     results = [log.get(candidate) for candidate in found.candidates]
     missing = [i for i, result in enumerate(results) if result is None]
+    failed = 0
     done = reused = len(results) - len(missing)
     tasks = (
         Task(
@@ -216,12 +227,14 @@ def _examine_all(
         # A worker that died or hung answers with an error: that file is to blame.
         result = refusal(root, candidate, answer) if isinstance(answer, Exception) else answer
         results[i] = result
-        if not isinstance(answer, StorageError):  # the next scan looks again
+        if isinstance(answer, StorageError):
+            failed += 1  # the next scan looks again
+        else:
             log.add(candidate, result)
         done += 1
         if progress is not None:
             progress(done, len(results))
-    return cast("list[dict[str, Any]]", results), reused
+    return cast("list[dict[str, Any]]", results), reused, failed
 
 
 def _labels_for(
@@ -235,6 +248,7 @@ def _labels_for(
     paths = [candidate.path for candidate in found.candidates]
     if table is not None:
         matched = resolve(table, paths, root, strict=str(labels) != "auto")
+        met = set(matched.values())
         return Labels(
             source=table.source,
             names=table.names,
@@ -247,7 +261,7 @@ def _labels_for(
             lost={
                 p: f"on line {line} of {table.source}"
                 for p, line in table.lines.items()
-                if p not in set(matched.values())
+                if p not in met
             },
         )
     if str(labels) == "none":
@@ -256,6 +270,8 @@ def _labels_for(
     if str(labels) == "folder":
         return from_folders(usable, force=True) or Labels()
     chosen = found.labels.labels(usable)
-    if chosen is None and not any(candidate.r2v2 for candidate in found.candidates):
+    if chosen is None and any(candidate.r2v2 for candidate in found.candidates):
+        chosen = Labels(splits=by_split(usable)[0])  # folders of two letters are no classes
+    elif chosen is None:
         chosen = from_folders(usable, force=False)
     return replace(chosen or Labels(), bad=found.labels.faults)

@@ -8,7 +8,7 @@ listed.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import groupby
 from sys import intern
@@ -18,6 +18,8 @@ from rhyme.media import MARK, Member
 
 SUFFIX = ".cls"
 """Suffix of the members that hold a class."""
+_MOST = 16
+"""Endings of a collection's samples; more of them number pictures."""
 REMEDY = "write one class, an integer or a name, as UTF-8 text"
 
 
@@ -81,33 +83,37 @@ class ShardLabels:
         return next((s for stem in stems if (s := head + slash + stem) in self.values), None)
 
 
-def parts(pictures: Iterable[str]) -> dict[str, int]:
-    """Endings of pictures that share a sample with others, with the number of each.
+def several(pictures: Iterable[str]) -> tuple[dict[str, int], frozenset[str]]:
+    """Samples that hold several pictures, as far as names tell.
+
+    A sample counts where it shares an ending with another one, as in ``1.input.jpg``,
+    ``1.mask.png``, ``2.input.jpg``, ``2.mask.png``. Names whose endings are a numbering, as in
+    ``cat.0.jpg``, ``cat.1.jpg``, ``dog.0.jpg``, have more endings than samples, or many; then there
+    are no samples, and every picture stands for itself.
 
     Args:
         pictures: paths of pictures in archives, sorted.
 
     Returns:
-        Such as ``{"input.jpg": 100, "mask.png": 100}``; an ending that occurs once is taken for a
-        name with dots in it.
+        The number of pictures of each ending that samples share, such as ``{"input.jpg": 100,
+        "mask.png": 100}``; and the samples, ``archive!/folder/name``.
     """
-    endings = Counter[str]()
-    for _, together in groupby(map(_parted, pictures), key=lambda pair: pair[0]):
-        found = [ending for _, ending in together]
+    endings: dict[str, list[str]] = {}
+    for sample, together in groupby(map(_parted, pictures), key=lambda pair: pair[0]):
+        found = [intern(ending) for _, ending in together]
         if len(found) > 1:
-            endings.update(found)
-    return {ending: count for ending, count in sorted(endings.items()) if count > 1}
+            endings[sample] = found
+    count = Counter(ending for found in endings.values() for ending in found)
+    samples = frozenset(s for s, found in endings.items() if any(count[e] > 1 for e in found))
+    distinct = {ending for sample in samples for ending in endings[sample]}
+    if len(distinct) > min(len(samples), _MOST):
+        return {}, frozenset()
+    return {ending: count[ending] for ending in sorted(distinct) if count[ending] > 1}, samples
 
 
-def sample_of(picture: str, parts: Mapping[str, int]) -> str:
-    """The sample that a picture shares with others, by its path; the picture where it is alone.
-
-    Args:
-        picture: path of a picture in an archive.
-        parts: what :func:`parts` found in its collection.
-    """
-    sample, ending = _parted(picture)
-    return sample if ending in parts else picture
+def sample_of(picture: str) -> str:
+    """The name of the sample that a picture would belong to: its path to the name's first dot."""
+    return _parted(picture)[0]
 
 
 def _parted(path: str) -> tuple[str, str]:

@@ -49,8 +49,9 @@ def staged_again(root: Path, table: pa.Table) -> bool:
         name = path.partition(MARK)[0] if member else (files or [path])[0]
         seen[name] = (None if member or files else size, stamp)
     there, other = 0, 0
-    for place in np.unique(np.linspace(0, len(seen) - 1, _FILES).astype(np.int64)):
-        name, (size, stamp) = list(seen.items())[place]
+    distinct = list(seen.items())
+    for place in np.unique(np.linspace(0, len(distinct) - 1, _FILES).astype(np.int64)):
+        name, (size, stamp) = distinct[place]
         try:
             facts = (root / name).stat()
         except (OSError, ValueError):

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from rhyme.catalog.schema import LABEL, VERSION, encode_words
+from rhyme.catalog.schema import LABEL, OFFSET, SHARD, VERSION, encode_words
 from rhyme.errors import CatalogError
+from rhyme.media import MARK
 from rhyme.media.patience import patiently
 from rhyme.run import fsync_directory
 
@@ -181,6 +182,11 @@ def check_unchanged(
         )
 
 
+def absolute_place(path: Path) -> Path:
+    """A path from the root of the file system, its last part a name: ``..`` is followed."""
+    return path.resolve() if ".." in path.parts else path.absolute()
+
+
 def relative_root(root: Path, file: Path) -> str | None:
     """The data's folder relative to the catalog file, where both can move together.
 
@@ -196,14 +202,31 @@ def relative_root(root: Path, file: Path) -> str | None:
     return None
 
 
-def find_root(meta: Mapping[str, Any], file: Path) -> Path:
-    """The data's folder: relative to the catalog where that is known, else as recorded.
+def first_file(table: pa.Table) -> str:
+    """The file of the first item, relative to the data's folder; empty where there is none."""
+    if table.num_rows == 0:
+        return ""
+    row = table.slice(0, 1).to_pylist()[0]
+    path = str(row.get("path", ""))
+    if row.get(SHARD) is not None:
+        return str(row[SHARD])
+    if row.get(OFFSET) is not None:
+        return path.partition(MARK)[0]
+    return str((row.get("files") or [path])[0])
+
+
+def find_root(meta: Mapping[str, Any], file: Path, first: str) -> Path:
+    """The data's folder: relative to the catalog where the data moved with it, else as recorded.
 
     Args:
         meta: the catalog's metadata.
         file: the catalog file.
+        first: a file of the data, relative to their folder; it tells where they are.
     """
+    recorded = Path(str(meta["root"]))
     relative = meta.get("root_relative")
-    if relative is not None:
-        return Path(os.path.normpath(file.absolute().parent / str(relative)))
-    return Path(str(meta["root"]))
+    if relative is None:
+        return recorded
+    beside = Path(os.path.normpath(file.absolute().parent / str(relative)))
+    stayed = not os.path.lexists(beside / first) and os.path.lexists(recorded / first)
+    return recorded if stayed else beside

@@ -147,7 +147,7 @@ def verify_shards(
         ``shards`` and ``bytes`` that were read.
 
     Raises:
-        DataError: a shard is missing or changed; all such are named.
+        DataError: a shard is missing or changed, and all such are named; or they are not complete.
     """
     root = Path(folder)
     shards = cast("dict[str, Any]", _prepared(root)["shards"])
@@ -175,12 +175,15 @@ def verify_shards(
 
 
 def _prepared(root: Path) -> dict[str, Any]:
-    if not (root / PREPARED).is_file() and not (root / FILE_NAME).is_file():
+    if not (root / FILE_NAME).is_file():
+        begun = (root / PREPARED).is_file()
         raise DataError(
-            "no prepared shards here",
+            "the shards in this folder are not complete" if begun else "no prepared shards here",
             file=root,
             stage="verify",
-            remedy="make them: rhyme prepare DIR --out SHARDS",
+            remedy="run the same rhyme prepare command again: it goes on where it was"
+            if begun
+            else "make them: rhyme prepare DIR --out SHARDS",
         )
     found = Catalog.open(root).meta.get("prepared")
     if not isinstance(found, dict):
