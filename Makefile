@@ -53,7 +53,7 @@ format: setup  ## rewrite the code in the house style
 	@$(BIN)/ruff check --fix .
 
 WORKERS ?= 2
-MINUTES ?= 115
+MINUTES ?= 112
 RESULTS ?= results
 RUNS ?= runs/evidence
 evidence: setup  ## the tables of a system, two hours at most: make evidence SYSTEM=cycle_contrast (resumable)

@@ -11,7 +11,7 @@ intra-video pairs are to overlook, colours do not change there; it has the demo'
 world a seed; all arms of a seed share it. *surveillance* and *mixed* are real clips; *davis*
 carries masks with the encoders of *mixed*.
 
-``make evidence`` begins no run after 115 minutes. What comes first is what the question needs: all
+``make evidence`` begins no run after 112 minutes. What comes first is what the question needs: all
 arms and seeds of *long*, its supervised networks, and the real clips with all arms, seeds and
 folds. Then the second world (*long-kept*), the fresh seeds, *kept*, the demo's recipe, the arms
 that sweep a setting, and last *mixed* and *davis*: two cores leave out from the end what does not

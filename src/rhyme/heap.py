@@ -8,6 +8,7 @@ Where the library is asked to keep what is freed, the same pages serve all steps
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -42,6 +43,12 @@ def keep_freed() -> bool:
         return False
     large = set_option(MMAP, LARGE) or set_option(MMAP, LARGEST_BEFORE)
     return bool(large and set_option(TRIM, KEPT))
+
+
+def give_back() -> None:
+    """Hand free memory back to the system now, so that what is resident is what is in use."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _mallopt() -> Callable[[int, int], int] | None:

@@ -229,7 +229,7 @@ def test_a_package_of_another_backbone_says_which(tmp_path: Path) -> None:
     net = build_backbone("small", strides=(1, 2, 2, 2))
     save_package(tmp_path / "small", net, InferencePlan(size=64, resize=64))
     done = train(
-        "moco", tmp_path / "run", "--init", tmp_path / "small", "--model.backbone.name", "r3d"
+        "moco", tmp_path / "run", "--init", tmp_path / "small", "--model.backbone.name", "resnet50"
     )
     refused(done, 1, '--model.backbone.name small --model.backbone.strides "[1, 2, 2, 2]"')
 

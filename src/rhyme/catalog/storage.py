@@ -203,13 +203,16 @@ def relative_root(root: Path, file: Path) -> str | None:
 
 
 def first_file(table: pa.Table) -> str:
-    """The file of the first item, relative to the data's folder; empty where there is none."""
+    """The file of the first item, relative to the data's folder; empty where none tells of it.
+
+    Prepared shards are made with their catalog and stay beside it: one that is missing is gone.
+    """
     if table.num_rows == 0:
         return ""
     row = table.slice(0, 1).to_pylist()[0]
     path = str(row.get("path", ""))
     if row.get(SHARD) is not None:
-        return str(row[SHARD])
+        return ""
     if row.get(OFFSET) is not None:
         return path.partition(MARK)[0]
     return str((row.get("files") or [path])[0])

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rhyme.heap import give_back
 from rhyme.loading.batch import Batch
 from rhyme.systems.base import StepContext, System
 from rhyme.training.stepper import Stepper
@@ -127,7 +128,10 @@ def resident() -> int | None:
 
 def in_use(device: torch.device) -> int:
     """The baseline for :func:`peak_memory`."""
-    return torch.cuda.memory_allocated(device) if device.type == "cuda" else resident() or 0
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    give_back()  # what is free would be taken again without being seen
+    return resident() or 0
 
 
 @dataclass
