@@ -40,3 +40,30 @@ def test_options_that_fit_are_kept(run) -> None:
     api.reopen(run.path, overrides={"train.workers": 1})
     assert load_recipe(run.config).train.workers == 1
     assert events(run, "changed")[0]["options"] == {"train.workers": 1}
+
+
+@pytest.mark.parametrize(
+    ("kept", "asked", "goes_on"),
+    [
+        ("cpu", None, "cpu"),
+        ("auto", None, "auto"),
+        ("auto", "cpu", "cpu"),
+        ("cuda:77", None, "auto"),
+        ("cuda:77", "cpu", "cpu"),
+    ],
+)
+def test_a_run_goes_on_where_its_recipe_says(
+    run, capsys, monkeypatch, kept, asked, goes_on
+) -> None:
+    recipe_of_run = run.config.read_text().replace("device: auto", f"device: {kept}")
+    run.config.write_text(recipe_of_run)
+    assert load_recipe(run.config).train.device == kept
+    where: list[str] = []
+    monkeypatch.setattr(
+        sys.modules["rhyme.api.train"], "fit_run", lambda path, device, **rest: where.append(device)
+    )
+    api.resume(run.path, device=asked)
+    assert where == [goes_on]
+    assert ("cuda:77, the device of the run, is not here" in capsys.readouterr().err) == (
+        kept == "cuda:77" and asked is None
+    )

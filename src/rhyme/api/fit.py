@@ -19,7 +19,7 @@ from rhyme.api.progress import progress_bar
 from rhyme.catalog import Catalog
 from rhyme.config import override
 from rhyme.encoders import seeded
-from rhyme.errors import CatalogError, DataError
+from rhyme.errors import CatalogError, ConfigError, DataError
 from rhyme.evaluation import train_facts
 from rhyme.heap import keep_freed
 from rhyme.loading import CatalogSource, FrameCache, Placement, count_reasons
@@ -95,6 +95,23 @@ def fit_run(
     run = RunFolder.open(path)
     with run.held() if distributed.rank() == 0 else nullcontext():
         return _fit(run, device, resume, progress)
+
+
+def kept_device(run: RunFolder, progress: bool | None = None) -> str:
+    """The device that a run's recipe names; ``auto``, and a line, where it is not here.
+
+    Args:
+        run: run folder with its recipe.
+        progress: False for silence on standard error.
+    """
+    named = load_recipe(run.config).train.device
+    try:
+        resolve_device(named)
+    except ConfigError:
+        if progress is not False:
+            tell(f"{named}, the device of the run, is not here: it goes on where auto says")
+        return "auto"
+    return named
 
 
 def _fit(run: RunFolder, device: str, resume: bool, progress: bool | None) -> Trained:

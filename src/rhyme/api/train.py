@@ -17,6 +17,7 @@ from rhyme.api.fit import (
     build_system,
     describe_left_out,
     fit_run,
+    kept_device,
     tell_missing,
 )
 from rhyme.api.initial import Initial, keep_initial, read_initial
@@ -211,7 +212,7 @@ def begin(
 def resume(
     path: str | Path,
     *,
-    device: str = "auto",
+    device: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     progress: bool | None = None,
     launch: LaunchOptions | None = None,
@@ -220,7 +221,8 @@ def resume(
 
     Args:
         path: run folder.
-        device: where to go on; a run may move.
+        device: where to go on, for a run may move; None is where its recipe says, or ``"auto"``
+            where that device is not here.
         overrides: dotted options that touch no number of the run, e.g. ``{"train.workers": 1}``;
             they are kept in its ``config.yaml``.
         progress: False for silence on standard error.
@@ -237,7 +239,8 @@ def resume(
         return reopen(path, ranks=ranks, overrides=overrides, progress=progress)
 
     how = launch or LaunchOptions()
-    return _start(how, make, Path(path), device=device, fresh=False, progress=progress)
+    where = kept_device(RunFolder.open(path), progress) if device is None else device
+    return _start(how, make, Path(path), device=where, fresh=False, progress=progress)
 
 
 def reopen(

@@ -98,10 +98,10 @@ class Train(Common):
         if self.resume is not None:
             if queued:
                 run = api.reopen(self.resume, ranks=self.slurm.world, overrides=overrides)
-                return _answer(api.submit(run.path, self.slurm, device=self.device or "auto"))
+                return _answer(api.submit(run.path, self.slurm, device=self.device))
             done = api.resume(
                 self.resume,
-                device=self.device or "auto",
+                device=self.device,
                 overrides=overrides,
                 launch=self.launching,
             )
@@ -121,7 +121,7 @@ class Train(Common):
             run = api.new_run(
                 self.recipe, self.data, ranks=self.slurm.world, elsewhere=True, **told
             )
-            return _answer(api.submit(run.path, self.slurm, device=self.device or "auto"))
+            return _answer(api.submit(run.path, self.slurm, device=self.device))
         return _answer(api.train(self.recipe, self.data, launch=self.launching, **told))
 
     def _check(self, overrides: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from rhyme.api.fit import Trained, fit_run
 from rhyme.api.launch import outcome
 from rhyme.errors import ConfigError, MissingExtra, RhymeError, TrainingError
+from rhyme.recipes import load_recipe
 from rhyme.run import RunFolder
 from rhyme.signals import Preempted
 from rhyme.training.ranks import joined, one_fate
@@ -143,7 +144,7 @@ class RankJob:
 
 
 def submit(
-    run: str | Path, slurm: SlurmOptions | None = None, *, device: str = "auto"
+    run: str | Path, slurm: SlurmOptions | None = None, *, device: str | None = None
 ) -> Submitted | Trained:
     """Queue a run folder as a job.
 
@@ -151,7 +152,7 @@ def submit(
         run: a folder that ``new_run`` has made, or one of a run that is to go on; on a file system
             that the nodes share.
         slurm: what to ask the cluster for.
-        device: where the ranks compute.
+        device: where the ranks compute; None is where the run's recipe says.
 
     Returns:
         The job; what was trained where ``slurm.wait`` says so.
@@ -186,7 +187,8 @@ def submit(
             remedy="run it on a login node of the cluster; to try it here: --slurm.cluster local",
         ) from error
     executor.update_parameters(**_parameters(options, folder))
-    task = RankJob(run=folder, device=device, alone=options.cluster == "local")
+    named = device or load_recipe(RunFolder(folder).config).train.device
+    task = RankJob(run=folder, device=named, alone=options.cluster == "local")
     job: Any = executor.submit(task)
     done = Submitted(path=folder, job=str(job.job_id), logs=logs, ranks=options.world)
     RunFolder(folder).event("submitted", job=done.job, ranks=done.ranks)
