@@ -2,7 +2,7 @@
 
 Tensors of a training step on a CPU are some megabytes each. The C library of Linux (glibc) takes
 every one from the system anew and gives it back at once, and the system clears each page before it
-hands it over: thousands of page faults a step, a fifth of the step's time with a small encoder.
+hands it over: thousands of page faults a step, over a quarter of its time with a small encoder.
 Where the library is asked to keep what is freed, the same pages serve all steps. No value changes.
 """
 
