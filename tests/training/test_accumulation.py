@@ -25,6 +25,7 @@ from rhyme.objectives import nt_xent
 from rhyme.run import RunFolder
 from rhyme.systems import StepOutput, System
 from rhyme.training import OptimizerConfig, ScheduleConfig, TrainConfig
+from rhyme.training.accumulation import seed_dropout
 from rhyme.training.stepper import Stepper
 from rhyme.views import View
 from support.tiny_systems import at, batch_for, build_tiny, tiny_backbone
@@ -168,6 +169,19 @@ def test_dropout_draws_the_same_in_both_passes() -> None:
     found = in_batch(2, dropout=0.5)
     assert torch.equal(found["draw0"], found["draw2"])
     assert torch.equal(found["draw1"], found["draw3"])
+
+
+def test_dropout_draws_for_the_rows_of_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One seed for all ranks would blank the same units in row k of each of them."""
+
+    def drawn(rank: int) -> Tensor:
+        monkeypatch.setattr(distributed, "rank", lambda: rank)
+        seed_dropout(at(3))
+        return torch.rand(4)
+
+    found = [drawn(rank) for rank in (0, 1, 2, 1)]
+    assert torch.equal(found[1], found[3])
+    assert len({tuple(values.tolist()) for values in found}) == 3
 
 
 def test_statistics_move_once_and_the_second_pass_leaves_them() -> None:

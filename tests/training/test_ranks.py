@@ -32,13 +32,19 @@ CONFIG = TrainConfig(
 
 
 class Global(System):
-    """A loss over the global batch; one rank can be given a NaN or a signal."""
+    """A loss over the global batch; one rank can be given a NaN, each a signal of its own."""
 
-    def __init__(self, poison: int | None = None, stop: int | None = None) -> None:
+    def __init__(
+        self,
+        poison: int | None = None,
+        stop: int | None = None,
+        signals: tuple[str | None, ...] = (None, "SIGTERM"),
+    ) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.net = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1)).double()
         self.poison, self.stop = poison, stop
+        self.signals = signals
 
     def training_step(self, batch, context):
         rows = batch.views["x"].data
@@ -46,8 +52,9 @@ class Global(System):
         last = distributed.rank() == distributed.world_size() - 1
         if last and context.step == self.poison:
             values = values * float("nan")
-        if last and context.step == self.stop:
-            os.kill(os.getpid(), signal.SIGTERM)
+        name = self.signals[distributed.rank()] if context.step == self.stop else None
+        if name is not None:
+            os.kill(os.getpid(), getattr(signal, name))
         return StepOutput(loss=distributed.mean(values))
 
 
@@ -89,6 +96,14 @@ def stopped_and_resumed(folder: str) -> tuple[int, list[torch.Tensor]]:
     except Preempted:
         return checkpoint.steps_on_disk(trainer.run.checkpoints)[-1], resumed(folder)
     return -1, []
+
+
+def told(folder: str, signals: tuple[str | None, ...]) -> str:
+    try:
+        make(folder, stop=2, signals=signals).fit()
+    except Preempted as error:
+        return error.cause
+    return "trained on"
 
 
 def resumed(folder: str) -> list[torch.Tensor]:
@@ -139,3 +154,25 @@ def test_a_signal_to_one_rank_saves_once_and_resumes():
         for weights, (_, after) in zip(straight, again, strict=True):
             for a, b in zip(weights, after, strict=True):
                 assert torch.equal(a, b)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("signals", "cause"),
+    [
+        ((None, "SIGUSR2"), "SIGUSR2"),
+        (("SIGUSR2", "SIGTERM"), "SIGTERM"),
+        (("SIGTERM", "SIGUSR2"), "SIGTERM"),
+    ],
+)
+def test_all_ranks_tell_one_cause_and_being_cancelled_comes_first(signals, cause):
+    """A cancelled job of a cluster, whose leader was told another signal, must not queue again."""
+    with tempfile.TemporaryDirectory() as folder:
+        said = run_on_ranks(told, 2, folder, signals)
+        assert said == [f"stopped by {cause} after step 3 of 6; the state is saved"] * 2
+        (event,) = [
+            row
+            for row in read_jsonl(Path(folder) / "run" / "events.jsonl")
+            if row["event"] == "preempted"
+        ]
+        assert event["cause"] == cause

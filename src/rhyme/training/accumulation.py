@@ -17,6 +17,7 @@ from dataclasses import replace
 
 import torch
 
+from rhyme import distributed
 from rhyme.encoders import GroupBatchNorm, in_parts
 from rhyme.errors import ConfigError, TrainingError
 from rhyme.loading.batch import Batch
@@ -68,8 +69,12 @@ def check_divides(system: System, parts: int, batch_size: int, ranks: int) -> No
 
 
 def seed_dropout(at: StepContext, *part: int) -> None:
-    """Seed torch's generators, which dropout draws from, for a step or for a part of it."""
-    torch.manual_seed(fork_seed(at.seed, "dropout", at.step, at.phase, at.repeat, *part))
+    """Seed torch's generators, which dropout draws from, for a step or for a part of it.
+
+    Ranks draw apart from each other: what is drawn belongs to the rows that a rank holds.
+    """
+    place = ("rank", distributed.rank()) if distributed.rank() else ()
+    torch.manual_seed(fork_seed(at.seed, "dropout", at.step, at.phase, at.repeat, *part, *place))
 
 
 def cached_gradients(

@@ -25,7 +25,7 @@ from rhyme.encoders.features import InferencePlan
 from rhyme.errors import ConfigError, DataError, TrainingError
 from rhyme.loading.batch import Batch, Source
 from rhyme.run import RunFolder
-from rhyme.signals import Preempted, StopRequest
+from rhyme.signals import StopRequest
 from rhyme.systems.base import RunContext, StepContext, StepOutput, System
 from rhyme.training.config import TrainConfig
 from rhyme.training.environment import (
@@ -45,6 +45,7 @@ from rhyme.training.recorder import Probe, Recorder
 from rhyme.training.saving import Saver
 from rhyme.training.schedules import steps_of
 from rhyme.training.stepper import Stepper
+from rhyme.training.stopping import common_cause, preempted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,8 +230,7 @@ class Trainer:
                         recorder.probe(self.probes, self.system, self.step, self._epoch())
                     self.system.train()
                 asked = request.name or ("request" if self._stop_asked() else None)
-                # One answer for all ranks: a signal may have reached only one of them.
-                stopped = distributed.agree(asked is not None)
+                stopped = common_cause(asked)
                 if last or stopped:
                     self.saver.save(self.step, last=True)
                 elif self._due(config.checkpoint_every) or self._due(config.keep_every):
@@ -242,7 +242,9 @@ class Trainer:
                     self.saver.save(self.step, last=True)
                     raise collapse_error(collapsed, self.step)
             if stopped and not last:
-                self._leave(asked or "a signal to another rank")
+                if self._leader:
+                    self.log.event("preempted", step=self.step, cause=stopped)
+                raise preempted(stopped, self.step, self.steps, self.run.path)
 
     def _roll_back(self, request: RollBack) -> None:
         """Go back to a checkpoint, but read on: the batches that failed are not met again."""
@@ -269,16 +271,6 @@ class Trainer:
 
     def _due(self, every: int | None) -> bool:
         return every is not None and self.step % every == 0
-
-    def _leave(self, cause: str) -> None:
-        if self._leader:
-            self.log.event("preempted", step=self.step, cause=cause)
-        raise Preempted(
-            f"stopped by {cause} after step {self.step} of {self.steps}; the state is saved",
-            file=self.run.path,
-            stage="train",
-            remedy=f"go on with: rhyme train --resume {self.run.path}",
-        )
 
     def _step(self, rates: Mapping[str, float]) -> StepOutput:
         """All phases of a step, each repeat with a fresh batch."""
