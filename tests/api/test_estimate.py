@@ -6,7 +6,8 @@ import pytest
 
 from rhyme import api
 from rhyme.api.estimate import _length, _pace
-from rhyme.errors import ConfigError
+from rhyme.catalog import Catalog
+from rhyme.errors import ConfigError, DataError
 from support.tiny_runs import OVERRIDES, catalog, flags, refused, rhyme, trained
 
 SHORT = {"seconds": 0.2}
@@ -49,6 +50,16 @@ def test_a_number_of_items_is_enough() -> None:
     assert document["steps"] == 6  # the earlier end counts
     assert document["items"] == 1000
     assert any("stand-in" in note for note in document["notes"])
+
+
+def test_items_of_one_source_are_refused_as_the_training_refuses_them() -> None:
+    """Groups are those of the data: with an item a group the queue would have been open to all."""
+    whole = Catalog.open(catalog())
+    one = whole.with_column("group", ["camera"] * len(whole))
+    with pytest.raises(DataError, match="of one group"):
+        api.estimate("moco", data=one, overrides=OVERRIDES["moco"], **SHORT)
+    overrides = {**OVERRIDES["moco"], "model.mask_same_group": False}
+    assert api.estimate("moco", data=one, overrides=overrides, **SHORT).steps > 0
 
 
 def test_ranks_share_the_batch() -> None:

@@ -133,14 +133,15 @@ def estimate(
     with tempfile.TemporaryDirectory(prefix="rhyme-estimate-") as folder:
         room = Path(folder)
         found, sample = take_sample(chosen, data, options, chosen.train.seed, room)
-        count = items or len(part(found, "train"))
+        own = part(found, "train")
+        count = items or len(own)
         _length(chosen, count)  # refuses too few before anything is measured
         tell(f"measuring {chosen.name} on {target}: {local} items a step, about {seconds:.0f} s")
         baseline, held = in_use(target), resident() or 0
         system = build_system(chosen)
         short: dict[str, int] = {}
         if items is None and chosen.data.cache_frames is None:
-            short = count_reasons(unusable(part(found, "train"), system.plans()["train"]))
+            short = count_reasons(unusable(own, system.plans()["train"]))
             count -= sum(short.values())
             _length(chosen, count)
         cache, decode_s = fill_cache(chosen, sample)
@@ -148,9 +149,11 @@ def estimate(
             catalog=sample, plan=system.plans()["train"], seed=chosen.train.seed, cache=cache
         )
         reading = reading_cost(maker, min(local, 16), seconds / 2)
-        cost, state, encoder = _steps(
-            chosen, system, maker, RunFolder(room / "run"), count, gpus, local, baseline, seconds
-        )
+        alone = data is None or len(own) == 0
+        groups = count if alone else round(count * len(own.distinct_groups) / len(own))
+        context = RunContext(items=count, groups=max(groups, 1), batch_size=local * gpus, steps=1)
+        run = RunFolder(room / "run")
+        cost, state, encoder = _steps(chosen, system, maker, run, context, gpus, baseline, seconds)
         look_s = look_cost(system, sample, target)
         maker.close()
     return _compose(
@@ -189,16 +192,15 @@ def _steps(
     system: System,
     maker: BatchMaker,
     run: RunFolder,
-    count: int,
+    context: RunContext,
     ranks: int,
-    local: int,
     baseline: int,
     budget: float,
 ) -> tuple[StepCost, int, int]:
     """Cost of a step, bytes of a checkpoint, bytes of the encoder."""
     device = resolve_device(recipe.train.device)
     system = system.to(device).train()
-    system.setup(RunContext(items=count, groups=count, batch_size=local * ranks, steps=1))
+    system.setup(context)
     groups = 1
     for module in system.modules():  # this rank's share of the batch-norm groups
         own = getattr(module, "norm_groups", None)
@@ -221,7 +223,7 @@ def _steps(
         multiple=math.lcm(groups, recipe.train.accumulate),
         budget=budget,
     )
-    cost = meter.measure(local)
+    cost = meter.measure(context.batch_size // ranks)
     exported = [export.module for export in system.exports().values()]
     encoder = sum(
         t.numel() * t.element_size() for module in exported for t in module.state_dict().values()
