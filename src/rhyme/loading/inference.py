@@ -17,7 +17,13 @@ from rhyme.errors import CatalogError, ConfigError, MediaError, WorkerError
 from rhyme.loading.cache import FrameCache
 from rhyme.loading.decode import Readers
 from rhyme.loading.gathering import LIMIT
-from rhyme.views.facts import equally_spaced, frame_counts, frame_times
+from rhyme.views.facts import (
+    clip_times,
+    equally_spaced,
+    frame_counts,
+    frame_times,
+    moments_every,
+)
 from rhyme.views.sampling import WholeClips
 from rhyme.views.transforms import EvalTransform, Triple
 from rhyme.workers import Pool
@@ -320,13 +326,8 @@ def _moments(
         index = equally_spaced(frame_counts(facts), frames_per_item)
         rows = np.repeat(np.arange(len(catalog)), frames_per_item)
         return rows, frame_times(facts, index).reshape(-1)
-    length = np.maximum(facts.stop - facts.start, 0.0)
-    counts = np.maximum(np.floor(length / every + 0.5).astype(np.int64), 1)
-    rows = np.repeat(np.arange(len(catalog)), counts)
-    step = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    single = np.repeat(counts == 1, counts)
-    offset = np.where(single, np.minimum(length[rows] / 2, every / 2), (step + 0.5) * every)
-    return rows, facts.start[rows] + offset
+    rows, offsets = moments_every(facts.stop - facts.start, every)
+    return rows, facts.start[rows] + offsets
 
 
 def _clip_times(
@@ -334,12 +335,12 @@ def _clip_times(
 ) -> NDArray[np.float64]:
     """``float64 [m, t]``: frames around each moment, inside the item."""
     facts = catalog.facts(rows)
-    rate = np.where(facts.fps > 0, facts.fps, 1.0)
-    seconds = np.full(len(rows), plan.spacing)
-    spacing = seconds if plan.spacing > 0 else max(plan.stride, 1) / rate
-    step = np.arange(plan.frames) - plan.frames // 2
-    times = centres[:, None] + step[None, :] * spacing[:, None]
-    counts = frame_counts(facts)
-    first = np.where(facts.fps > 0, facts.start + 0.5 / rate, facts.start)
-    last = np.where(facts.fps > 0, facts.start + (counts - 0.5) / rate, facts.start)
-    return np.clip(times, first[:, None], last[:, None])
+    return clip_times(
+        centres,
+        frames=plan.frames,
+        spacing=plan.spacing,
+        stride=plan.stride,
+        fps=facts.fps,
+        start=facts.start,
+        counts=frame_counts(facts),
+    )

@@ -27,7 +27,7 @@ from rhyme.media import (
 )
 from rhyme.media.times import TOLERANCE, shown_at
 from rhyme.tasks import encode, normalise
-from rhyme.views import EvalTransform
+from rhyme.views import EvalTransform, clip_times, moments_every
 
 __all__ = ["centre_of", "embed_moment", "moment_of", "open_query", "parse_query"]
 
@@ -197,15 +197,22 @@ def _clip(
     plan: InferencePlan, info: MediaInfo, time: float, span: tuple[float, float]
 ) -> NDArray[np.floating]:
     """Times ``[t]`` of a clip, as `rhyme.loading.inference_batches` takes them of an item."""
-    rate = info.fps if info.fps > 0 else 1.0
-    spacing = plan.spacing if plan.spacing > 0 else max(plan.stride, 1) / rate
-    times = time + (np.arange(plan.frames) - plan.frames // 2) * spacing
-    first = last = span[0]
+    start, counts, rate = span[0], 1, 0.0
     if info.fps > 0 and info.duration > 0:
+        rate = info.fps
         total = info.frames or max(1, round(info.duration * rate))
         begin, end = (round(total * edge / info.duration) for edge in span)
-        first, last = first + 0.5 / rate, first + (max(end - begin, 1) - 0.5) / rate
-    return np.clip(times, first, last)
+        counts = max(end - begin, 1)
+    (times,) = clip_times(
+        np.array([time]),
+        frames=plan.frames,
+        spacing=plan.spacing,
+        stride=plan.stride,
+        fps=np.array([rate]),
+        start=np.array([start]),
+        counts=np.array([counts]),
+    )
+    return times
 
 
 def centre_of(reader: FrameReader, shown: float, span: tuple[float, float], every: float) -> float:
@@ -220,9 +227,7 @@ def centre_of(reader: FrameReader, shown: float, span: tuple[float, float], ever
         span: start and stop of its item, seconds.
         every: seconds from one moment to the next.
     """
-    length = max(span[1] - span[0], 0.0)
-    count = max(math.floor(length / every + 0.5), 1)
-    offsets = (np.arange(count) + 0.5) * every if count > 1 else np.array([min(length, every) / 2])
+    _, offsets = moments_every(np.array([span[1] - span[0]]), every)
     centres = span[0] + offsets
     times = reader.times[shown_at(reader.times, centres)]
     found = centres[np.abs(times - shown) < TOLERANCE]

@@ -10,7 +10,14 @@ from __future__ import annotations
 from rhyme.views.cells import cell_centres, cells_apart, true_matches
 from rhyme.views.clips import Clip, FrameDraws
 from rhyme.views.contrast import ContrastTransform
-from rhyme.views.facts import Facts, equally_spaced, frame_counts, frame_times
+from rhyme.views.facts import (
+    Facts,
+    clip_times,
+    equally_spaced,
+    frame_counts,
+    frame_times,
+    moments_every,
+)
 from rhyme.views.geometry import apply_points, compose, crop_resize_map, flip_map, identity, invert
 from rhyme.views.keys import Keys, fork_seed, hash_name, step_generator
 from rhyme.views.making import ClipPixels, Draws, ViewDraw
@@ -58,6 +65,7 @@ __all__ = [
     "cell_centres",
     "cells_apart",
     "clip_sampling",
+    "clip_times",
     "compose",
     "crop_resize_map",
     "equally_spaced",
@@ -68,6 +76,7 @@ __all__ = [
     "hash_name",
     "identity",
     "invert",
+    "moments_every",
     "step_generator",
     "true_matches",
 ]

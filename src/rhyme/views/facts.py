@@ -87,3 +87,56 @@ def equally_spaced(counts: NDArray[np.int64], frames: int) -> NDArray[np.int64]:
         return last // 2
     position = last * np.arange(frames)[None, :] / (frames - 1)
     return np.floor(position + 0.5).astype(np.int64)
+
+
+def moments_every(
+    length: NDArray[np.float64], every: float
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Moments of items ``every`` so many seconds, the first after half of that.
+
+    Args:
+        length: seconds of each item ``[b]``; one that is shorter has one moment all the same.
+        every: seconds.
+
+    Returns:
+        The item of each moment, ``int64 [m]``, and its seconds after the item's start, ``[m]``.
+    """
+    length = np.maximum(np.asarray(length, dtype=np.float64), 0.0)
+    counts = np.maximum(np.floor(length / every + 0.5).astype(np.int64), 1)
+    rows = np.repeat(np.arange(len(length)), counts)
+    number = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    alone = np.repeat(counts == 1, counts)
+    offsets = np.where(alone, np.minimum(length[rows], every) / 2, (number + 0.5) * every)
+    return rows, offsets
+
+
+def clip_times(
+    centres: NDArray[np.float64],
+    *,
+    frames: int,
+    spacing: float,
+    stride: int,
+    fps: NDArray[np.float64],
+    start: NDArray[np.float64],
+    counts: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """``float64 [b, frames]`` seconds of the frames of clips around moments, inside their items.
+
+    At the ends of an item its first and last frame repeat.
+
+    Args:
+        centres: seconds of the middle frame of each clip ``[b]``.
+        frames: of a clip.
+        spacing: seconds between them; 0 goes by ``stride``.
+        stride: native frames between them, at least 1.
+        fps: native frames a second of each item ``[b]``; 0 for a still picture.
+        start: seconds at which each item starts ``[b]``.
+        counts: frames of each item ``[b]``.
+    """
+    fps = np.asarray(fps, dtype=np.float64)
+    rate = np.where(fps > 0, fps, 1.0)
+    apart = np.full(len(rate), spacing) if spacing > 0 else max(stride, 1) / rate
+    times = centres[:, None] + (np.arange(frames) - frames // 2)[None, :] * apart[:, None]
+    first = np.where(fps > 0, start + 0.5 / rate, start)
+    last = np.where(fps > 0, start + (counts - 0.5) / rate, start)
+    return np.clip(times, first[:, None], last[:, None])
