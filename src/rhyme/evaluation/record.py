@@ -90,10 +90,12 @@ class Record:
         seed = int(of) if of else int(self.package.card.get("seed", self.common["split_seed"]))
         step = self.package.card.get("step") if encoder == "trained" else None
         details = self.details if step is None else {**self.details, "step": step}
+        own = cast(dict[str, Any], to_dict(settings))
+        shared = {k: v for k, v in self.common.items() if own.get(k) is None}
         return Result(
             **self.base,
             protocol=protocol.id,
-            settings={**cast(dict[str, Any], to_dict(settings)), **self.common},
+            settings={**own, **shared},
             metric=metric.name,
             value=metric.value,
             seed=seed,
