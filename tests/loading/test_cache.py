@@ -13,6 +13,7 @@ from PIL import Image
 from rhyme.catalog import Catalog, scan
 from rhyme.errors import DataError, StorageError
 from rhyme.loading import CatalogSource, FrameCache
+from rhyme.loading.decode import Readers
 from rhyme.views import Clip, EvalTransform, ViewPlan, ViewSpec
 from rhyme.workers import map_ordered
 
@@ -207,6 +208,24 @@ class Deadly(Catalog):
             os._exit(9)
         return super().reader(index, **options)
 """
+
+
+@pytest.mark.parametrize("size", [None, 16])
+def test_few_frames_of_full_size_are_held(catalog, monkeypatch, size):
+    """A film in 4K whose 64 frames are kept at 112 pixels does not stand in memory at 1.6 GB."""
+    whole = FrameCache.build(catalog, 9, size)
+    monkeypatch.setattr("rhyme.loading.decode.HELD", 2 * 3 * 32 * 40)
+    asked, read = [], Readers.frames
+
+    def noted(readers, row, times):
+        asked.append(len(times))
+        return read(readers, row, times)
+
+    monkeypatch.setattr(Readers, "frames", noted)
+    parts = FrameCache.build(catalog, 9, size)
+    assert asked == [2, 2, 2, 2, 1] * len(catalog)
+    for name in ("frames", "times", "maps", "counts"):
+        assert np.array_equal(getattr(parts, name), getattr(whole, name)), name
 
 
 def test_a_parcel_holds_32_pictures_or_one_film(tmp_path, catalog, monkeypatch):

@@ -229,7 +229,7 @@ def test_views_made_a_few_items_at_a_time_are_the_same_bits(own_folder, same, mo
         return maker(Request(epoch=0, rows=rows, repeats=0 * rows))
 
     whole = make()
-    monkeypatch.setattr(gathering, "LIMIT", limit)
+    monkeypatch.setattr(gathering, "HELD", limit)
     sizes, apply = [], ViewPlan.apply
 
     def counted(self, pixels, draws, device=None):

@@ -88,7 +88,7 @@ def test_clips_are_made_in_groups_of_few_frames_and_are_the_same(catalog, monkey
     """Many moments of one film, unordered and repeated: few frames at a time, each decoded once."""
     plan = Plan(frames=4, spacing=0.2, size=16, resize=20, mean=(0.4, 0.5, 0.6), std=(0.2,) * 3)
     moments = [(5, 1.3), (0, 0.0), (5, 0.2), (5, 0.4), (5, 1.3), (0, 1.9), (5, 0.8), (5, 5.0)]
-    monkeypatch.setattr("rhyme.loading.inference.LIMIT", held * 3 * 32 * 40)
+    monkeypatch.setattr("rhyme.loading.decode.HELD", held * 3 * 32 * 40)
     asked, read = [], Readers.frames
 
     def noted(readers, row, times):
@@ -121,7 +121,7 @@ def test_clips_are_made_in_groups_of_few_frames_and_are_the_same(catalog, monkey
 def test_a_film_that_ends_early_costs_its_own_clips_alone(catalog, monkeypatch):
     """The first groups of its frames are made before the one that fails."""
     whole = joined(inference_batches(catalog.select([0, 2]), Plan(), frames_per_item=3))
-    monkeypatch.setattr("rhyme.loading.inference.LIMIT", 3 * 32 * 40)
+    monkeypatch.setattr("rhyme.loading.decode.HELD", 3 * 32 * 40)
     read = Readers.frames
 
     def fails_late(readers, row, times):

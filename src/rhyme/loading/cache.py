@@ -6,18 +6,20 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rhyme.catalog import Catalog, ItemFacts
 from rhyme.errors import CatalogError, DataError, MediaError, StorageError, WorkerError
 from rhyme.loading.bad_items import too_many_bad
 from rhyme.loading.decode import Readers
 from rhyme.run import atomic_write, fsync_directory, naming, take_room
-from rhyme.views.crops import centre_square, resized, shorter_side
+from rhyme.views.crops import centre_square, resized, shorter_side, square_map
 from rhyme.views.facts import equally_spaced, frame_counts, frame_times
 from rhyme.views.geometry import crop_resize_map
 from rhyme.workers import map_ordered
@@ -57,16 +59,24 @@ class _Job:
     def _decode(self, row: int) -> _Decoded:
         facts = self.readers.catalog.facts([row])
         index = kept_frames(frame_counts(facts), self.frames)
-        frames, times = self.readers.frames(row, frame_times(facts, index)[0])
         # Prepared shards give smaller copies; maps lead to the original all the same.
-        rows, columns = int(facts.height[0]), int(facts.width[0])
+        size = int(facts.height[0]), int(facts.width[0])
+        kept = np.empty((index.size, 3, *self.shape), dtype=np.uint8)
+        times = np.empty(index.size)
+        scale = partial(self._small, size=size)
+        for among, small, shown in self.readers.scaled(row, frame_times(facts, index), scale):
+            kept[among], times[among] = small.numpy(), shown
+        return kept, times, self._map(size)
+
+    def _small(self, frames: Tensor, size: tuple[int, int]) -> Tensor:
         if self.cut:
-            side = self.shape[0]
-            small, map_ = centre_square(frames, side, side, "bilinear", (rows, columns))
-        else:
-            small = resized(frames, *self.shape, "bilinear")
-            map_ = crop_resize_map(0, 0, rows, columns, *self.shape)
-        return np.ascontiguousarray(small.numpy()), times, map_
+            return centre_square(frames, *self.shape, "bilinear", size)[0]
+        return resized(frames, *self.shape, "bilinear")
+
+    def _map(self, size: tuple[int, int]) -> NDArray[np.float64]:
+        if self.cut:
+            return square_map(size, shorter_side(*size, self.shape[0]), self.shape[0])
+        return crop_resize_map(0, 0, *size, *self.shape)
 
 
 def with_frames(facts: ItemFacts, counts: NDArray[np.int64]) -> ItemFacts:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -15,8 +16,10 @@ from rhyme.errors import TruncatedMedia
 from rhyme.media import FrameReader, Video
 from rhyme.views.clips import FrameDraws
 
-__all__ = ["Readers"]
+__all__ = ["HELD", "Readers"]
 
+HELD = 64 * 2**20
+"""Bytes of decoded frames that are held."""
 _OPEN = 8
 
 
@@ -80,6 +83,38 @@ class Readers:
                 )
         frames, shown = reader.read(times)
         return frames, np.asarray(shown)
+
+    def scaled(
+        self, row: int, times: NDArray[np.float64], scale: Callable[[Tensor], Tensor]
+    ) -> Iterator[tuple[NDArray[np.int64], Tensor, NDArray[np.float64]]]:
+        """Frames of an item, of which at most `HELD` bytes are held before they are scaled.
+
+        They are decoded in the order of time: going on costs no seek, and no frame is asked for
+        twice.
+
+        Args:
+            row: the item's row in the catalog.
+            times: seconds in the file, of any shape and order, repeats allowed.
+            scale: makes ``[f, ...]`` of ``uint8 [f, 3, h, w]``.
+
+        Yields:
+            Places ``[f]`` among all wanted times, what ``scale`` made of their frames, and the
+            seconds ``[f]`` at which they are shown.
+
+        Raises:
+            MediaError: as for :meth:`frames`, at whatever group of them.
+            CatalogError: the file has gone or changed since the scan.
+        """
+        facts = self.catalog.facts([row])
+        together = max(HELD // max(3 * int(facts.height[0]) * int(facts.width[0]), 1), 1)
+        wanted, where = np.unique(times.reshape(-1), return_inverse=True)
+        for first in range(0, len(wanted), together):
+            frames, shown = self.frames(row, wanted[first : first + together])
+            small = scale(frames)
+            del frames  # before the next ones are decoded
+            among = np.flatnonzero((where >= first) & (where < first + together))
+            pick = where[among] - first
+            yield among, small[torch.from_numpy(pick)], shown[pick]
 
     def clips(
         self, row: int, draws: Mapping[str, FrameDraws], place: int

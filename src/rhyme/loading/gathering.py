@@ -14,12 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rhyme.loading.decode import HELD
 from rhyme.views import ClipPixels, Draws, View, ViewPlan
 
 __all__ = ["Decoded", "Gathering", "stacked"]
-
-LIMIT = 64 * 2**20
-"""Bytes of decoded frames that are held."""
 
 Decoded = Mapping[str, tuple[Tensor, np.ndarray]]
 """Frames ``uint8 [t, 3, h, w]`` of an item and seconds ``[t]`` at which they are shown, by clip."""
@@ -53,7 +51,7 @@ class Gathering:
         self.decoded[item] = decoded
         self._waiting.append((item, place))
         self._bytes += sum(frames.nbytes for frames, _ in decoded.values())
-        if self._bytes > LIMIT:
+        if self._bytes > HELD:
             self.flush(draws)
 
     def flush(self, draws: Draws) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, MutableMapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -16,7 +17,6 @@ from rhyme.catalog import Catalog
 from rhyme.errors import CatalogError, ConfigError, MediaError, WorkerError
 from rhyme.loading.cache import FrameCache
 from rhyme.loading.decode import Readers
-from rhyme.loading.gathering import LIMIT
 from rhyme.views.facts import (
     clip_times,
     equally_spaced,
@@ -172,10 +172,7 @@ def inference_batches(
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """Makes one batch; travels to the workers.
-
-    At most `LIMIT` bytes of decoded frames are held, so that clips of large films fit.
-    """
+    """Makes one batch; travels to the workers."""
 
     readers: Readers
     transform: EvalTransform
@@ -188,8 +185,10 @@ class _Job:
         failed: dict[int, str] = {}
         for row in dict.fromkeys(unit.rows.tolist()):
             places = np.flatnonzero(unit.rows == row)
+            facts = self.readers.catalog.facts([row])
+            seen = partial(self._seen, size=np.stack([facts.height, facts.width], axis=1))
             try:
-                for among, data, times in self._frames(row, unit.times[places]):
+                for among, data, times in self.readers.scaled(row, unit.times[places], seen):
                     at, frame = places[among // count], among % count
                     pixels[torch.from_numpy(at), torch.from_numpy(frame)] = data
                     shown[at, frame] = times
@@ -206,32 +205,9 @@ class _Job:
         )
         return _Done(batch, failed)
 
-    def _frames(
-        self, row: int, times: NDArray[np.float64]
-    ) -> Iterator[tuple[NDArray[np.int64], Tensor, NDArray[np.float64]]]:
-        """Frames of an item as the encoder sees them, in groups, in the order of time.
-
-        Going on in that order costs no seek, and no frame is asked for twice.
-
-        Args:
-            row: the item.
-            times: wanted, of any shape.
-
-        Yields:
-            Places ``[f]`` among all wanted times, ``float32 [f, 3, size, size]``, and the seconds
-            ``[f]`` at which those frames are shown.
-        """
-        facts = self.readers.catalog.facts([row])
-        size = np.stack([facts.height, facts.width], axis=1)
-        together = max(LIMIT // max(3 * int(size.prod()), 1), 1)
-        wanted, where = np.unique(times.reshape(-1), return_inverse=True)
-        for first in range(0, len(wanted), together):
-            frames, shown = self.readers.frames(row, wanted[first : first + together])
-            data, _ = self.transform.apply(frames[None], {}, size)
-            del frames  # before the next ones are decoded
-            among = np.flatnonzero((where >= first) & (where < first + together))
-            pick = where[among] - first
-            yield among, data[0, torch.from_numpy(pick)], shown[pick]
+    def _seen(self, frames: Tensor, size: NDArray[np.int64]) -> Tensor:
+        """Frames as the encoder sees them, ``float32 [f, 3, size, size]``."""
+        return self.transform.apply(frames[None], {}, size)[0][0]
 
 
 def _decoded(
