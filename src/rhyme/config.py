@@ -76,6 +76,18 @@ def from_dict(cls: type[T], values: Mapping[str, Any], *, where: str = "") -> T:
     return cls(**built)
 
 
+def check_choices(config: object) -> None:
+    """Refuse values of a dataclass's ``Literal`` fields that are none of the choices.
+
+    Raises:
+        ConfigError: with the nearest choice.
+    """
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(cast(Any, config)):
+        if get_origin(hints[field.name]) is Literal:
+            _convert(hints[field.name], getattr(config, field.name), field.name)
+
+
 def _convert(hint: Any, value: Any, where: str) -> Any:
     """Convert ``value`` to what ``hint`` asks for, or say what was expected."""
     origin, args = get_origin(hint), get_args(hint)

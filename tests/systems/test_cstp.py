@@ -11,7 +11,7 @@ from rhyme.encoders import HeadConfig
 from rhyme.errors import ConfigError
 from rhyme.systems.cstp import CstpConfig
 from rhyme.training.accumulation import check_divides
-from rhyme.views import Keys, Overlap
+from rhyme.views import ContrastTransform, Keys, Overlap
 from support.tiny_systems import at, batch_for, tiny_backbone
 
 IDENTITY = HeadConfig(layers=0, out=0, normalise=False)
@@ -240,6 +240,8 @@ def test_the_exported_encoder_reads_clips(build) -> None:
         ({"byol_weight": -0.1}, "weights"),
         ({"byol_weight": 0.0, **NO_LABELS}, "not all be 0"),
         ({"overlap": Overlap(turn=False)}, "not turned"),
+        ({"transform": ContrastTransform.cstp(scale=(0.9, 1.0))}, "transform.scale plays no part"),
+        ({"transform": ContrastTransform.cstp(ratio=(1.0, 1.0))}, "transform.ratio plays no part"),
     ],
 )
 def test_values_that_cannot_be_are_refused(options, says) -> None:

@@ -362,6 +362,8 @@ def test_exports_the_trunk_with_both_heads(build) -> None:
         ({"clamp": 0.0}, "clamp"),
         ({"w_clip": -1.0}, "weights"),
         ({"w_clip": 0.0, "w_tc": 0.0, "w_sr": 0.0}, "weights"),
+        ({"mode": "clip", "w_clip": 0.0}, "mode 'clip' uses"),
+        ({"mode": "clip-sr", "w_clip": 0.0, "w_sr": 0.0}, "mode 'clip-sr' uses"),
         ({"tc_temperature": 0.0}, "temperature"),
         ({"transform": ShiftCropTransform()}, "source_skip"),
     ],
@@ -369,6 +371,22 @@ def test_exports_the_trunk_with_both_heads(build) -> None:
 def test_options_that_cannot_be(options: dict, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         DualConfig(**options)
+
+
+def test_choices_of_a_config_made_in_python_are_checked() -> None:
+    """Any other word would train something else in silence."""
+    with pytest.raises(ConfigError, match="base"):
+        Dual(DualConfig(base="MoCo"))
+
+
+def test_colours_left_alone_in_all_clips_stay_alone_in_the_source(build) -> None:
+    def skips(skip: float) -> list[float]:
+        plan = dual(build, transform=ContrastTransform.dual(size=16, skip=skip)).plans()["train"]
+        return [plan.views[name].transform.skip for name in ("source", "positive", "shuffled")]
+
+    assert skips(0.0) == [0.2, 0.0, 0.0]
+    assert skips(0.5) == [0.6, 0.5, 0.5]
+    assert skips(1.0) == [1.0, 1.0, 1.0]
 
 
 def test_an_encoder_of_frames_is_refused() -> None:

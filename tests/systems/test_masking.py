@@ -1,10 +1,13 @@
 """The automatic same-group mask goes by groups, whatever they are cut into."""
 
+import dataclasses
+
 import pytest
+import torch
 
 from rhyme.errors import DataError
 from rhyme.systems import RunContext
-from support.tiny_systems import build_tiny
+from support.tiny_systems import at, batch_for, build_tiny
 
 QUEUED = {
     "moco": ({}, 24),
@@ -38,3 +41,28 @@ def test_systems_without_negatives_have_no_mask() -> None:
         system = build_tiny(name, **options)
         system.setup(RunContext(items=6, groups=1, batch_size=6, steps=10))
         assert system.mask_same_group is None
+
+
+IN_BATCH = {
+    "simclr": {},
+    "dual": {"frames": 4, "mode": "clip-tc"},
+    "lsfd": {"frames": 4, "aggregator": "mlp"},
+}
+"""Systems whose negatives are the other items of a batch."""
+
+
+@pytest.mark.parametrize("name", IN_BATCH)
+def test_a_stand_in_is_no_negative_of_itself(name: str) -> None:
+    """A damaged item's may be in the batch already, also where every item is its own group."""
+    system = build_tiny(name, **IN_BATCH[name])
+    batch = batch_for(system)
+    system.setup(RunContext(items=6, groups=6, batch_size=6, steps=10))
+    assert not system.mask_same_group
+    twice = dataclasses.replace(
+        batch, index=torch.tensor([0, 1, 2, 3, 4, 4]), group=torch.arange(6)
+    )
+    by_item = system.training_step(twice, at(0)).loss
+    system.mask_same_group = True
+    by_group = dataclasses.replace(batch, group=torch.tensor([0, 1, 2, 3, 4, 4]))
+    assert torch.equal(by_item, system.training_step(by_group, at(0)).loss)
+    assert not torch.equal(by_item, system.training_step(batch, at(0)).loss)

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from rhyme.config import check_choices
 from rhyme.encoders.features import InferencePlan
 from rhyme.loading.batch import Batch
 from rhyme.views.keys import Keys, step_generator
@@ -191,6 +192,8 @@ class System(nn.Module):
 
     def __init__(self, config: Any = None) -> None:
         super().__init__()
+        if config is not None and type(config) is getattr(type(self), "Config", None):
+            check_choices(config)  # one that was built in Python has not been checked yet
         self.config = config
 
     def plans(self) -> dict[str, Any]:

@@ -68,7 +68,8 @@ class CstpConfig:
         projector: *g*, on the trunk's feature.
         predictor: *q*, on the projector's output and of its length (``out=0``).
         label_head: form of the four heads; their length of output is the number of labels.
-        transform: crop, flip and colours of each clip; what ``skip`` leaves out is not tilted.
+        transform: size, flip and colours of each clip; what ``skip`` leaves out is not tilted. The
+            crops are drawn by ``overlap``.
         tilt: reach of the small rotation, in degrees.
         frames: frames of a clip.
         stride: native frames between the frames of a clip where the encoder is used.
@@ -111,6 +112,14 @@ class CstpConfig:
                 value=weights,
                 remedy="give model.byol_weight or the weight of a label",
             )
+        drawn = ContrastTransform.cstp()
+        for name in ("scale", "ratio"):
+            if getattr(self.transform, name) != getattr(drawn, name):
+                raise ConfigError(
+                    f"transform.{name} plays no part: both clips' crops are drawn together",
+                    value=getattr(self.transform, name),
+                    remedy=f"set model.overlap.{name} instead",
+                )
         if self.rotation_weight > 0 and not self.overlap.turn:
             raise ConfigError(
                 "clips that are not turned have no turn to be told",

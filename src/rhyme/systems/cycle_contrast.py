@@ -177,7 +177,7 @@ class CycleContrast(System):
             batch.group,
         )
         terms = {"intra": (c.intra_weight, intra)}
-        head = self.cycle_head
+        head = self._head
         if c.cycle_weight > 0:
             terms["cycle"] = (
                 c.cycle_weight,
@@ -265,7 +265,16 @@ class CycleContrast(System):
         self._fresh = None
 
     @property
-    def cycle_head(self) -> str:
+    def cycle_head(self) -> str | None:
+        """The head that the cycle loss trains; None where none does.
+
+        Head c of the intra-video term alone stays as it was drawn, and says nothing of the system.
+        """
+        trained = self.config.cycle_weight > 0 or not self.config.separate_heads
+        return self._head if trained else None
+
+    @property
+    def _head(self) -> str:
         """Head c, or the one head where both losses share it."""
         return "c" if self.config.separate_heads else "m"
 

@@ -65,7 +65,7 @@ from rhyme.objectives import (
     shuffle_segments,
 )
 from rhyme.systems.base import Embeddings, Export, RunContext, StepContext, StepOutput, System
-from rhyme.systems.masking import masks_batch, masks_queue
+from rhyme.systems.masking import kin, masks_batch, masks_queue
 from rhyme.systems.moco import check_momentum_contrast
 from rhyme.systems.momentum_pair import MomentumPair, check_reads, inference_plan
 from rhyme.transfer import sent
@@ -92,7 +92,8 @@ class DualConfig:
             and last frame beyond its ends, as published; ``"random"`` keeps the clip inside.
         reverse: probability that all clips of a video run backwards.
         transform: how each clip is augmented, drawn once for all its frames.
-        source_skip: share of the source clips whose colours are left alone.
+        source_skip: share of the source clips whose colours are left alone, of those that
+            ``transform.skip`` does not leave alone already.
         temperature: τ of the clip term.
         tc_temperature: τ_tc of temporal coherence.
         theta: θ of shuffle-rank.
@@ -199,7 +200,7 @@ class Dual(System):
         c = self.config
         weak, clip = c.transform, self._clip
         if isinstance(weak, ContrastTransform):
-            weak = replace(weak, skip=c.source_skip)
+            weak = replace(weak, skip=weak.skip + (1 - weak.skip) * c.source_skip)
         chosen = {"source": ("a", weak), "positive": ("b", c.transform)}
         if c.ranks_segments:
             chosen["shuffled"] = ("a", c.transform)
@@ -256,13 +257,13 @@ class Dual(System):
 
     def loss(self, embeddings: Embeddings, batch: Batch, context: StepContext) -> StepOutput:
         """The terms that the mode asks for; keys of this batch are not among its own negatives."""
-        c, group = self.config, batch.group
+        c = self.config
         keys = embeddings if c.base == "simclr" else self._keys(batch, context)
         source, positive = embeddings["source/clip"], keys["positive/clip"]
-        terms = {"clip": (c.w_clip, self._contrast("clip", source, positive, group))}
+        terms = {"clip": (c.w_clip, self._contrast("clip", source, positive, batch))}
         if c.coheres:
             pair = embeddings["source/series"], keys["positive/series"]
-            terms["tc"] = (c.w_tc, self._contrast("series", *pair, group))
+            terms["tc"] = (c.w_tc, self._contrast("series", *pair, batch))
         order = None
         if c.ranks_segments:
             order = self.order(batch, context)
@@ -295,7 +296,7 @@ class Dual(System):
         return {f"positive/{head}": rows for head, rows in self._fresh[0].items()}
 
     def _contrast(
-        self, head: str, anchors: Tensor, positives: Tensor, group: Tensor
+        self, head: str, anchors: Tensor, positives: Tensor, batch: Batch
     ) -> ObjectiveOutput:
         """SimCLR's or MoCo's contrast: of clip vectors, or of the means of segment vectors."""
         c, masked = self.config, self.mask_same_group
@@ -305,11 +306,11 @@ class Dual(System):
             rows = [segment_mean(self._segments(x)) for x in rows]
         temperature = c.temperature if head == "clip" else c.tc_temperature
         if queue is None:
-            return nt_xent(*rows, temperature=temperature, groups=group if masked else None)
+            return nt_xent(*rows, temperature=temperature, groups=kin(batch, masked))
         return info_nce(
             *rows,
             temperature=temperature,
-            anchor_groups=group if masked else None,
+            anchor_groups=batch.group if masked else None,
             negative_groups=queue.owners if masked else None,
         )
 
@@ -373,8 +374,12 @@ def _check(c: DualConfig) -> None:
         if value is not None and not 0 < value < float("inf"):
             raise ConfigError(f"{name} must be positive", value=value)
     weights = (c.w_clip, c.w_tc, c.w_sr)
-    if not all(0 <= w < float("inf") for w in weights) or max(weights) == 0:
-        raise ConfigError("loss weights must be finite, not negative, and not all 0", value=weights)
+    used = c.w_clip + c.w_tc * c.coheres + c.w_sr * c.ranks_segments
+    if not all(0 <= w < float("inf") for w in weights) or used == 0:
+        raise ConfigError(
+            f"loss weights must be finite, not negative, and not all 0 that mode '{c.mode}' uses",
+            value={"w_clip": c.w_clip, "w_tc": c.w_tc, "w_sr": c.w_sr},
+        )
     if c.head.blocks != 1 or c.series.blocks != 1 or not c.head.out or not c.series.out:
         raise ConfigError(
             "give the lengths of both heads; their blocks are the segments",

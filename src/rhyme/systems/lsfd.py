@@ -54,7 +54,7 @@ from rhyme.loading import Batch
 from rhyme.memory import FeatureQueue
 from rhyme.objectives import ObjectiveOutput, info_nce, info_nce_symmetric, with_own_negative
 from rhyme.systems.base import Embeddings, Export, RunContext, StepContext, StepOutput, System
-from rhyme.systems.masking import masks_batch, masks_queue
+from rhyme.systems.masking import kin, masks_batch, masks_queue
 from rhyme.systems.moco import check_momentum_contrast
 from rhyme.systems.momentum_pair import MomentumPair, check_reads, inference_plan
 from rhyme.transfer import sent
@@ -306,8 +306,9 @@ class LSFD(System):
 
     def _contrast(self, asked: Tensor, answers: Tensor, part: str, batch: Batch) -> ObjectiveOutput:
         """InfoNCE of unit rows: both ways within the batch, or with part of the queue."""
-        c, groups = self.config, batch.group if self.mask_same_group else None
+        c, masked = self.config, self.mask_same_group
         if c.base == "simclr":
+            groups = kin(batch, masked)
             return info_nce_symmetric(asked, answers, temperature=c.temperature, groups=groups)
         keys = self.queue.features
         if part == "xi":
@@ -319,8 +320,8 @@ class LSFD(System):
             answers,
             keys,
             temperature=c.temperature,
-            anchor_groups=groups,
-            negative_groups=None if groups is None else self.queue.owners,
+            anchor_groups=batch.group if masked else None,
+            negative_groups=self.queue.owners if masked else None,
         )
 
     def _keys(self, batch: Batch, context: StepContext) -> Embeddings:

@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from rhyme.errors import ConfigError, DataError
+from rhyme.loading.batch import Batch
 from rhyme.systems.base import RunContext
+
+
+def kin(batch: Batch, masked: bool) -> Tensor:
+    """``int64 [b]``: rows of a batch that share a number are no negatives of each other.
+
+    Args:
+        batch: the batch.
+        masked: whether an item's own group is left out. Where it is not, an item itself still is:
+            the stand-in of a damaged one may be in the batch a second time.
+    """
+    return batch.group if masked else batch.index
 
 
 def masks_queue(choice: bool | None, context: RunContext, queue: int) -> bool:

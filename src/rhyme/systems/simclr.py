@@ -41,7 +41,7 @@ from rhyme.errors import ConfigError
 from rhyme.loading import Batch
 from rhyme.objectives import nt_xent
 from rhyme.systems.base import Embeddings, Export, RunContext, StepContext, StepOutput, System
-from rhyme.systems.masking import masks_batch
+from rhyme.systems.masking import kin, masks_batch
 from rhyme.systems.momentum_pair import check_reads, inference_plan
 from rhyme.views import Clip, ContrastTransform, Transform, ViewPlan, ViewSpec
 
@@ -136,7 +136,7 @@ class Simclr(System):
             first,
             second,
             temperature=self.config.temperature,
-            groups=batch.group if self.mask_same_group else None,
+            groups=kin(batch, self.mask_same_group),
         )
         mean = distributed.mean(contrast.values, contrast.valid)
         return StepOutput(
