@@ -23,6 +23,7 @@ class Plan:
     frames: int = 1
     spacing: float = 0.0
     stride: int = 0
+    aspect: float | None = None
 
 
 def joined(batches):

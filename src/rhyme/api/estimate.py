@@ -144,7 +144,7 @@ def estimate(
             short = count_reasons(unusable(own, system.plans()["train"]))
             count -= sum(short.values())
             _length(chosen, count)
-        cache, decode_s = fill_cache(chosen, sample)
+        cache, decode_s = fill_cache(chosen, sample, system.plans()["train"].aspect)
         maker = BatchMaker(
             catalog=sample, plan=system.plans()["train"], seed=chosen.train.seed, cache=cache
         )

@@ -46,13 +46,15 @@ def take_sample(
     return found, found.select(indices=np.sort(rows))
 
 
-def fill_cache(recipe: Recipe, sample: Catalog) -> tuple[FrameCache | None, float]:
+def fill_cache(
+    recipe: Recipe, sample: Catalog, aspect: float | None
+) -> tuple[FrameCache | None, float]:
     """The frame cache of the sample, and seconds an item to fill it."""
     d = recipe.data
     if d.cache_frames is None or d.cache_size is None:
         return None, 0.0
     began = time.perf_counter()
-    cache = FrameCache.build(sample, frames_per_item=d.cache_frames, size=d.cache_size)
+    cache = FrameCache.build(sample, d.cache_frames, d.cache_size, aspect=aspect)
     return cache, (time.perf_counter() - began) / len(sample)
 
 

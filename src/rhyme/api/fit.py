@@ -126,7 +126,7 @@ def _fit(run: RunFolder, device: str, resume: bool, progress: bool | None) -> Tr
     frames = run.path / FRAMES
     log = RunLog(run, recipe.train.save_errors, tell if progress is not False else _say_nothing)
     damaged = damage_log(run, log)
-    cache = leader_first(lambda: frame_cache(recipe, items, frames))
+    cache = leader_first(lambda: frame_cache(recipe, items, frames, system.plans()["train"].aspect))
     if cache is not None and distributed.rank() == 0:
         for row, reason in cache.failed.items():
             damaged(items.item(row).path, reason)
@@ -309,7 +309,9 @@ def build_system(recipe: Recipe) -> System:
         return system_class(recipe.system)(recipe.model)
 
 
-def frame_cache(recipe: Recipe, catalog: Catalog, folder: Path) -> FrameCache | None:
+def frame_cache(
+    recipe: Recipe, catalog: Catalog, folder: Path, aspect: float | None
+) -> FrameCache | None:
     """The decoded frames of a catalog, where the recipe asks for a cache.
 
     Several ranks share one, which lies in the folder until the run is done.
@@ -323,6 +325,7 @@ def frame_cache(recipe: Recipe, catalog: Catalog, folder: Path) -> FrameCache | 
             catalog,
             frames_per_item=d.cache_frames,
             size=d.cache_size,
+            aspect=aspect,
             budget_bytes=int(d.cache_gib * 2**30),
             workers=recipe.train.workers,
             path=folder if shared else None,

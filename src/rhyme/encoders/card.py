@@ -62,7 +62,7 @@ def render_card(
     facts = {
         "backbone": config.name,
         **{name.replace("_", " "): value for name, value in _shape(config).items()},
-        "input": f"{clip}; shorter side to {plan.resize}, centre {plan.size} x {plan.size} pixels",
+        "input": f"{clip}; {_scaled(plan)}, centre {plan.size} x {plan.size} pixels",
         "mean": plan.mean,
         "standard deviation": plan.std,
         **{f"head {name}": line for name, line in (heads or {}).items()},
@@ -83,6 +83,13 @@ def _shape(config: BackboneConfig) -> dict[str, Any]:
     names = ("strides", "temporal_strides", "widths", "dilations")
     plain = BackboneConfig()
     return {n: getattr(config, n) for n in names if getattr(config, n) != getattr(plain, n)}
+
+
+def _scaled(plan: InferencePlan) -> str:
+    """How frames are scaled before the cut, in words."""
+    if plan.aspect is None:
+        return f"shorter side to {plan.resize}"
+    return f"scaled to {plan.aspect:.3g} times as wide as high, shorter side {plan.resize}"
 
 
 def _apart(plan: InferencePlan) -> str:

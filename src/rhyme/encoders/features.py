@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
+
+from rhyme.config import to_dict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,8 @@ class InferencePlan:
         frames: frames of a clip; 1 for an encoder of single frames.
         spacing: seconds between them.
         stride: native frames between them; 0 goes by ``spacing``. Both 0: neighbouring frames.
+        aspect: width by height that every frame is scaled to before the cut, as in its training;
+            None keeps its own.
     """
 
     size: int
@@ -58,3 +63,8 @@ class InferencePlan:
     frames: int = 1
     spacing: float = 0.0
     stride: int = 0
+    aspect: float | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """The plan as plain data, without what it leaves alone."""
+        return {name: value for name, value in to_dict(self).items() if value is not None}

@@ -158,7 +158,7 @@ def package_files(
     }
     files = {
         WEIGHTS: safetensors.torch.save(state, {"format": "pt"}),
-        PLAN: dump_json(to_dict(plan)),
+        PLAN: dump_json(plan.facts()),
     }
     config: dict[str, Any] = {
         "format": "rhyme-encoder",
@@ -291,6 +291,7 @@ def _check_plan(plan: InferencePlan) -> None:
         and plan.spacing >= 0
         and 0 <= plan.stride <= 65536
         and not (plan.stride and plan.spacing)
+        and 1 / 8 <= (1.0 if plan.aspect is None else plan.aspect) <= 8
     )
     if not sound:
-        raise ConfigError("the inference plan cannot be followed", value=to_dict(plan))
+        raise ConfigError("the inference plan cannot be followed", value=plan.facts())

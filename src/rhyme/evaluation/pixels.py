@@ -140,7 +140,7 @@ class Pixels:
     def fit(self, rows: Integer, tuning: Tuning) -> Classifier:
         """A classifier trained on these rows."""
         catalog = self.catalog.select(indices=rows)
-        clip = tuning.plan(self.plan).frames
+        told = tuning.plan(self.plan)
         return fine_tune(
             self.encoder,
             self.plan,
@@ -151,8 +151,8 @@ class Pixels:
             seed=self.seed,
             workers=self.workers,
             device=self.device,
-            cache=self._cache(rows, catalog, clip),
-            frames=self.frames_per_item if clip == 1 else None,
+            cache=self._cache(rows, catalog, told),
+            frames=self.frames_per_item if told.frames == 1 else None,
             progress=self.progress,
         )
 
@@ -184,9 +184,9 @@ class Pixels:
 
     def in_memory(self, rows: Integer, tuning: Tuning) -> bool:
         """Whether these rows were trained on from memory, where frames are scaled to the plan."""
-        return self.caches.get(_key(rows, tuning.plan(self.plan).frames)) is not None
+        return self.caches.get(_key(rows, tuning.plan(self.plan))) is not None
 
-    def _cache(self, rows: Integer, catalog: Catalog, clip: int) -> FrameCache | None:
+    def _cache(self, rows: Integer, catalog: Catalog, told: InferencePlan) -> FrameCache | None:
         """Frames in memory where they fit: epochs then cost no decoding.
 
         Of single frames those that are drawn from without a cache too, so that which frames are
@@ -194,16 +194,17 @@ class Pixels:
         mean what they say.
         """
         longest = int(np.max(catalog.facts().frames, initial=1))
-        kept = self.frames_per_item if clip == 1 else longest
-        key = _key(rows, clip)
+        kept = self.frames_per_item if told.frames == 1 else longest
+        key = _key(rows, told)
         if key not in self.caches:
-            side = max(self.plan.resize, self.plan.size)
+            side = max(told.resize, told.size)
             taken = sum(c.frames.nbytes for c in self.caches.values() if c is not None)
             try:
                 self.caches[key] = FrameCache.build(
                     catalog,
                     kept,
                     side,
+                    aspect=told.aspect,
                     budget_bytes=_CACHE_BYTES - taken,
                     workers=self.workers,
                 )
@@ -212,9 +213,9 @@ class Pixels:
         return self.caches[key]
 
 
-def _key(rows: Integer, clip: int) -> bytes:
-    """What tells the caches of an evaluation apart: their items, and frames against clips."""
-    return b"%d/" % (clip > 1) + rows.tobytes()
+def _key(rows: Integer, told: InferencePlan) -> bytes:
+    """What tells the caches of an evaluation apart: items, frames against clips, and scaling."""
+    return f"{told.frames > 1}/{told.resize}/{told.aspect}/".encode() + rows.tobytes()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,7 +70,7 @@ class Record:
                 **shards_of(catalog),
             },
             details={
-                "plan": to_dict(package.plan),
+                "plan": package.plan.facts(),
                 **({"weights": package.extra["weights"]} if "weights" in package.extra else {}),
                 **({} if "seed" in package.card else {SEED_OF: "the evaluation"}),
                 "train_items": len(splits.train),

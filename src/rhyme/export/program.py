@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from rhyme.config import from_dict, to_dict
+from rhyme.config import from_dict
 from rhyme.encoders import Backbone, EncoderPackage, Features, InferencePlan
 from rhyme.errors import ConfigError, PackageError
 from rhyme.run import atomic_write
@@ -93,7 +93,7 @@ def to_torch_export(package: EncoderPackage, path: str | Path, *, normalise: boo
         exported = torch.export.export(
             program.to(device), (example,), dynamic_shapes={"pixels": {0: batch}}
         )
-    facts = {"plan": to_dict(plan), "normalised": normalise, "source": package.hash}
+    facts = {"plan": plan.facts(), "normalised": normalise, "source": package.hash}
     made = io.BytesIO()  # PyTorch's own writer ends the process where the disk is full
     torch.export.save(exported, made, extra_files={_FACTS: json.dumps(facts)})
     atomic_write(path, made.getvalue())

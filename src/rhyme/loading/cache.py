@@ -90,7 +90,8 @@ class FrameCache:
 
     Frames are kept as ``uint8``; the first and the last frame of an item are among them. If all
     items have the same size their aspect is kept; otherwise every frame is cut to its central
-    square, and ``cut`` says so. Maps still lead to original display pixels.
+    square, and ``cut`` says so, or scaled whole to a given aspect. Maps still lead to original
+    display pixels.
 
     Attributes:
         frames: ``uint8 [n, f, 3, h, w]``.
@@ -131,6 +132,7 @@ class FrameCache:
         frames_per_item: int = 4,
         size: int | None = None,
         *,
+        aspect: float | None = None,
         budget_bytes: int = 4 * _GIB,
         workers: int = 0,
         path: str | Path | None = None,
@@ -143,6 +145,8 @@ class FrameCache:
             catalog: the items.
             frames_per_item: frames of each item, equally spaced from the first to the last.
             size: shorter side in pixels; None keeps the size, which must be the same everywhere.
+            aspect: width by height that frames of different sizes are scaled to, where all views
+                of them change their aspect anyway; None cuts squares.
             budget_bytes: most bytes that the frames may take.
             workers: decoding processes; 0 decodes here.
             path: a folder to keep the frames in, memory-mapped; one that already holds them for
@@ -155,8 +159,9 @@ class FrameCache:
                 folder that belongs to something else.
         """
         facts = catalog.facts()
-        shape, cut = _shape(facts, size)
+        shape, cut = _shape(facts, size, aspect)
         options = {"frames_per_item": frames_per_item, "size": size}
+        options |= {} if aspect is None else {"aspect": aspect}
         folder = None if path is None else Path(path)
         if folder is not None and (folder / _INDEX).exists():
             belongs = {"fingerprint": catalog.fingerprint, "identity": catalog.identity}
@@ -320,7 +325,9 @@ def kept_frames(counts: NDArray[np.int64], frames: int) -> NDArray[np.int64]:
     return np.where((counts >= frames)[:, None], spaced, every)
 
 
-def _shape(facts: ItemFacts, size: int | None) -> tuple[tuple[int, int], bool]:
+def _shape(
+    facts: ItemFacts, size: int | None, aspect: float | None
+) -> tuple[tuple[int, int], bool]:
     """Rows and columns of a cached frame, and whether frames are cut to squares."""
     width, height = np.unique(facts.width), np.unique(facts.height)
     same = len(width) == 1 and len(height) == 1
@@ -334,6 +341,8 @@ def _shape(facts: ItemFacts, size: int | None) -> tuple[tuple[int, int], bool]:
             value=f"{width[0]}..{width[-1]} x {height[0]}..{height[-1]}",
             remedy="give the size that all frames are scaled to",
         )
+    if aspect is not None:
+        return shorter_side(size, size, size, aspect), False
     return (size, size), True
 
 

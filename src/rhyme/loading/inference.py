@@ -28,7 +28,7 @@ from rhyme.views.sampling import WholeClips
 from rhyme.views.transforms import EvalTransform, Triple
 from rhyme.workers import Pool
 
-__all__ = ["InferenceBatch", "PixelPlan", "inference_batches"]
+__all__ = ["InferenceBatch", "PixelPlan", "eval_transform", "inference_batches"]
 
 _NONE = np.empty((0, 2))
 
@@ -57,6 +57,11 @@ class PixelPlan(Protocol):
         ...
 
     @property
+    def aspect(self) -> float | None:
+        """Width by height that frames are scaled to before the cut; None keeps theirs."""
+        ...
+
+    @property
     def frames(self) -> int:
         """Frames of a clip."""
         ...
@@ -70,6 +75,13 @@ class PixelPlan(Protocol):
     def stride(self) -> int:
         """Native frames between them; 0 goes by ``spacing``."""
         ...
+
+
+def eval_transform(plan: PixelPlan) -> EvalTransform:
+    """The transform of a plan's pixels."""
+    return EvalTransform(
+        size=plan.size, resize=plan.resize, mean=plan.mean, std=plan.std, aspect=plan.aspect
+    )
 
 
 class InferenceBatch(NamedTuple):
@@ -149,12 +161,18 @@ def inference_batches(
         )
     if sum(given is not None for given in (every, moments, clips)) > 1:
         raise ConfigError("give 'every', 'moments' or 'clips', not two of them", remedy="drop one")
-    transform = EvalTransform(size=plan.size, resize=plan.resize, mean=plan.mean, std=plan.std)
+    transform = eval_transform(plan)
     if cache is not None:
         if plan.frames != 1 or not (every is moments is clips is None):
             raise ConfigError(
                 "a frame cache serves single, equally spaced frames only",
                 remedy="leave the cache out: the files are decoded then",
+            )
+        if plan.aspect is not None and cache.cut:
+            raise ConfigError(
+                "the cache holds squares, and the plan wants whole frames of another aspect",
+                value=plan.aspect,
+                remedy="build the cache with that aspect, or leave it out",
             )
         return _from_cache(catalog, cache, transform, frames_per_item, batch_size, failed)
     if clips is not None:

@@ -16,6 +16,7 @@ from rhyme.catalog.discover import IMAGE
 from rhyme.catalog.frame_runs import frame_runs
 from rhyme.encoders import EncoderPackage, InferencePlan
 from rhyme.errors import ConfigError, FileMissing, NoVideoStream
+from rhyme.loading.inference import eval_transform
 from rhyme.media import (
     R2V2_SPACING,
     FrameReader,
@@ -27,7 +28,7 @@ from rhyme.media import (
 )
 from rhyme.media.times import TOLERANCE, shown_at
 from rhyme.tasks import encode, normalise
-from rhyme.views import EvalTransform, clip_times, moments_every
+from rhyme.views import clip_times, moments_every
 
 __all__ = ["centre_of", "embed_moment", "moment_of", "open_query", "parse_query"]
 
@@ -185,8 +186,7 @@ def embed_moment(
     """
     plan, info = package.plan, reader.info
     frames, _ = reader.read(_clip(plan, info, time, span or (0.0, info.duration)))
-    transform = EvalTransform(size=plan.size, resize=plan.resize, mean=plan.mean, std=plan.std)
-    pixels, _ = transform.apply(frames[None], {}, np.array([[info.height, info.width]]))
+    pixels, _ = eval_transform(plan).apply(frames[None], {}, np.array([[info.height, info.width]]))
     module = package.module.eval().to(device)
     with torch.inference_mode():
         found = encode(module, pixels.to(device)).float().cpu().numpy()

@@ -152,7 +152,8 @@ def inference_plan(transform: Transform, clip: Clip | None = None) -> InferenceP
     """How to feed an encoder that was trained under a transform: its size, its normalisation.
 
     The shorter side is scaled to 8/7 of the crop (256 before 224), or to the shorter side that the
-    transform itself scales to, and the central square is cut. Crops of contrast of 32 pixels and
+    transform itself scales to, and the central square is cut; where that transform changes the
+    aspect of every frame, so does the plan. Crops of contrast of 32 pixels and
     below are neither scaled up nor cut off: CIFAR's pictures are judged whole.
 
     Args:
@@ -162,12 +163,20 @@ def inference_plan(transform: Transform, clip: Clip | None = None) -> InferenceP
     """
     if isinstance(transform, TurnTransform):
         transform = transform.base
+    aspect: float | None = None
     if isinstance(transform, ContrastTransform):
+        aspect = transform.aspect
         own = min(transform.resize or (round(transform.size * _EVAL_MARGIN),))
         resize = own if transform.size > _TINY else transform.size
     else:
         resize = transform.resize or transform.size
-    plan = InferencePlan(size=transform.size, resize=resize, mean=transform.mean, std=transform.std)
+    plan = InferencePlan(
+        size=transform.size,
+        resize=resize,
+        mean=transform.mean,
+        std=transform.std,
+        aspect=aspect,
+    )
     if clip is None:
         return plan
     stride = 0 if clip.spacing is not None else clip.stride or (clip.strides or (1,))[0]

@@ -121,8 +121,11 @@ class Tuning:
         return ScheduleConfig(name=name, milestones=self.milestones, per=per)
 
     def plan(self, plan: InferencePlan) -> InferencePlan:
-        """An encoder's plan with this clip."""
-        plan = replace(plan, frames=self.frames or plan.frames)
+        """An encoder's plan with this clip, of frames that are scaled as those trained on are."""
+        aspect = 171 / 128 if self.crop == "window" else None
+        plan = replace(plan, frames=self.frames or plan.frames, aspect=aspect)
+        if aspect is not None:
+            plan = replace(plan, resize=round(plan.size * 128 / 112))
         return replace(plan, stride=self.stride, spacing=0.0) if self.stride else plan
 
     def views(self, plan: InferencePlan) -> ViewPlan:
@@ -132,10 +135,10 @@ class Tuning:
         if told.frames > 1:
             stride, spacing = told.stride or None, told.spacing or None
             clip = Clip(frames=told.frames, stride=stride, spacing=None if stride else spacing)
-        size = (round(plan.size * 128 / 112), round(plan.size * 171 / 112))
+        window = (told.resize, round(plan.size * 171 / 112))
         crops = ContrastTransform(
             size=plan.size,
-            resize=size if self.crop == "window" else None,
+            resize=window if self.crop == "window" else None,
             scale=self.scale,
             flip=self.flip,
             jitter=self.jitter,

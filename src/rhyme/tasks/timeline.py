@@ -13,9 +13,10 @@ from rhyme.catalog import Catalog
 from rhyme.encoders import InferencePlan
 from rhyme.errors import ConfigError
 from rhyme.loading.decode import Readers
+from rhyme.loading.inference import eval_transform
 from rhyme.tasks.extract import encode_parts
 from rhyme.tasks.table import Float, Integer
-from rhyme.views import EvalTransform, frame_counts, frame_times
+from rhyme.views import frame_counts, frame_times
 
 __all__ = ["Timeline", "Window", "timelines", "video_features"]
 
@@ -155,7 +156,7 @@ def video_features(
 
 def _pixels(plan: InferencePlan, catalog: Catalog, video: Timeline) -> Iterator[Tensor]:
     """All frames of a video as the encoder wants them, ``[n, 3, size, size]`` at a time."""
-    transform = EvalTransform(size=plan.size, resize=plan.resize, mean=plan.mean, std=plan.std)
+    transform = eval_transform(plan)
     readers = Readers(catalog, limit=1)
     for row, count in zip(video.rows.tolist(), video.counts.tolist(), strict=True):
         facts = catalog.facts([row])

@@ -163,7 +163,8 @@ def _evaluate(
     actual: NDArray[np.int64],
 ) -> Made:
     b, t = frames.shape[:2]
-    full, maps = _squares(drawn_for, transform.resize or transform.size, transform.size)
+    shorter = transform.resize or transform.size
+    full, maps = _squares(drawn_for, shorter, transform.size, transform.aspect)
     nothing, upright = np.zeros(b * t, dtype=np.int64), np.zeros(b * t, dtype=bool)
     rows, columns = (_cut(actual, full, k, transform.size, t, nothing, upright) for k in range(2))
 
@@ -185,12 +186,12 @@ def _axis(*values: NDArray[np.generic]) -> Axis:
 
 
 def _squares(
-    display: NDArray[np.int64], resize: int, side: int
+    display: NDArray[np.int64], resize: int, side: int, aspect: float | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Sizes ``[b, 2]`` after scaling the shorter side, and maps of their central squares."""
     kinds, which = np.unique(display, axis=0, return_inverse=True)
     sizes = [(int(rows), int(columns)) for rows, columns in kinds]
-    full = [shorter_side(*size, resize) for size in sizes]
+    full = [shorter_side(*size, resize, aspect) for size in sizes]
     maps = [square_map(*pair, side) for pair in zip(sizes, full, strict=True)]
     return np.array(full)[which.reshape(-1)], np.stack(maps)[which.reshape(-1)]
 

@@ -216,6 +216,11 @@ class ContrastTransform:
         }
         return cls(size=size, **(preset | changes))
 
+    @property
+    def aspect(self) -> float | None:
+        """Width by height that every frame is scaled to; None where each keeps its own."""
+        return None if self.resize is None else self.resize[1] / self.resize[0]
+
     def draw(
         self, keys: Keys, frames: int, width: NDArray[np.int64], height: NDArray[np.int64]
     ) -> dict[str, NDArray[Any]]:

@@ -156,8 +156,19 @@ def resized(frames: Tensor, rows: int, columns: int, interpolation: Interpolatio
     ).contiguous()
 
 
-def shorter_side(rows: int, columns: int, side: int) -> tuple[int, int]:
-    """Rows and columns after scaling the shorter side to ``side``."""
+def shorter_side(
+    rows: int, columns: int, side: int, aspect: float | None = None
+) -> tuple[int, int]:
+    """Rows and columns after scaling the shorter side to ``side``.
+
+    Args:
+        rows: of the frame.
+        columns: of the frame.
+        side: length of the shorter side afterwards.
+        aspect: columns by rows afterwards, whatever they are; None keeps the frame's.
+    """
+    if aspect is not None:
+        return (side, round(side * aspect)) if aspect >= 1 else (round(side / aspect), side)
     if rows <= columns:
         return side, max(side, int(side * columns / rows))
     return max(side, int(side * rows / columns)), side
@@ -169,6 +180,7 @@ def centre_square(
     side: int,
     interpolation: Interpolation,
     display: tuple[int, int] | None = None,
+    aspect: float | None = None,
 ) -> tuple[Tensor, NDArray[np.float64]]:
     """Scale the shorter side to ``resize``, then cut the central square of ``side``.
 
@@ -179,13 +191,14 @@ def centre_square(
         interpolation: with antialiasing in either case.
         display: rows and columns of the original, where the frames are a smaller copy of it; the
             cut is the one that would be made there.
+        aspect: columns by rows that the frames are scaled to before the cut; None keeps theirs.
 
     Returns:
         ``uint8 [t, 3, side, side]`` and the map ``float64 [2, 3]`` from its pixels to the frame's,
         or to the original's.
     """
     size = display or (int(frames.shape[-2]), int(frames.shape[-1]))
-    tall, wide = shorter_side(*size, resize)
+    tall, wide = shorter_side(*size, resize, aspect)
     small = resized(frames, tall, wide, interpolation)
     top, left = (tall - side) // 2, (wide - side) // 2
     cut = small[..., top : top + side, left : left + side]

@@ -116,6 +116,18 @@ class ViewPlan:
         common = {name: next(iter(scales)) for name, scales in wanted.items() if len(scales) == 1}
         return {name: scale for name, scale in common.items() if scale is not None}
 
+    @property
+    def aspect(self) -> float | None:
+        """Width by height that all views scale every frame to first; None where one keeps its own.
+
+        Frames that are held for the views may then be scaled to it whole.
+        """
+        found = {
+            spec.transform.aspect if isinstance(spec.transform, ContrastTransform) else None
+            for spec in self.views.values()
+        }
+        return found.pop() if len(found) == 1 else None
+
     def feasible(self, facts: Facts) -> NDArray[np.bool_]:
         """``bool [b]``: items that no clip with ``short="drop"`` or ``least`` finds too short."""
         fits = np.ones(len(facts.id), dtype=bool)

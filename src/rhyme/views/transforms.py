@@ -48,6 +48,8 @@ class EvalTransform:
         interpolation: of the resize, which is antialiased.
         mean: mean a channel, on the [0, 1] scale.
         std: standard deviation a channel, on the [0, 1] scale.
+        aspect: width by height that every frame is scaled to before the cut, whatever its own;
+            None keeps its own.
     """
 
     size: int = 224
@@ -55,6 +57,7 @@ class EvalTransform:
     interpolation: Interpolation = "bilinear"
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
+    aspect: float | None = None
 
     def __post_init__(self) -> None:
         check_size(self.size)
@@ -93,6 +96,7 @@ class EvalTransform:
                 self.size,
                 self.interpolation,
                 display_of(sizes, i),
+                self.aspect,
             )
             levels[i] = crop
         flat = levels.flatten(0, 1)
