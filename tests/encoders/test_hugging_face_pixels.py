@@ -42,6 +42,13 @@ def test_sizes(tmp_path: Path, told: dict[str, Any], sizes: tuple[int, int]) -> 
     assert (plan.size, plan.resize) == sizes
 
 
+@pytest.mark.parametrize(
+    ("number", "name"), [(1, "bicubic"), (2, "bilinear"), (3, "bicubic"), (None, "bilinear")]
+)
+def test_interpolation(tmp_path: Path, number: int | None, name: str) -> None:
+    assert plan_of(tmp_path, {"resample": number}).interpolation == name
+
+
 def made(told: dict[str, Any], pixels: np.ndarray) -> np.ndarray:
     """What the library's processors compute of bytes ``[n, 3]``, one step after the other."""
     x = pixels * told.get("rescale_factor", 1 / 255)

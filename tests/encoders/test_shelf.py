@@ -10,9 +10,11 @@ import torch
 from torch import nn
 from torchvision import models
 
-from rhyme.encoders import load_package, open_shelf, save_package, untrained
+from rhyme.encoders import BackboneConfig, load_package, open_shelf, save_package, untrained
+from rhyme.encoders.shelf import recommended_plan
 from rhyme.encoders.torchvision_shelf import TorchvisionEncoder
 from rhyme.errors import ConfigError, DataError, PackageError, UnknownName
+from rhyme.loading.inference import eval_transform
 from support.extras import extra
 
 
@@ -66,6 +68,23 @@ def test_weights_that_are_drawn_are_never_taken_for_trained() -> None:
     assert package.card["weights"] == "random, seed 4"
     assert package.config.name == "resnet18"  # rhyme's own: strides, dilations, all protocols
     assert (package.plan.size, package.plan.resize, package.plan.frames) == (224, 256, 1)
+
+
+def test_pixels_are_scaled_as_the_library_scales_them() -> None:
+    swin, resnet = (
+        recommended_plan(BackboneConfig(name=f"torchvision:{name}"))
+        for name in ("swin_t", "resnet18")
+    )
+    assert (swin.interpolation, resnet.interpolation) == ("bicubic", "bilinear")
+    assert eval_transform(swin).interpolation == "bicubic"
+    # hashes of packages whose plan is a usual one stay what they were
+    assert "interpolation" in swin.facts()
+    assert not {"interpolation", "aspect"} & set(resnet.facts())
+
+
+def test_a_plan_that_cuts_more_than_there_is_is_refused() -> None:
+    with pytest.raises(ConfigError, match="cannot be followed"):
+        open_shelf("small", plan={"size": 224, "resize": 100})
 
 
 def test_plans_are_those_of_the_library_unless_told_otherwise() -> None:

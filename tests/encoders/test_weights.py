@@ -45,6 +45,27 @@ def test_a_torchvision_file_with_classifier(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("prefix", "beside"),
+    [
+        ("base_network.", ("fc7", "fc8")),  # clip order prediction, as it is trained
+        ("", ("linear",)),  # and fine-tuned
+        ("module.", ("module.linear",)),
+        ("backbone.", ("final_fc",)),  # DUAL's classifier
+    ],
+)
+def test_files_of_clip_order_prediction_load_without_their_classifiers(
+    tmp_path: Path, prefix: str, beside: tuple[str, ...]
+) -> None:
+    source, target = (build_backbone("r3d", seed=seed) for seed in (0, 1))
+    state = {prefix + name: value for name, value in source.state_dict().items()}
+    heads = {f"{b}.{w}": torch.zeros(3) for b in beside for w in ("weight", "bias")}
+    torch.save(state | heads, tmp_path / "w.pt")
+    report = load_state_file(target, tmp_path / "w.pt")
+    assert same(target, source)
+    assert sorted(report.ignored) == sorted(heads)
+
+
+@pytest.mark.parametrize(
     "prefix",
     ["", "module.", "backbone.", "encoder_q.", "module.encoder_q.", "_orig_mod.module.backbone."],
 )

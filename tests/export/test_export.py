@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import yaml
 
 from rhyme.encoders import (
     EncoderPackage,
+    Features,
     InferencePlan,
     build_backbone,
     load_package,
@@ -48,6 +50,34 @@ def test_a_program_gives_the_same_features_for_any_batch(
         pooled, cells = exported.module(pixels)
         torch.testing.assert_close(pooled, features.pooled, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(cells, features.map, rtol=1e-5, atol=1e-5)
+
+
+def test_an_encoder_without_a_map_gives_its_feature_alone(tmp_path: Path, monkeypatch) -> None:
+    package = make(tmp_path / "p")
+    forward = type(package.module).forward
+
+    def mapless(self, x):
+        return dataclasses.replace(forward(self, x), map=None)
+
+    monkeypatch.setattr(type(package.module), "forward", mapless)
+    exported = load_torch_export(to_torch_export(package, tmp_path / "encoder.pt2"))
+    pixels = torch.randn(3, 3, 48, 48)
+    (pooled,) = exported.module(pixels)
+    torch.testing.assert_close(pooled, package.module(pixels).pooled, rtol=1e-5, atol=1e-5)
+
+
+def test_a_network_that_cannot_be_traced_is_refused_with_what_to_do(
+    tmp_path: Path, monkeypatch
+) -> None:
+    package = make(tmp_path / "p")
+
+    def by_value(self, x):
+        return Features(pooled=x * x.sum().item() if x.sum() > 0 else x)
+
+    monkeypatch.setattr(type(package.module), "forward", by_value)
+    with pytest.raises(ConfigError, match="cannot trace small"):
+        to_torch_export(package, tmp_path / "encoder.pt2")
+    assert not (tmp_path / "encoder.pt2").exists()
 
 
 def test_a_program_can_normalise_itself(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ class Plan:
     spacing: float = 0.0
     stride: int = 0
     aspect: float | None = None
+    interpolation: str = "bilinear"
 
 
 def joined(batches):

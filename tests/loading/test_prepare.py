@@ -97,7 +97,7 @@ def test_batches_have_equal_ids_times_draws_and_maps(catalog, shards, plan, work
 def test_judging_sees_the_same_moments(catalog, shards):
     class Plan:
         size, resize, mean, std = 20, 24, (0.0,) * 3, (1.0,) * 3
-        frames, spacing, stride, aspect = 1, 0.0, 0, None
+        frames, spacing, stride, aspect, interpolation = 1, 0.0, 0, None, "bilinear"
 
     pairs = zip(
         inference_batches(catalog, Plan()), inference_batches(open_data(shards), Plan()),

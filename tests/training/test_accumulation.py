@@ -184,6 +184,17 @@ def test_dropout_draws_for_the_rows_of_a_rank(monkeypatch: pytest.MonkeyPatch) -
     assert len({tuple(values.tolist()) for values in found}) == 3
 
 
+def test_frozen_statistics_keep_their_bits() -> None:
+    norm = GroupBatchNorm1d(3, norm_groups=3)
+    norm(torch.randn(9, 3))
+    norm.eval()
+    before = {k: v.clone() for k, v in norm.state_dict().items()}
+    x = torch.randn(9, 3)
+    for _ in range(50):
+        in_parts(norm, 3, lambda i: norm(x.chunk(3)[i]))
+    assert all(torch.equal(v, before[k]) for k, v in norm.state_dict().items())
+
+
 def test_statistics_move_once_and_the_second_pass_leaves_them() -> None:
     norm = GroupBatchNorm1d(3, norm_groups=4)
     x = torch.randn(8, 3)

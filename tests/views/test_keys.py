@@ -48,3 +48,10 @@ def test_rows_of_a_view_keep_their_parts_together():
     assert part.data.tolist() == [[3.0, 4.0, 5.0], [6.0, 7.0, 8.0]]
     assert part.valid.shape == (2, 3)
     assert part.times is None
+
+
+def test_ids_of_a_list_keep_their_bits() -> None:
+    """NumPy makes floats of a list that mixes small and large ones."""
+    ids = [1, 2**63 + 5, 2**64 + 3, -1]
+    assert Keys.of(0, 0, ids).ids.tolist() == [1, 2**63 + 5, 3, 2**64 - 1]
+    assert Keys.of(0, 0, range(3)).ids.tolist() == [0, 1, 2]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -26,6 +26,11 @@ class Borrowed:
     def inner(self) -> nn.Module:
         """The network, under whose names the weights of its authors are stored."""
         return self.net
+
+
+def nearest_interpolation(told: str) -> Literal["bilinear", "bicubic"]:
+    """What a library's name of an interpolation comes closest to; without one, bilinear."""
+    return "bicubic" if told in ("bicubic", "lanczos") else "bilinear"
 
 
 def library(name: str) -> Any:

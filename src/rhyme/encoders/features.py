@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -54,6 +54,7 @@ class InferencePlan:
         stride: native frames between them; 0 goes by ``spacing``. Both 0: neighbouring frames.
         aspect: width by height that every frame is scaled to before the cut, as in its training;
             None keeps its own.
+        interpolation: of the scaling, which is antialiased.
     """
 
     size: int
@@ -64,7 +65,9 @@ class InferencePlan:
     spacing: float = 0.0
     stride: int = 0
     aspect: float | None = None
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
     def facts(self) -> dict[str, Any]:
-        """The plan as plain data, without what it leaves alone."""
-        return {name: value for name, value in to_dict(self).items() if value is not None}
+        """The plan as plain data, without the aspect and interpolation that are usual."""
+        usual = {"aspect": None, "interpolation": "bilinear"}
+        return {k: v for k, v in to_dict(self).items() if (k, v) not in usual.items()}

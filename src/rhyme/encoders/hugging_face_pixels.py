@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from rhyme.encoders.borrowed import nearest_interpolation
 from rhyme.encoders.features import InferencePlan
 from rhyme.errors import ConfigError
 
 OF_CLIPS = frozenset({"videomae", "timesformer", "vivit"})
 """Types of networks that read clips ``[b, t, c, h, w]``."""
 
+_RESAMPLE = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 _BY_SHARE = ("ConvNext", "Levit")  # processors that crop 7/8 where their file says nothing
 _WARPED = 384  # those without a size of the crop do not crop pictures from this side on
 
@@ -38,6 +40,7 @@ def folder_plan(folder: Path, architecture: str) -> dict[str, Any]:
     if share and (crop or edge < _WARPED):
         resize = int(edge / share)
     fields: dict[str, Any] = {"size": side, "resize": max(resize, side), **_statistics(told)}
+    fields["interpolation"] = nearest_interpolation(_RESAMPLE.get(told.get("resample"), ""))
     if isinstance(config.get("num_frames"), int) and config.get("model_type") in OF_CLIPS:
         fields |= {"frames": config["num_frames"], "stride": 4}
     return fields

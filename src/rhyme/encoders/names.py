@@ -16,6 +16,7 @@ _WRAPPERS = frozenset(
         "module",
         "model",
         "backbone",
+        "base_network",
         "encoder",
         "encoder_q",
         "base_encoder",
@@ -35,6 +36,7 @@ _KINDS = {
         ("fc", "head", "heads", "classifier", "projector", "projection_head", "predictor"), _HEAD
     ),
     **dict.fromkeys(("prototypes", "AuxLogits", "aux1", "aux2"), _HEAD),
+    **dict.fromkeys(("linear", "final_fc", "fc7", "fc8"), _HEAD),
     **dict.fromkeys(("encoder_k", "key_encoder", "momentum_encoder", "teacher"), _COPY),
     **dict.fromkeys(("target", "target_encoder", "ema", "model_ema"), _COPY),
     **dict.fromkeys(("queue", "queue_ptr", "memory_bank"), _QUEUE),

@@ -288,6 +288,7 @@ def _check_plan(plan: InferencePlan) -> None:
         all(math.isfinite(n) for n in numbers)
         and all(s > 0 for s in plan.std)
         and all(1 <= n <= 8192 for n in (plan.size, plan.resize, plan.frames))
+        and plan.size <= plan.resize
         and plan.spacing >= 0
         and 0 <= plan.stride <= 65536
         and not (plan.stride and plan.spacing)

@@ -43,7 +43,7 @@ def in_parts(
     if parts == 1 and remember:
         return [run(0)]
     norms = _norms(module, parts)
-    buffers = [b for norm in norms for b in norm.buffers()]
+    buffers = [b for norm in norms if norm.training for b in norm.buffers()]
     moving = [b for b in buffers if b.is_floating_point()]
     before = [b.clone() for b in buffers]
     total = [torch.zeros_like(b) for b in moving]

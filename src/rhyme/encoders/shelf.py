@@ -23,6 +23,7 @@ import torch
 from rhyme.config import from_dict, to_dict
 from rhyme.encoders.backbone import backbone_class, build_backbone
 from rhyme.encoders.backbone_config import BACKBONES, SOURCES, BackboneConfig, own_name
+from rhyme.encoders.borrowed import nearest_interpolation
 from rhyme.encoders.features import InferencePlan
 from rhyme.encoders.files import identity
 from rhyme.encoders.package import EncoderPackage, package_files
@@ -69,6 +70,8 @@ def open_shelf(
     chosen = from_dict(InferencePlan, {**to_dict(advised), **changes}, where="plan.")
     if chosen.frames > 1 and "stride" in changes:
         chosen = replace(chosen, spacing=0.0)
+    elif chosen.frames > 1 and "spacing" in changes:
+        chosen = replace(chosen, stride=0)
     module = build_backbone(config, seed=seed)
     facts: dict[str, Any] | None = None
     if folder is not None:
@@ -136,6 +139,7 @@ def recommended_plan(config: BackboneConfig, folder: Path | None = None) -> Infe
             "resize": int(min(told["resize_size"])),
             "mean": tuple(told["mean"]),
             "std": tuple(told["std"]),
+            "interpolation": nearest_interpolation(str(told["interpolation"].value)),
         }
     if clips:
         frames, rate = _CLIPS.get(bare.partition("_")[0], (16, 15.0))

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from rhyme.encoders.backbone import Backbone, refuse_options
 from rhyme.encoders.backbone_config import BackboneConfig
-from rhyme.encoders.borrowed import OPTIONS, Borrowed, library, switch_off_chance, unreadable
+from rhyme.encoders.borrowed import (
+    OPTIONS,
+    Borrowed,
+    library,
+    nearest_interpolation,
+    switch_off_chance,
+    unreadable,
+)
 from rhyme.encoders.cell_places import CellPlaces
 from rhyme.encoders.norm import group_norms
 from rhyme.errors import ConfigError, UnknownName, nearest
@@ -127,6 +134,7 @@ def recommended(name: str) -> dict[str, Any]:
         "resize": max(round(size / (told.get("crop_pct") or 0.875)), size),
         "mean": tuple(told["mean"]),
         "std": tuple(told["std"]),
+        "interpolation": nearest_interpolation(str(told.get("interpolation", ""))),
     }
 
 

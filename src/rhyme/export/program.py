@@ -30,12 +30,11 @@ class _Program(nn.Module):
         self.register_buffer("mean", torch.tensor(plan.mean).view(shape), persistent=normalise)
         self.register_buffer("std", torch.tensor(plan.std).view(shape), persistent=normalise)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         if self.normalise:
             pixels = (pixels - cast(Tensor, self.mean)) / cast(Tensor, self.std)
         features: Features = self.backbone(pixels)
-        assert features.map is not None
-        return features.pooled, features.map
+        return (features.pooled,) if features.map is None else (features.pooled, features.map)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +43,8 @@ class ExportedEncoder:
 
     Attributes:
         module: ``[b, c, h, w] -> ([b, d], [b, d, h', w'])``: pooled feature and map; for a clip
-            encoder ``[b, t, c, h, w] -> ([b, d], [b, d, t', h', w'])``.
+            encoder ``[b, t, c, h, w] -> ([b, d], [b, d, t', h', w'])``. An encoder without a map
+            gives the pooled feature alone, as ``([b, d],)``.
         plan: how it wants its input.
         normalised: it wants pixels on [0, 1] and normalises them itself.
         source: hash of the package it was made from.
@@ -61,7 +61,7 @@ def to_torch_export(package: EncoderPackage, path: str | Path, *, normalise: boo
 
     The size of the views, and the frames of a clip, are those of the inference plan;
     ``torch.export.load`` reads the file, in
-    C++ too. The program returns (pooled feature, map).
+    C++ too. The program returns (pooled feature, map), or (pooled feature,) where there is no map.
 
     Args:
         package: the package.
@@ -72,7 +72,8 @@ def to_torch_export(package: EncoderPackage, path: str | Path, *, normalise: boo
         The path.
 
     Raises:
-        ConfigError: another ending, or a normalisation that does not fit the input's channels.
+        ConfigError: another ending, a normalisation that does not fit the input's channels, or a
+            network that PyTorch cannot trace.
     """
     path = Path(path)
     if path.suffix != ".pt2":
@@ -89,10 +90,18 @@ def to_torch_export(package: EncoderPackage, path: str | Path, *, normalise: boo
     frames = (plan.frames,) if package.module.reads_clips else ()
     example = torch.zeros(2, *frames, channels, plan.size, plan.size, device=device)
     batch = torch.export.Dim("batch", min=1)
-    with torch.no_grad():
-        exported = torch.export.export(
-            program.to(device), (example,), dynamic_shapes={"pixels": {0: batch}}
-        )
+    try:
+        with torch.no_grad():
+            exported = torch.export.export(
+                program.to(device), (example,), dynamic_shapes={"pixels": {0: batch}}
+            )
+    except Exception as error:  # tracing raises whatever it meets, of a score of classes
+        raise ConfigError(
+            f"PyTorch cannot trace {package.config.name} into a program",
+            stage="export",
+            value=str(error).partition("\n")[0][:200],
+            remedy="write a package instead, or a folder for a hub",
+        ) from error
     facts = {"plan": plan.facts(), "normalised": normalise, "source": package.hash}
     made = io.BytesIO()  # PyTorch's own writer ends the process where the disk is full
     torch.export.save(exported, made, extra_files={_FACTS: json.dumps(facts)})

@@ -17,6 +17,7 @@ from rhyme.catalog import Catalog
 from rhyme.errors import CatalogError, ConfigError, MediaError, WorkerError
 from rhyme.loading.cache import FrameCache
 from rhyme.loading.decode import Readers
+from rhyme.views.crops import Interpolation
 from rhyme.views.facts import (
     clip_times,
     equally_spaced,
@@ -57,6 +58,11 @@ class PixelPlan(Protocol):
         ...
 
     @property
+    def interpolation(self) -> Interpolation:
+        """Of the scaling, which is antialiased."""
+        ...
+
+    @property
     def aspect(self) -> float | None:
         """Width by height that frames are scaled to before the cut; None keeps theirs."""
         ...
@@ -80,7 +86,12 @@ class PixelPlan(Protocol):
 def eval_transform(plan: PixelPlan) -> EvalTransform:
     """The transform of a plan's pixels."""
     return EvalTransform(
-        size=plan.size, resize=plan.resize, mean=plan.mean, std=plan.std, aspect=plan.aspect
+        size=plan.size,
+        resize=plan.resize,
+        interpolation=plan.interpolation,
+        mean=plan.mean,
+        std=plan.std,
+        aspect=plan.aspect,
     )
 
 

@@ -176,6 +176,7 @@ def inference_plan(transform: Transform, clip: Clip | None = None) -> InferenceP
         mean=transform.mean,
         std=transform.std,
         aspect=aspect,
+        interpolation=transform.interpolation,
     )
     if clip is None:
         return plan

@@ -62,7 +62,10 @@ class Keys:
     @classmethod
     def of(cls, seed: int, epoch: int, ids: Sequence[int] | ArrayLike, repeat: int = 0) -> Keys:
         """Keys from any sequence of item ids (taken modulo 2**64)."""
-        return cls(seed, epoch, np.asarray(ids).astype(np.uint64), repeat)
+        if not isinstance(ids, np.ndarray):  # a list of small and large ones would become floats
+            numbers = np.ravel(np.asarray(ids, dtype=object))
+            ids = np.array([int(number) % 2**64 for number in numbers], dtype=np.uint64)
+        return cls(seed, epoch, ids.astype(np.uint64), repeat)
 
     def __len__(self) -> int:
         return len(self.ids)
