@@ -269,12 +269,3 @@ def test_impossible_options_are_refused(options: dict) -> None:
         CycleContrast(CycleContrastConfig(**options))
     if "support" in options:
         assert "null" in str(caught.value.remedy)  # what the command line takes
-
-
-@pytest.mark.parametrize(
-    ("options", "head"),
-    [({}, "c"), ({"cycle_weight": 0.0}, None), ({"intra_weight": 0.0}, "c"),
-     ({"cycle_weight": 0.0, "separate_heads": False}, "m")],
-)  # fmt: skip
-def test_a_head_that_no_loss_trains_is_not_named_for_the_cycle_protocol(build, options, head):
-    assert build("cycle_contrast", **options).cycle_head == head

@@ -78,7 +78,9 @@ class CycleContrastConfig:
         mask_same_group: leave the query's group out of U, N and M; None decides by the number of
             groups (on with fewer than ten times the larger queue).
         neighbour_values: ``"support"``, or as control ``"shuffled"``: the weights α fall on
-            permuted features, which keeps their scale and destroys their meaning.
+            permuted features, which keeps their scale and destroys their meaning. The permutation
+            is of the whole support, so that a share of an item's own group, as large as its share
+            of the support, comes back through the same-group mask.
     """
 
     backbone: BackboneConfig = field(default_factory=lambda: BackboneConfig(name="resnet50"))
@@ -177,7 +179,7 @@ class CycleContrast(System):
             batch.group,
         )
         terms = {"intra": (c.intra_weight, intra)}
-        head = self._head
+        head = self.cycle_head
         if c.cycle_weight > 0:
             terms["cycle"] = (
                 c.cycle_weight,
@@ -265,17 +267,11 @@ class CycleContrast(System):
         self._fresh = None
 
     @property
-    def cycle_head(self) -> str | None:
-        """The head that the cycle loss trains; None where none does.
+    def cycle_head(self) -> str:
+        """Head c, or the one head where both losses share it.
 
-        Head c of the intra-video term alone stays as it was drawn, and says nothing of the system.
+        With a cycle weight of 0 head c stays as it was drawn: what a trained one is held against.
         """
-        trained = self.config.cycle_weight > 0 or not self.config.separate_heads
-        return self._head if trained else None
-
-    @property
-    def _head(self) -> str:
-        """Head c, or the one head where both losses share it."""
         return "c" if self.config.separate_heads else "m"
 
     def exports(self) -> dict[str, Export]:
