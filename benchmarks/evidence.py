@@ -35,6 +35,7 @@ from benchmarks.lsfd_evidence import lsfd_jobs
 from benchmarks.machine import machine, revision
 from benchmarks.overlap_evidence import cstp_jobs, overlap_rows
 from benchmarks.place_evidence import place_jobs, vfs_clip_jobs, vfs_few_jobs
+from benchmarks.rows import append
 from benchmarks.studies import Job, gpu_picture_jobs, picture_jobs
 from benchmarks.tables import table
 from rhyme import api
@@ -44,6 +45,8 @@ from rhyme.signals import StopRequest
 from rhyme.workers import end_with_parent
 
 RESULTS = Path(__file__).parent.parent / "results"
+CALLS = "calls.jsonl"
+"""What each call made, and how long it took."""
 LOOK_S, SAVE_S = 0.5, 60.0  # between looks for a signal; for a run that is stopped to save
 
 
@@ -322,7 +325,8 @@ def main() -> None:
     options.results.mkdir(parents=True, exist_ok=True)
     missing = [job for job in jobs if job.key not in done(rows_of(job, options.results))]
     print(f"{len(jobs) - len(missing)} of {len(jobs)} runs are there", file=sys.stderr)
-    until = time.monotonic() + options.seconds
+    began = time.monotonic()
+    until = began + options.seconds
     found = (
         beside(missing, options.runs, options.workers, until)
         if options.workers
@@ -332,7 +336,13 @@ def main() -> None:
     for number, (job, rows) in enumerate(found, 1):
         append_results(rows_of(job, options.results), rows)
         print(f"[{number}/{len(missing)}] {job.key}", file=sys.stderr, flush=True)
-    if left := len(missing) - number:
+    left, seconds = len(missing) - number, round(time.monotonic() - began)
+    if number:
+        call = {"system": options.system, "runs": number, "left": left, "seconds": seconds}
+        told = {"workers": options.workers, "commit": revision(), "machine": machine()}
+        append(options.results / CALLS, [call | told])
+        print(f"{number} runs in {seconds / 60:.0f} minutes", file=sys.stderr)
+    if left:
         print(f"{left} runs are left: the same command goes on with them", file=sys.stderr)
     for path in sorted(options.results.glob(f"{options.system}_*.jsonl")):
         text = re.sub("</?(?:details|summary)>", "", table(read_results(path)))  # a page folds

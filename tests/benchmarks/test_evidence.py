@@ -24,6 +24,7 @@ from rhyme.api import DataOptions, resolve_recipe
 from rhyme.evaluation import load_protocol, read_results
 from rhyme.evaluation.protocol import parse_settings
 from rhyme.recipes import recipe
+from rhyme.run import read_jsonl
 from rhyme.synthetic import WorldConfig
 
 
@@ -212,6 +213,23 @@ def test_what_is_there_is_printed_as_the_pages_show_it(tmp_path, monkeypatch, ca
     assert any("momentum 0 − momentum .99" in line for line in lines)
     assert set(lines) <= set(printed.splitlines())
     assert "<" not in printed
+
+
+def test_a_call_leaves_what_it_made_and_how_long_that_took(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("sys.argv", ["evidence", "--system", "vfs", "--results", str(tmp_path),
+                                     "--runs", str(tmp_path / "runs")])  # fmt: skip
+    made = evidence.jobs_of("vfs", tmp_path / "runs", None, None)
+    monkeypatch.delenv("RHYME_DATA", raising=False)
+    monkeypatch.delenv("RHYME_COMMIT", raising=False)
+    monkeypatch.setattr(evidence, "one_by_one", lambda jobs, *_: ((job, []) for job in jobs[:2]))
+    main()
+    (call,) = read_jsonl(tmp_path / evidence.CALLS)
+    assert (call["system"], call["runs"], call["left"]) == ("vfs", 2, len(made) - 2)
+    assert call["seconds"] >= 0
+    assert call["commit"]
+    said = capsys.readouterr().err
+    assert "2 runs in 0 minutes" in said
+    assert f"{len(made) - 2} runs are left" in said
 
 
 def test_a_job_begins_once_its_encoder_is_trained(tmp_path: Path) -> None:
