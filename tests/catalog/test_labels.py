@@ -89,6 +89,16 @@ def test_csv_beside_the_files(films: Films) -> None:
     assert (codes.tolist(), names) == ([0, -1, 1], ["x", "y"])
 
 
+def test_splits_of_a_csv_are_spelled_like_those_of_folders(films: Films) -> None:
+    root = films("a.mp4", "b.mp4", "c.mp4", "d.mp4")
+    (root / "labels.csv").write_text(
+        "path,set\na.mp4,Train\nb.mp4,validation\nc.mp4,TEST\nd.mp4,Extra\n"
+    )
+    catalog = scan(root, split_column="set")
+    assert [catalog.item(i).split for i in range(4)] == ["train", "val", "test", "Extra"]
+    assert [catalog.item(i).labels["set"] for i in range(2)] == ["Train", "validation"]
+
+
 def test_named_columns_and_another_place(films: Films, tmp_path: Path) -> None:
     root = films("a.mp4", "b.mp4")
     table = tmp_path / "table.tsv"

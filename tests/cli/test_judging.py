@@ -44,7 +44,7 @@ def test_seeds_of_the_untrained_encoders_are_those_asked_for(tmp_path: Path) -> 
     with pytest.raises(ConfigError, match="a seed must be"):
         toolkit.evaluate(run, untrained_seeds=(-1,))
     told = " ".join(rhyme("evaluate", "--help").out.split())
-    assert "Seed of splits and queries." in told
+    assert "Seed of all that is drawn: splits, queries," in told
 
 
 def other_split(path: Path) -> Path:

@@ -121,9 +121,57 @@ def test_the_class_of_a_cell_is_that_of_the_pixel_at_its_centre() -> None:
 
 
 def test_overlap_is_counted_by_class() -> None:
-    true = np.array([0, 0, 1, 1, 2, -1])
-    predicted = np.array([0, 1, 1, 1, 0, 0])
-    assert cells.overlaps(predicted, true, 4) == {-1: 0.0, 0: 1 / 4, 1: 2 / 3, 2: 0.0}
+    true = np.array([0, 0, 1, 1, 2])
+    assert cells.overlaps(np.array([0, 1, 1, 1, 0]), true) == {0: 1 / 3, 1: 2 / 3, 2: 0.0}
+    assert cells.overlaps(np.full(5, -1), true) == {0: 0.0, 1: 0.0, 2: 0.0}, "-1 is no class"
+
+
+def repaint(catalog: Catalog, splits: tuple[str, ...], ids: dict[int, int]) -> None:
+    """Other ids in the masks of some splits; the pictures stay as they are."""
+    for split in splits:
+        for file in Path(catalog.root, "Annotations", split).iterdir():
+            mask = np.array(Image.open(file))
+            for old, new in ids.items():
+                mask[mask == old] = new
+            Image.fromarray(mask).save(file)
+
+
+def test_a_class_that_no_training_cell_shows_has_no_part_and_is_named(coloured) -> None:
+    settings = cells.Settings(stride=4, ids="classes")
+    data = data_of(coloured, colour_net())
+    whole = cells.run(data, settings)[0]
+    repaint(coloured, ("test",), {2: 3})
+    miou, accuracy = cells.run(data, settings)
+    assert set(miou.details["per_class"]) == {"background", "class 1"}
+    assert miou.value == np.mean([*miou.details["per_class"].values()]) == 1
+    assert accuracy.value == 1
+    unseen = miou.details["unseen_classes"]
+    assert set(unseen) == {"class 3"}
+    assert miou.items == whole.items - unseen["class 3"]
+    told = f"classes left out, which no training cell shows: class 3 ({unseen['class 3']} cells)"
+    assert miou.notes == accuracy.notes == (told,)
+    assert whole.details["unseen_classes"] == {}
+    repaint(coloured, ("test",), {0: 4, 1: 5})
+    with pytest.raises(EvaluationError, match="no class of the training cells"):
+        cells.run(data, settings)
+
+
+def test_without_a_background_to_learn_a_guess_of_background_is_never_right(coloured) -> None:
+    repaint(coloured, ("train", "val"), {0: 1})
+    miou, accuracy = cells.run(
+        data_of(coloured, colour_net()), cells.Settings(stride=4, ids="classes")
+    )
+    assert set(miou.details["unseen_classes"]) == {"background"}
+    assert miou.chance == accuracy.chance == 0
+
+
+def test_few_items_and_cells_leave_one_for_validation(coloured) -> None:
+    data = data_of(coloured, colour_net())
+    few = cells.Settings(stride=4, ids="classes", items=2)
+    assert cells.run(data, few)[0].details["val_cells"] == 120
+    two = cells.Settings(stride=4, cells=2)
+    val = cells._read(data, cells.dense_encoder(data.encoder, 4), two, data.val_items, 3, "val")
+    assert len(val.names) == 1
 
 
 def test_pictures_without_masks_or_of_one_class_are_refused(coloured) -> None:
@@ -160,7 +208,9 @@ def test_a_world_is_judged_by_its_classes_beside_the_untrained_encoder(tmp_path)
     named = rows[0].details["per_class"]
     assert "background" in named
     assert len(named) > 2
-    assert rows[0].items == 8 * 2 * 8 * 8
+    unseen = rows[0].details["unseen_classes"]
+    assert rows[0].items + sum(unseen.values()) == 8 * 2 * 8 * 8
+    assert not unseen.keys() & named.keys()
 
 
 def test_each_creature_of_a_scene_has_its_own_class(tmp_path) -> None:

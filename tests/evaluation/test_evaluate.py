@@ -16,7 +16,6 @@ from rhyme.evaluation import (
     Result,
     TrainedOn,
     compare,
-    cycle,
     evaluate,
     group_hashes,
     load_protocol,
@@ -147,8 +146,11 @@ def test_test_groups_that_were_trained_on(world):
     allowed = evaluate(spoiled, catalog, protocols=["cycle"], untrained_seeds=(), seen="allow")
     assert len(allowed.splits.test) == len(tests)
     assert allowed.results[0].settings["seen"] == "allow"
-    with pytest.raises(EvaluationError):
-        evaluate(card_with(package, tests), catalog, seen="drop")
+    for seen in ("error", "drop"):
+        with pytest.raises(EvaluationError, match=f"on all {len(set(tests))} test groups") as none:
+            evaluate(card_with(package, tests), catalog, seen=seen)
+        assert "--seen drop" not in str(none.value.remedy), "that would leave nothing"
+        assert "--seen allow" in str(none.value.remedy)
 
 
 def test_videos_that_were_trained_on_are_found_under_other_groups(world, tmp_path):
@@ -247,6 +249,14 @@ def test_typing_errors_are_found_before_any_work(world):
         ("finetune", {"short": "loop"}, "short says what becomes"),
         ("finetune", {"scale": [0.5, 2.0]}, "scale must be two ordered numbers"),
         ("semi_supervised", {"epochs": [0, 1]}, "epochs must be at least 1"),
+        ("semi_supervised", {"fractions": [0.1, 1.5]}, "fractions needs values above 0"),
+        ("semi_supervised", {"fractions": [0.1, 0.1]}, "two fractions have one name"),
+        ("semi_supervised", {"fractions": [0.1, 0.1000000001]}, "two fractions have one name"),
+        ("semi_supervised", {"lists": ["gone.txt"], "epochs": [1]}, "no such list"),
+        ("semi_supervised", {"subset_seed": -1}, "subset_seed must be at least 0"),
+        ("cycle", {"split_seed": -1}, "split_seed must be at least 0"),
+        ("segments", {"order_seed": -1}, "order_seed must be at least 0"),
+        ("segments", {"head": "z"}, "no head 'z'"),
         ("correspondence", {"smallest": 2.0}, "smallest must lie"),
         ("propagation", {"context": 0}, "context must be at least 1"),
         ("propagation", {"stage": "layer9"}, "no stage 'layer9'"),
@@ -279,25 +289,6 @@ def test_every_preset_can_be_read():
             parse_settings(protocol, {"preset": preset})
 
 
-def test_rows_are_kept_protocol_by_protocol(world, monkeypatch):
-    catalog, encoder = world
-    kept = []
-    done = evaluate(
-        encoder, catalog, protocols=["knn", "cycle"], untrained_seeds=(0,), keep=kept.append
-    )
-    assert [{row.protocol for row in rows} for rows in kept] == [{"knn"}, {"cycle"}]
-    assert tuple(row for rows in kept for row in rows) == done.results
-
-    def broken(split, settings):
-        raise RuntimeError("the machine is gone")
-
-    kept.clear()
-    monkeypatch.setattr(cycle, "PROTOCOL", replace(cycle.PROTOCOL, run=broken))
-    with pytest.raises(RuntimeError):
-        evaluate(encoder, catalog, protocols=["knn", "cycle"], untrained_seeds=(), keep=kept.append)
-    assert [{row.protocol for row in rows} for rows in kept] == [{"knn"}]
-
-
 def test_a_protocol_that_the_encoder_cannot_serve_is_skipped(world, tmp_path):
     catalog, _ = world
     plan = InferencePlan(size=24, resize=24, frames=4)
@@ -319,6 +310,8 @@ def test_options_without_effect_are_refused(world):
     with pytest.raises(ConfigError, match="no rule for clips is named") as caught:
         evaluate(encoder, catalog, protocols=["knn"], short="loop")
     assert "--clips linspace10" in str(caught.value.remedy)
+    with pytest.raises(ConfigError, match="clips by a rule are for protocols on features"):
+        evaluate(encoder, catalog, protocols=["segments", "cells"], clips="linspace10")
     with pytest.raises(ConfigError, match="heads are for protocols on features") as caught:
         evaluate(encoder, catalog, protocols=["finetune"], heads=["nonsense"])
     assert caught.value.value == ("nonsense",)

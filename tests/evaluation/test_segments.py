@@ -16,7 +16,7 @@ from rhyme import api
 from rhyme.api.segment_pictures import draw_segments
 from rhyme.catalog import Catalog, scan
 from rhyme.encoders import Features, Head, HeadConfig, InferencePlan
-from rhyme.errors import ConfigError, EvaluationError
+from rhyme.errors import ConfigError, EvaluationError, UnknownName
 from rhyme.evaluation.frames import FrameData
 from rhyme.evaluation.segments import PROTOCOL, Settings, run
 from support.tiny_runs import catalog, rhyme, trained
@@ -71,7 +71,24 @@ def test_an_encoder_that_sees_each_segment_is_right_and_a_constant_wrong() -> No
 
 
 def test_without_a_series_head_only_the_variance_is_measured() -> None:
-    assert set(figures(None)) == {"intra_variance"}
+    (metric,) = run(data(None), Settings())
+    assert metric.name == "intra_variance"
+    (note,) = metric.notes
+    assert note.startswith("the encoder has no head 'series'")
+    assert "ranking_accuracy and coherence_margin are not measured" in note
+    assert all(not m.notes for m in run(data(Angles()), Settings()))
+
+
+def test_a_head_that_is_named_and_not_there_is_refused() -> None:
+    package = api.load(trained("dual")).package
+    assert PROTOCOL.check is not None
+    PROTOCOL.check(package, Settings(), "--segments.")
+    for known in package.heads:
+        PROTOCOL.check(package, Settings(head=known), "--segments.")
+    with pytest.raises(UnknownName, match="no head 'sries'") as caught:
+        PROTOCOL.check(package, Settings(head="sries"), "--segments.")
+    assert "'series'" in str(caught.value.remedy)
+    PROTOCOL.check(dataclasses.replace(package, heads={}), Settings(), "--segments.")
 
 
 def test_items_of_one_group_have_no_margin() -> None:

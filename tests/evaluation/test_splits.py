@@ -82,6 +82,62 @@ def test_of_few_training_groups_one_is_set_aside_and_of_one_none(rows_catalog):
     assert "all training items are of one group" in found.notes[0]
 
 
+def former_draw(catalog, train, seed):
+    """The rows that were set aside before classes were heeded."""
+    codes = np.unique(catalog.group_codes[:train])
+    drawn = np.random.default_rng([seed, 2]).permutation(codes)[: max(1, len(codes) // 5)]
+    return np.flatnonzero(np.isin(catalog.group_codes, drawn)).tolist()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_class_loses_its_last_training_group(rows_catalog, seed):
+    """Of 20 training groups in pairs a fifth may go, but never both of one class."""
+    labels = [f"c{i // 2}" for i in range(20)] + [f"c{i}" for i in range(10)]
+    names = ["train"] * 20 + ["test"] * 10
+    catalog = rows_catalog(range(30), splits=names, y=labels)
+    found = make_splits(catalog, seed=seed)
+    assert len(found.val) == 4
+    codes, classes = catalog.labels("y")
+    usable = usable_classes(codes, classes, catalog.group_codes, found)
+    assert len(usable.used) == 10
+    former = former_draw(catalog, 20, seed)
+    served = len({labels[row] for row in former}) == 4
+    assert (found.val.tolist() == former) == served, "a draw that served stays"
+
+
+def test_a_draw_that_leaves_each_class_a_group_is_as_it_was(rows_catalog):
+    labels = [f"c{i % 3}" for i in range(90)]
+    names = ["train"] * 60 + ["test"] * 30
+    bare = make_splits(rows_catalog(range(90), splits=names), seed=3)
+    catalog = rows_catalog(range(90), splits=names, y=labels)
+    found = make_splits(catalog, seed=3)
+    assert found.key == bare.key
+    assert found.val.tolist() == former_draw(catalog, 60, 3)
+    assert found.notes == bare.notes
+
+
+def test_classes_of_one_training_group_each_leave_nothing_to_set_aside(rows_catalog):
+    labels = [f"c{i}" for i in range(10)] * 2
+    names = ["train"] * 10 + ["test"] * 10
+    catalog = rows_catalog(range(20), splits=names, y=labels, other=["one"] * 20)
+    found = make_splits(catalog)
+    assert (len(found.train), len(found.val)) == (10, 0)
+    assert found.notes == (
+        "the split has no validation items, and every training group is the last one of a class",
+    )
+    assert len(make_splits(catalog, label="other").val) == 2
+    with pytest.raises(UnknownName, match="no such label column"):
+        make_splits(catalog, label="othr")
+
+
+def test_fewer_than_a_fifth_are_set_aside_where_more_would_cost_a_class(rows_catalog):
+    labels = ["common", "common", *(f"c{i}" for i in range(8)), "common"]
+    found = make_splits(rows_catalog(range(11), splits=["train"] * 10 + ["test"], y=labels))
+    assert len(found.val) == 1
+    assert found.notes[0].startswith("the split has no validation items: 1 training groups were")
+    assert "a fifth, 2, would leave classes without one" in found.notes[0]
+
+
 def test_a_group_in_two_splits_is_refused(rows_catalog):
     names = ["train", "train", "val", "test"]
     with pytest.raises(EvaluationError, match="two splits, train and test") as caught:

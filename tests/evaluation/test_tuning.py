@@ -233,8 +233,8 @@ def test_lists_that_do_not_fit_are_refused_with_the_names(world, tmp_path) -> No
         told = few_labels(world, listed(tmp_path, *lines)).skipped["semi_supervised"]
         assert what in told
         assert told.startswith("5percent.txt")
-    told = few_labels(world, str(tmp_path / "no.txt")).skipped["semi_supervised"]
-    assert "cannot be read" in told
+    with pytest.raises(ConfigError, match="no such list of labelled items"):
+        few_labels(world, str(tmp_path / "no.txt"))
     with pytest.raises(ConfigError, match="lists and epochs go together") as caught:
         load_protocol("semi_supervised").settings(lists=("1percent.txt",))
     assert "--semi_supervised.lists [1percent.txt]" in str(caught.value)
@@ -298,6 +298,7 @@ def test_published_settings() -> None:
     assert (few.fractions, few.epochs, few.lr) == ((0.01, 0.1), (60, 30), 0.05)
     linear = load_protocol("linear_sgd").settings()
     assert (linear.epochs, linear.lr, linear.weight_decay) == (90, (0.1,), (0.0,))
+    assert few.names == ["1pct", "10pct"]
     with pytest.raises(ConfigError, match="go together"):
         load_protocol("semi_supervised").settings(fractions=(0.5,))
 

@@ -16,7 +16,7 @@ from rhyme.encoders import BackboneConfig, InferencePlan, build_backbone
 from rhyme.errors import ConfigError, DataError, Diverged, UnknownName
 from rhyme.loading import FrameCache
 from rhyme.synthetic import WorldConfig, write_world
-from rhyme.tasks import Classifier, Tuning, fine_tune, predict_classes
+from rhyme.tasks import Classifier, Tuning, fine_tune, predict_classes, usable_rows
 
 PLAN = InferencePlan(size=12, resize=12)
 QUICK = Tuning(epochs=8, batch_size=8, lr=1.0)
@@ -135,6 +135,8 @@ def test_refusals(stripes, encoder) -> None:
     for wrong in ({"epochs": 0}, {"lr": 0.0}, {"weight_decay": -1.0}, {"batch_size": 0}):
         with pytest.raises(ConfigError):
             Tuning(**wrong)
+    with pytest.raises(ConfigError, match="batch_size must be at least 2"):
+        Tuning(batch_size=1, norm=True)
     with pytest.raises(DataError, match="two classes"):
         fine_tune(encoder, PLAN, stripes, np.zeros(32, np.int64), 2, QUICK)
     with pytest.raises(UnknownName, match="unknown schedule"):
@@ -199,3 +201,36 @@ def test_an_epoch_sees_every_item_but_a_single_last_one(
     fine_tune(encoder, PLAN, stripes, codes(stripes), 2, tuning)
     assert len(sizes) == steps
     assert sum(sizes) == (31 if batch == 31 else 32), "batch norm cannot read a single row"
+
+
+@pytest.mark.parametrize(("damaged", "batch", "sizes"), [(1, 15, [15, 15]), (2, 31, [30])])
+def test_an_epoch_is_divided_by_the_items_that_can_be_read(
+    stripes, encoder, monkeypatch, damaged: int, batch: int, sizes: list[int]
+) -> None:
+    """One damaged of 32 leaves a single last row, two of them less than a batch of 31."""
+    cache = FrameCache.build(stripes, frames_per_item=1, size=12)
+    cache.counts[:damaged] = 0
+    seen: list[int] = []
+    real = Classifier.logits
+
+    def counted(self: Classifier, pixels: torch.Tensor) -> torch.Tensor:
+        seen.append(len(pixels))
+        return real(self, pixels)
+
+    monkeypatch.setattr(Classifier, "logits", counted)
+    tuning = replace(QUICK, batch_size=batch, epochs=1, norm=True)
+    fine_tune(encoder, PLAN, stripes, codes(stripes), 2, tuning, cache=cache)
+    assert seen == sizes
+    kept = usable_rows(PLAN, stripes, tuning, cache=cache)
+    assert kept.tolist() == list(range(damaged, 32))
+    assert usable_rows(PLAN, stripes, tuning).tolist() == list(range(32))
+
+
+def test_where_one_class_cannot_be_read_there_is_nothing_to_learn(stripes, encoder) -> None:
+    cache = FrameCache.build(stripes, frames_per_item=1, size=12)
+    cache.counts[1:] = 0
+    with pytest.raises(DataError, match="two classes"):
+        fine_tune(encoder, PLAN, stripes, codes(stripes), 2, QUICK, cache=cache)
+    cache.counts[:] = 0
+    with pytest.raises(DataError, match="every item is too short for the view plan, or damaged"):
+        fine_tune(encoder, PLAN, stripes, codes(stripes), 2, QUICK, cache=cache)

@@ -70,7 +70,7 @@ def evaluate(
         seen: what to do with test groups that the encoder was trained on: ``"error"`` refuses,
             ``"drop"`` leaves them out, ``"allow"`` measures all the same, which is right where
             other files only bear the same names; the rows say so.
-        seed: of splits and queries.
+        seed: of all that is drawn: splits, queries, crops, orders, and a classifier's weights.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         workers: decoding processes.
         options: how a folder is read; of a run's own data its labels alone may be given.

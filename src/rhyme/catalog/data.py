@@ -16,6 +16,9 @@ from rhyme.catalog.scan import scan
 from rhyme.catalog.storage import FILE_NAME, absolute_place
 from rhyme.errors import CatalogError, DataError
 
+_READING = 2
+"""How labels and splits are read: kept catalogs that were read otherwise are made anew."""
+
 
 def open_data(path: str | Path, *, cache: str | Path | None = None, **options: Any) -> Catalog:
     """A catalog of the data at a path.
@@ -90,7 +93,7 @@ def _name(folder: Path, options: dict[str, Any]) -> str:
     lists = official_lists(str(options.get("labels", "")), options.get("split_number"))
     tables += [] if lists is None else lists.files
     sums = [hashlib.sha256(t.read_bytes()).hexdigest() for t in tables if t.is_file()]
-    return _short(json.dumps([str(folder), plain, sums], default=str, sort_keys=True))
+    return _short(json.dumps([_READING, str(folder), plain, sums], default=str, sort_keys=True))
 
 
 def _short(text: str) -> str:

@@ -21,7 +21,7 @@ SPLIT_FOLDERS = {
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-"""Names of folders that are splits and no classes."""
+"""How splits are spelled: names of folders that are no classes, and values in a CSV file."""
 _SHARD = re.compile(r"([a-z]+)([-_]\d+([-_]of[-_]\d+)?)?", re.ASCII)
 ASSET_PREFIX = "asset_"
 
@@ -182,7 +182,8 @@ def read_csv(file: Path, columns: Columns) -> Labels:
         if group_at is not None and row[group_at].strip():
             out.groups[path] = row[group_at].strip()
         if split_at is not None and row[split_at].strip():
-            out.splits[path] = row[split_at].strip()
+            value = row[split_at].strip()
+            out.splits[path] = SPLIT_FOLDERS.get(value.lower(), value)
         given = {header[i][6:]: row[i].strip() for i in assets if row[i].strip()}
         if given:
             out.assets[path] = given

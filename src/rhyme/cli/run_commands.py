@@ -215,20 +215,21 @@ class Evaluate(Common):
     """File to append the rows to besides, for rhyme compare."""
 
     protocol: str = "knn,linear,retrieval,cycle"
-    """Protocols, separated by commas: knn, linear, linear_stored, transfer, retrieval, cycle and
-    segments work on features; cells, correspondence and propagation on places of frames;
+    """Protocols, separated by commas: knn, linear, linear_stored, transfer, retrieval and cycle
+    work on features; cells, correspondence and propagation on places of frames, segments on clips;
     linear_sgd, finetune, semi_supervised and segmentation train and take longer."""
 
     heads: str = ""
-    """Heads of the encoder behind which to measure too, or named parts of its feature, separated by
-    commas, e.g. z of SimCLR, or stationary,non_stationary of LSFD."""
+    """Heads of the encoder behind which to measure protocols on features too, or named parts of its
+    feature, separated by commas, e.g. z of SimCLR, or stationary,non_stationary of LSFD."""
 
     frames: int = 4
     """Frames of each item (clips, for an encoder of clips), equally spaced."""
 
     clips: str | None = None
     """Instead of --frames, clips by a published rule: linspace10 (any number),
-    linspace10-stride1, half-overlap or tiled+last; an item is the mean of its clips."""
+    linspace10-stride1, half-overlap or tiled+last; an item is the mean of its clips. For protocols
+    on features, and linear_sgd, finetune and semi_supervised."""
 
     short: Literal["clamp", "repeat-first", "loop"] | None = None
     """What becomes of videos shorter than a clip; by default what the rule's own code does."""
@@ -238,7 +239,7 @@ class Evaluate(Common):
     the same, where other files only bear the same names."""
 
     seed: int = 0
-    """Seed of splits and queries."""
+    """Seed of all that is drawn: splits, queries, cells, crops, orders, a classifier's weights."""
 
     untrained_seeds: str = "0,1,2"
     """Seeds of the fresh weights of the untrained encoders, separated by commas; none for none."""

@@ -29,6 +29,7 @@ __all__ = ["PROTOCOL", "Settings", "run"]
 
 BACKGROUND = "background"
 OBJECT = "object"
+_LISTED = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +45,8 @@ class Settings:
             (a world of several creatures does), else of the item's, or of one class where items
             have none; or ``"classes"`` themselves. 0 is the background.
         frames: equally spaced frames of an item.
-        items: most training items, drawn by seed; validation gets a third of it, and all test
-            items are measured.
+        items: most training items, drawn by seed; validation gets a third of it, at least one, and
+            all test items are measured.
         cells: most training cells, drawn by seed from those of the items; a third for validation.
         l2: penalties to choose from on validation cells.
     """
@@ -86,11 +87,13 @@ def run(data: FrameData, settings: Settings) -> list[Metric]:
 
     Returns:
         ``miou``, the mean over classes of intersection over union, and ``accuracy``, the share of
-        cells that are right. Chance is to call every cell background. Details give each class, and
-        which items with masks, of any split, were skipped.
+        cells that are right. Test cells of a class that no training cell shows have no part. Chance
+        is to call every cell background. Details give each class, how many cells were left out of
+        which class, and which items with masks, of any split, were skipped.
 
     Raises:
-        EvaluationError: a split has no masks, or the training items show fewer than two classes.
+        EvaluationError: a split has no masks, the training items show fewer than two classes, or
+            the test items none of them.
     """
     encoder = dense_encoder(data.encoder, settings.stride, settings.stage, options="--cells.")
     parts = [
@@ -105,13 +108,19 @@ def run(data: FrameData, settings: Settings) -> list[Metric]:
     classes = np.unique(train.names)
     if len(classes) < 2:
         raise EvaluationError("the training cells show one class", stage="cells", value=classes)
-    codes = [_codes(part.names, classes) for part in parts]
+    y, y_val, truth = (_codes(part.names, classes) for part in parts)
+    known = truth >= 0
+    unseen = _counts(test.names[~known])
+    if not known.any():
+        raise EvaluationError(
+            "the test cells show no class of the training cells", stage="cells", value=[*unseen]
+        )
+    truth = truth[known]
     found = linear_probe(
-        train.features, codes[0], val.features, codes[1], test.features, codes[2], l2=settings.l2
+        train.features, y, val.features, y_val, test.features[known], truth, l2=settings.l2
     )
-    still = _codes(np.full(len(test.names), BACKGROUND), classes)
-    scores = overlaps(found.predictions, codes[2], len(classes))
-    named = {str(classes[c]): score for c, score in scores.items() if c >= 0}
+    still = _codes(np.full(len(truth), BACKGROUND), classes)
+    scores = overlaps(found.predictions, truth)
     skipped = {name: why for part in parts for name, why in part.skipped.items()}
     masked = sum(part.used + len(part.skipped) for part in parts)
     details: dict[str, Any] = {
@@ -119,46 +128,56 @@ def run(data: FrameData, settings: Settings) -> list[Metric]:
         "stride": encoder.stride,
         "train_cells": len(train.names),
         "val_cells": len(val.names),
-        "per_class": named,
+        "per_class": {str(classes[code]): score for code, score in scores.items()},
+        "unseen_classes": unseen,
         "l2": found.l2,
         "l2_at_edge": found.at_edge,
         "converged": found.converged,
         **skipped_details(skipped),
     }
+    notes = (*skipped_notes(skipped, masked, "items with masks"), *_unseen_notes(unseen))
     return [
         Metric(
-            name=name,
-            value=value,
-            items=len(test.names),
-            chance=chance,
-            details=details,
-            notes=skipped_notes(skipped, masked, "items with masks"),
+            name=name, value=value, items=len(truth), chance=chance, details=details, notes=notes
         )
         for name, value, chance in (
-            ("miou", _mean(scores), _mean(overlaps(still, codes[2], len(classes)))),
-            ("accuracy", found.accuracy, float((still == codes[2]).mean())),
+            ("miou", _mean(scores), _mean(overlaps(still, truth))),
+            ("accuracy", found.accuracy, float((still == truth).mean())),
         )
     ]
 
 
-def overlaps(predicted: Integer, true: Integer, classes: int) -> dict[int, float]:
+def overlaps(predicted: Integer, true: Integer) -> dict[int, float]:
     """Intersection over union of each class that the true codes hold.
 
     Args:
-        predicted: ``int64 [n]`` codes from 0.
-        true: ``int64 [n]`` codes; -1, a class that could not be predicted, counts as missed.
-        classes: number of codes.
+        predicted: ``int64 [n]`` codes from 0, or -1 for what is no class.
+        true: ``int64 [n]`` codes from 0.
     """
     found: dict[int, float] = {}
-    for code in range(-1, classes):
+    for code in np.unique(true).tolist():
         a, b = predicted == code, true == code
-        if b.any():
-            found[code] = float((a & b).sum() / (a | b).sum())
+        found[code] = float((a & b).sum() / (a | b).sum())
     return found
 
 
 def _mean(scores: dict[int, float]) -> float:
     return float(np.mean([*scores.values()]))
+
+
+def _counts(names: NDArray[np.str_]) -> dict[str, int]:
+    """How often each name occurs."""
+    values, counts = np.unique(names, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def _unseen_notes(unseen: dict[str, int]) -> tuple[str, ...]:
+    """A line that names the classes left out, with their cells; none where none is."""
+    if not unseen:
+        return ()
+    listed = ", ".join(f"{name} ({cells} cells)" for name, cells in list(unseen.items())[:_LISTED])
+    more = f" and {len(unseen) - _LISTED} more" if len(unseen) > _LISTED else ""
+    return (f"classes left out, which no training cell shows: {listed}{more}",)
 
 
 def _codes(names: NDArray[np.str_], classes: NDArray[np.str_]) -> Integer:
@@ -183,7 +202,7 @@ def _read(
     part = data.of(catalog) if catalog is not None else None
     rows = np.arange(0 if part is None else len(part.catalog))
     if share is not None:
-        rows = _drawn(data.seed, split, "items", len(rows), settings.items // share)
+        rows = _drawn(data.seed, split, "items", len(rows), max(1, settings.items // share))
     for row in rows.tolist():
         assert part is not None
         item = part.catalog.item(row)
@@ -220,7 +239,7 @@ def _read(
         )
     x, y = np.concatenate(features), np.concatenate(names)
     if share is not None:
-        kept = _drawn(data.seed, split, "cells", len(x), settings.cells // share)
+        kept = _drawn(data.seed, split, "cells", len(x), max(1, settings.cells // share))
         x, y = x[kept], y[kept]
     return _Cells(x, y, skipped, used)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rhyme.evaluation.checks import check_above_zero
+from rhyme.evaluation.checks import check_above_zero, check_least
 from rhyme.evaluation.protocol import Metric, Protocol, SplitData
 from rhyme.tasks import cycle_return
 
@@ -32,6 +32,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_above_zero(self, "temperature")
+        check_least(self, split_seed=0)
 
 
 def run(split: SplitData, settings: Settings) -> list[Metric]:

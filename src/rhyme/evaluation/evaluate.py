@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from rhyme.errors import ConfigError, DataError, EvaluationError
 from rhyme.evaluation.heads import behind_head, check_heads, cycle_head
 from rhyme.evaluation.inputs import Seen, classes_of, without_seen
 from rhyme.evaluation.judged import Judged
+from rhyme.evaluation.measuring import measure, reason_of
 from rhyme.evaluation.pixels import Testing
 from rhyme.evaluation.protocol import (
-    Metric,
     Protocol,
     SplitData,
     load_protocol,
@@ -122,8 +122,9 @@ def evaluate(
 
     The split is the catalog's own, else 60/20/20 by group; protocols that fit nothing, asked for
     without others, judge all items of a catalog without a split. Frames are decoded once for all
-    encoders. A protocol that the data or the encoder cannot serve is skipped with its reason;
-    settings and options that cannot be are refused before anything is measured.
+    encoders. A protocol that the data or the encoder cannot serve is skipped with its reason, and
+    an untrained encoder from which a training diverges is noted by name; settings and options that
+    cannot be are refused before anything is measured.
 
     Args:
         package: an encoder package, or its folder.
@@ -132,13 +133,16 @@ def evaluate(
         settings: changed settings by protocol, of those that are asked for.
         label_column: column to judge by; the catalog's main label by default. Without any,
             protocols that need labels are skipped.
-        seed: of split, of queries against support, and nothing else.
+        seed: of all that an evaluation draws: the split where none is given, the validation items
+            where a split has none, queries against support, pairs of views, cells, orders of
+            segments, and a trained classifier's weights, order and crops. Of encoders none of it.
         heads: heads of the package behind which to measure too, for protocols on features; those
             rows are called ``top1@NAME``, and untrained encoders get fresh heads of the same form.
         frames_per_item: equally spaced frames an item; 1 where all items are single pictures.
         clips: a rule of a published protocol for the clips of a video instead, see
             :data:`rhyme.views.CLIP_RULES`; each item then has one feature, the mean of its clips.
-            Their frames and stride are those of the encoder's plan.
+            Their frames and stride are those of the encoder's plan. For protocols on features,
+            and those that train on pictures.
         short: what becomes of videos that are shorter than a clip; None takes the rule's own.
         untrained_seeds: seeds of the fresh weights to stand beside the encoder.
         seen: what to do with test groups that the package says it was trained on: refuse, leave
@@ -152,8 +156,8 @@ def evaluate(
         data: name of the collection, for the record; its folder's name by default.
         progress: called with (done, total) frames.
         pictures: folder for the pictures that protocols draw of the trained encoder; None for none.
-        keep: called with the rows of each protocol as soon as it is measured, so that they are safe
-            whatever becomes of the next one.
+        keep: called with the rows of each protocol and encoder as soon as they are measured, so
+            that they are safe whatever becomes of the next ones.
 
     Returns:
         The rows, and everything one has to know to read them.
@@ -161,7 +165,8 @@ def evaluate(
     Raises:
         UnknownName: an unknown protocol, setting, head or label column.
         ConfigError: settings of a protocol that is not asked for, that are out of range or do not
-            fit the encoder; heads where no protocol reads features; ``short`` without ``clips``.
+            fit the encoder; heads or ``clips`` where no protocol reads features or pictures by
+            them; ``short`` without ``clips``.
         EvaluationError: no usable split, or test groups that the encoder was trained on.
         DataError: no item can be read.
     """
@@ -171,9 +176,10 @@ def evaluate(
     if not isinstance(package, EncoderPackage):
         package = load_package(package, device)
     _check_heads(package, heads, chosen)
+    _check_clips(clips, chosen)
     skipped = _unfit(package, chosen, parsed)
     placed = all(p.reads == "frames" and not p.fits for p in chosen)
-    splits = (held_out if placed else make_splits)(catalog, seed=seed)
+    splits = (held_out if placed else make_splits)(catalog, seed=seed, label=label_column)
     notes = [str(splits), *splits.notes]
     sampling = testing.sampling(package.plan)
     splits = without_seen(package, catalog, splits, seen, notes)
@@ -226,7 +232,6 @@ def evaluate(
     own = cycle_head(package)
     wanted = {*heads} if own is None else {*heads, own}
     behind = {h: behind_head(package, h, ready) for h in sorted(wanted)} if ready else {}
-    first = next(iter(judged.modules))
     results: list[Result] = []
     for protocol in chosen:
         if protocol.id in skipped:
@@ -234,30 +239,24 @@ def evaluate(
         if protocol.needs_labels and classes is None:
             skipped[protocol.id] = f"no labels to measure by: {unlabelled}"
             continue
-        try:
-            inputs = judged.inputs(protocol.reads)
-            measured = {name: protocol.run(d, parsed[protocol.id]) for name, d in inputs.items()}
-            for head, tables in behind.items():
-                if protocol.reads != "features" or (protocol.id != "cycle" and head not in heads):
-                    continue
-                for name, table in tables.items():
-                    figures = protocol.run(table, parsed[protocol.id])
-                    measured[name] += [replace(m, name=f"{m.name}@{head}") for m in figures]
-        except (DataError, EvaluationError) as error:
-            skipped[protocol.id] = _reason(error)
-            continue
-        notes += _told(protocol.id, parsed[protocol.id], measured[first])
-        notes += _noted(protocol.id, measured)
-        # figure by figure, so that the rows of one metric stand together
-        rows = [
-            record.row(protocol, parsed[protocol.id], name, metrics[place])
-            for place in range(len(measured[first]))
-            for name, metrics in measured.items()
+        asked = [
+            h
+            for h in behind
+            if protocol.reads == "features" and (h in heads or protocol.id == "cycle")
         ]
+        try:
+            inputs = {
+                name: {"": data, **{f"@{head}": behind[head][name] for head in asked}}
+                for name, data in judged.inputs(protocol.reads).items()
+            }
+            rows, told = measure(protocol, parsed[protocol.id], inputs, record, keep)
+        except (DataError, EvaluationError) as error:
+            skipped[protocol.id] = reason_of(error)
+            continue
         results += rows
-        if keep is not None:
-            keep(rows)
+        notes += told
     notes += [f"{name} was skipped: {reason}" for name, reason in skipped.items()]
+    first = next(iter(judged.modules))
     features = {name: getattr(ready[first], name) for name in PARTS} if ready else {}
     return Evaluation(
         results=tuple(results),
@@ -296,6 +295,18 @@ def _check_heads(package: EncoderPackage, heads: Sequence[str], chosen: Sequence
     check_heads(package, heads)
 
 
+def _check_clips(clips: str | None, chosen: Sequence[Protocol]) -> None:
+    """Refuse a rule for the clips of a video where nothing is measured by it."""
+    if clips is not None and all(p.reads in ("frames", "videos") for p in chosen):
+        raise ConfigError(
+            "clips by a rule are for protocols on features and those that train on pictures, and "
+            "none is asked for",
+            stage="evaluate",
+            value=clips,
+            remedy="add one to --protocol, e.g. retrieval, or leave --clips out",
+        )
+
+
 def _unfit(
     package: EncoderPackage, chosen: Sequence[Protocol], parsed: Mapping[str, Any]
 ) -> dict[str, str]:
@@ -306,12 +317,8 @@ def _unfit(
             if protocol.check is not None:
                 protocol.check(package, parsed[protocol.id], f"--{protocol.id}.")
         except EvaluationError as error:
-            found[protocol.id] = _reason(error)
+            found[protocol.id] = reason_of(error)
     return found
-
-
-def _reason(error: DataError | EvaluationError) -> str:
-    return error.cause + (f"; {error.remedy}" if error.remedy else "")
 
 
 def _encoders(
@@ -342,47 +349,3 @@ def _read(judged: Judged) -> list[str]:
     if left_out:
         notes.append(f"{len(left_out)} items could not be read and are left out")
     return notes
-
-
-def _told(protocol: str, settings: Any, metrics: Sequence[Metric]) -> list[str]:
-    """What a protocol could not read, had to fill up, or could not do as finely as was asked."""
-    notes: list[str] = []
-    seen = metrics[0].details
-    asked = getattr(settings, "stride", None)  # None: as the encoder wants it
-    if asked is not None and seen.get("stride", 0) > asked:
-        larger = "height" if hasattr(settings, "height") else "size"
-        notes.append(
-            f"{protocol}: cells every {seen['stride']:g} pixels ({seen['stage']}), the finest that "
-            f"this encoder has, instead of {settings.stride}; other stages and larger frames: "
-            f"--{protocol}.stage, --{protocol}.{larger}"
-        )
-    for metric in metrics:
-        lost, short = (int(metric.details.get(k, 0)) for k in ("unreadable", "short_videos"))
-        if lost:
-            notes.append(f"{protocol} {metric.name}: {lost} test items could not be read")
-        if short:
-            notes.append(
-                f"{protocol} {metric.name}: {short} of {metric.items} test videos are shorter than "
-                "a clip"
-            )
-    return notes
-
-
-def _noted(protocol: str, measured: Mapping[str, Sequence[Metric]]) -> list[str]:
-    """The notes of the figures; those that do not hold for every encoder name theirs.
-
-    What holds for several figures and for all of a protocol names none of them.
-    """
-    whose: dict[str, list[str]] = {}
-    for name, metrics in measured.items():
-        lines: list[str] = []
-        for metric in metrics:
-            for note in metric.notes:
-                every = len(metrics) > 1 and all(note in other.notes for other in metrics)
-                lines.append((protocol if every else f"{protocol} {metric.name}") + f": {note}")
-        for line in dict.fromkeys(lines):
-            whose.setdefault(line, []).append(name)
-    return [
-        line + ("" if len(names) == len(measured) else f" ({', '.join(names)})")
-        for line, names in whose.items()
-    ]

@@ -62,13 +62,15 @@ def without_seen(
         return splits
     kept = np.array([row for row in splits.test if int(row) not in bad], dtype=np.int64)
     if seen == "error" or len(kept) == 0:
+        share = f"{len(overlap)} of the" if len(kept) else f"all {len(overlap)}"
+        drop = "to leave these groups out: --seen drop; " if len(kept) else ""
         raise EvaluationError(
-            f"the encoder was trained on {len(overlap)} of the test groups{by_file}",
+            f"the encoder was trained on {share} test groups{by_file}",
             file=catalog.root,
             stage="evaluate",
             value=overlap[:5],
-            remedy="give the split it was trained with, or data it never saw; to leave these "
-            "groups out: --seen drop; for other files of the same names: --seen allow",
+            remedy="give the split it was trained with, or data it never saw; "
+            f"{drop}for other files of the same names: --seen allow",
         )
     notes.append(
         f"{len(overlap)} test groups that the encoder was trained on are left out "

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rhyme.evaluation.chance import majority_share
 from rhyme.evaluation.checks import check_above_zero, check_least, check_some
 from rhyme.evaluation.protocol import Metric, Protocol, SplitData
 from rhyme.tasks import knn_classify
@@ -46,11 +47,6 @@ class Settings:
         check_least(self, k=1)
         check_above_zero(self, "temperature")
         check_some(self, "levels")
-
-
-def majority_share(train: Integer, test: Integer) -> float:
-    """Accuracy of always naming the most frequent training class: the guess to beat."""
-    return float((test == np.bincount(train).argmax()).mean())
 
 
 def class_accuracy(

@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from rhyme.evaluation.chance import majority_share
 from rhyme.evaluation.checks import check_above_zero, check_least, check_some
-from rhyme.evaluation.knn import majority_share
 from rhyme.evaluation.protocol import Metric, Protocol, SplitData
 from rhyme.tasks import L2_GRID, linear_probe
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rhyme.evaluation.chance import majority_share
 from rhyme.evaluation.checks import check_above_zero, check_least
-from rhyme.evaluation.knn import class_accuracy, majority_share
+from rhyme.evaluation.knn import class_accuracy
 from rhyme.evaluation.protocol import Metric, Protocol, SplitData
 from rhyme.tasks import NormProbe, norm_probe
 from rhyme.training.config import ScheduleConfig

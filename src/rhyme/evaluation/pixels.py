@@ -13,8 +13,9 @@ from torch import nn
 from rhyme.catalog import Catalog
 from rhyme.encoders import InferencePlan
 from rhyme.errors import ConfigError, DataError, Diverged, EvaluationError
+from rhyme.evaluation.chance import majority_share
 from rhyme.loading import FrameCache
-from rhyme.tasks import Classifier, Tuning, fine_tune, predict_classes
+from rhyme.tasks import Classifier, Tuning, fine_tune, predict_classes, usable_rows
 from rhyme.tasks.extract import Progress
 from rhyme.tasks.table import Integer
 from rhyme.views import ClipSampling, ShortVideo, clip_sampling
@@ -140,7 +141,6 @@ class Pixels:
     def fit(self, rows: Integer, tuning: Tuning) -> Classifier:
         """A classifier trained on these rows."""
         catalog = self.catalog.select(indices=rows)
-        told = tuning.plan(self.plan)
         return fine_tune(
             self.encoder,
             self.plan,
@@ -151,10 +151,16 @@ class Pixels:
             seed=self.seed,
             workers=self.workers,
             device=self.device,
-            cache=self._cache(rows, catalog, told),
-            frames=self.frames_per_item if told.frames == 1 else None,
+            **self._drawn_from(rows, catalog, tuning),
             progress=self.progress,
         )
+
+    def usable(self, rows: Integer, tuning: Tuning) -> Integer:
+        """Those of the rows that can be trained on."""
+        catalog = self.catalog.select(indices=rows)
+        return rows[
+            usable_rows(self.plan, catalog, tuning, **self._drawn_from(rows, catalog, tuning))
+        ]
 
     def score(self, model: Classifier, tuning: Tuning, testing: Testing, split: str) -> Score:
         """Accuracy on the labelled items of a split."""
@@ -185,6 +191,14 @@ class Pixels:
     def in_memory(self, rows: Integer, tuning: Tuning) -> bool:
         """Whether these rows were trained on from memory, where frames are scaled to the plan."""
         return self.caches.get(_key(rows, tuning.plan(self.plan))) is not None
+
+    def _drawn_from(self, rows: Integer, catalog: Catalog, tuning: Tuning) -> dict[str, Any]:
+        """The frames of these rows that are drawn from, in memory where they fit."""
+        told = tuning.plan(self.plan)
+        return {
+            "cache": self._cache(rows, catalog, told),
+            "frames": self.frames_per_item if told.frames == 1 else None,
+        }
 
     def _cache(self, rows: Integer, catalog: Catalog, told: InferencePlan) -> FrameCache | None:
         """Frames in memory where they fit: epochs then cost no decoding.
@@ -225,7 +239,8 @@ class Tuned:
     Attributes:
         accuracy: on the test items, in [0, 1].
         items: test items that were judged.
-        chance: accuracy of always naming the most frequent of the training classes.
+        chance: accuracy of always naming the most frequent of the training classes, a mean over
+            those that are equally frequent.
         details: the choice and its validation scores, sizes.
         notes: which of the tunings diverged.
     """
@@ -293,11 +308,12 @@ def tuned(
     if chosen.frozen and not _same(pixels.encoder, model.encoder):
         raise EvaluationError("the frozen encoder has changed", stage="evaluate")
     test = pixels.score(model, chosen, testing, "test")
+    fitted_rows = pixels.usable(final, chosen)
     details: dict[str, Any] = {
         "lr": chosen.lr,
         "weight_decay": chosen.weight_decay,
-        "fitted_items": len(final),
-        "batch_size": min(chosen.batch_size, len(final)),
+        "fitted_items": len(fitted_rows),
+        "batch_size": min(chosen.batch_size, len(fitted_rows)),
         "epochs": 0 if chosen.steps else chosen.epochs,
         **({"steps": chosen.steps} if chosen.steps else {}),
         "in_memory": pixels.in_memory(final, chosen),
@@ -308,11 +324,10 @@ def tuned(
         details["validation"] = scores
     if diverged:
         details["diverged"] = diverged
-    frequent = np.bincount(pixels.codes[final]).argmax()
     return Tuned(
         accuracy=test.accuracy,
         items=test.items,
-        chance=float((test.truth == frequent).mean()),
+        chance=majority_share(pixels.codes[fitted_rows], test.truth),
         details=details,
         notes=tuple(f"the training diverged at {name}, which was not chosen" for name in diverged),
     )

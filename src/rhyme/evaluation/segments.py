@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rhyme.errors import EvaluationError
+from rhyme.encoders import EncoderPackage
+from rhyme.errors import EvaluationError, UnknownName, nearest
 from rhyme.evaluation.checks import check_least
 from rhyme.evaluation.frames import FrameData
 from rhyme.evaluation.left_out import item_name, skipped_details, skipped_notes
@@ -30,7 +31,8 @@ class Settings:
 
     Attributes:
         clips: clips of each test item, equally spaced inside it; at least 2.
-        head: the head that gives one vector a segment.
+        head: the head that gives one vector a segment. Without the one that is looked for by
+            default only ``intra_variance`` is measured, which a note says.
         order_seed: seed of the permutations; None takes the evaluation's.
         batch_size: clips of a forward pass.
     """
@@ -41,7 +43,7 @@ class Settings:
     batch_size: int = 64
 
     def __post_init__(self) -> None:
-        check_least(self, clips=2, batch_size=1)
+        check_least(self, clips=2, batch_size=1, order_seed=0)
 
 
 def run(data: FrameData, settings: Settings) -> list[Metric]:
@@ -76,7 +78,22 @@ def run(data: FrameData, settings: Settings) -> list[Metric]:
     skipped = {item_name(data.catalog.item(row)): why for row, why in sorted(failed.items())}
     lost = skipped_details(skipped)
     notes = skipped_notes(skipped, len(data.catalog), "items")
+    if head is None:
+        notes += (
+            f"the encoder has no head '{settings.head}', which gives one vector a segment: "
+            "ranking_accuracy and coherence_margin are not measured",
+        )
     return [replace(m, details={**m.details, **lost}, notes=notes) for m in found]
+
+
+def _check(package: EncoderPackage, settings: Settings, options: str) -> None:
+    if settings.head not in package.heads and settings.head != Settings.head:
+        raise UnknownName(
+            f"the package has no head '{settings.head}'",
+            file=package.directory,
+            stage=f"settings {options}head",
+            remedy=nearest(settings.head, package.heads) if package.heads else "it has none at all",
+        )
 
 
 def _figures(
@@ -203,4 +220,5 @@ PROTOCOL = Protocol(
     run=run,
     needs_labels=False,
     reads="frames",
+    check=_check,
 )

@@ -16,6 +16,7 @@ import numpy as np
 
 from rhyme.encoders import EncoderPackage
 from rhyme.errors import ConfigError
+from rhyme.evaluation.checks import check_least
 from rhyme.evaluation.pixels import Pixels, tuned
 from rhyme.evaluation.protocol import Metric, Protocol
 from rhyme.evaluation.subsets import balanced_subset, listed_subset
@@ -30,7 +31,7 @@ class Settings:
     """Settings of the protocol.
 
     Attributes:
-        fractions: shares of the labels.
+        fractions: shares of the labels, in (0, 1].
         lists: files that name the labelled items, one a line, in place of the fractions.
         epochs: passes over the chosen items, one number a fraction or list.
         batch_size: items of a batch; all chosen ones where they are fewer.
@@ -56,14 +57,27 @@ class Settings:
                 value=(parts, self.epochs),
                 remedy=f"e.g. --semi_supervised.{name} {example} --semi_supervised.epochs [30]",
             )
-        stems = [Path(file).stem for file in self.lists]
-        if len(set(stems)) < len(stems):
+        if not self.lists and not all(0 < fraction <= 1 for fraction in self.fractions):
             raise ConfigError(
-                "figures have the names of their lists, and two lists have one name",
-                value=self.lists,
-                remedy="rename one of them",
+                "fractions needs values above 0 and at most 1",
+                value=self.fractions,
+                remedy="e.g. --semi_supervised.fractions [0.01,0.1] for 1 % and 10 % of the labels",
             )
+        if len(set(self.names)) < len(self.names):
+            raise ConfigError(
+                f"figures have the names of their {name}, and two {name} have one name",
+                value=parts,
+                remedy="rename one of them" if self.lists else "leave one of them out",
+            )
+        check_least(self, subset_seed=0)
         _ = self.tunings
+
+    @property
+    def names(self) -> list[str]:
+        """What each figure is called after: a list's name, or a share of the labels in per cent."""
+        if self.lists:
+            return [Path(file).stem for file in self.lists]
+        return [f"{100 * fraction:g}pct" for fraction in self.fractions]
 
     @property
     def tunings(self) -> list[Tuning]:
@@ -86,8 +100,8 @@ def run(pixels: Pixels, settings: Settings) -> list[Metric]:
         were chosen.
     """
     metrics: list[Metric] = []
-    for (name, rows, written), tuning in zip(
-        _chosen(pixels, settings), settings.tunings, strict=True
+    for name, (rows, written), tuning in zip(
+        settings.names, _chosen(pixels, settings), settings.tunings, strict=True
     ):
         found = tuned(pixels, rows, [tuning])
         metrics.append(
@@ -104,21 +118,29 @@ def run(pixels: Pixels, settings: Settings) -> list[Metric]:
 
 
 def _check(package: EncoderPackage, settings: Settings, options: str) -> None:
+    for file in settings.lists:
+        if not Path(file).is_file():
+            raise ConfigError(
+                "there is no such list of labelled items",
+                file=file,
+                stage=f"settings {options}lists",
+                remedy="give a text file of one file name a line",
+            )
     for tuning in settings.tunings:
         tuning.views(package.plan)
 
 
-def _chosen(pixels: Pixels, settings: Settings) -> Iterator[tuple[str, Integer, dict[str, Any]]]:
-    """Name, rows and what is written down of each share of the labels."""
+def _chosen(pixels: Pixels, settings: Settings) -> Iterator[tuple[Integer, dict[str, Any]]]:
+    """Rows and what is written down of each share of the labels."""
     for file in settings.lists:
-        yield (Path(file).stem, *listed_subset(pixels, file))
+        yield listed_subset(pixels, file)
     if settings.lists:
         return
     rows = pixels.rows["train"]
     ids = np.asarray(pixels.catalog.facts(rows).id, dtype=np.uint64)
     for fraction in settings.fractions:
         places, written = balanced_subset(ids, pixels.codes[rows], fraction, settings.subset_seed)
-        yield f"{100 * fraction:g}pct", rows[places], written
+        yield rows[places], written
 
 
 PROTOCOL = Protocol(

@@ -77,15 +77,18 @@ class Splits:
         return f"{self.drawn or self.origin}: {counts} items"
 
 
-def make_splits(catalog: Catalog, *, seed: int = 0) -> Splits:
+def make_splits(catalog: Catalog, *, seed: int = 0, label: str | None = None) -> Splits:
     """The split that a catalog brings, or 60/20/20 by group.
 
     Items whose split is neither train, val nor test are left out and counted in a note. A given
-    split without validation items has a fifth of its training groups set aside, by seed.
+    split without validation items has a fifth of its training groups set aside, by seed, or as many
+    of them as leave each class a group to train on.
 
     Args:
         catalog: the items.
-        seed: of the split where none is given.
+        seed: of the split where none is given, and of what is set aside.
+        label: the label column whose classes keep a training group; the main one by default, if
+            there is one.
 
     Returns:
         The rows.
@@ -93,11 +96,12 @@ def make_splits(catalog: Catalog, *, seed: int = 0) -> Splits:
     Raises:
         EvaluationError: a group stands in two splits, or train or test is empty.
         DataError: too few groups to make a split of.
+        UnknownName: no such label column.
     """
-    return _make(catalog, seed, ("train", "test"))
+    return _make(catalog, seed, label, ("train", "test"))
 
 
-def _make(catalog: Catalog, seed: int, needed: Sequence[str]) -> Splits:
+def _make(catalog: Catalog, seed: int, label: str | None, needed: Sequence[str]) -> Splits:
     names = _column(catalog, "split")
     notes: list[str] = []
     drawn = ""
@@ -128,30 +132,28 @@ def _make(catalog: Catalog, seed: int, needed: Sequence[str]) -> Splits:
         notes.append(f"{unused} items are in no split and left out")
     groups = np.asarray(catalog.group_codes)
     if not (found == "val").any() and (found == "train").any():
-        found = _set_aside(found, groups, seed)
-        notes.append(
-            "the split has no validation items: a fifth of the training groups, at least one, was "
-            f"set aside, seed {seed}"
-            if (found == "val").any()
-            else "the split has no validation items, and all training items are of one group"
-        )
+        labelled = label is not None or catalog.label_column is not None
+        classes = catalog.labels(label)[0] if labelled else np.full(len(catalog), -1)
+        found, note = _set_aside(found, groups, classes, seed)
+        notes.append(f"the split has no validation items{note}")
     _check(catalog, found, groups, needed)
     rows = {name: np.flatnonzero(found == name).astype(np.int64) for name in SPLIT_NAMES}
     return Splits(**rows, origin=origin, drawn=drawn, notes=tuple(notes))
 
 
-def held_out(catalog: Catalog, *, seed: int = 0) -> Splits:
+def held_out(catalog: Catalog, *, seed: int = 0, label: str | None = None) -> Splits:
     """Who is judged where nothing is fitted: the test items, or all where there is no split.
 
     Args:
         catalog: the items.
         seed: as for :func:`make_splits`.
+        label: likewise.
 
     Raises:
         EvaluationError: a group stands in two splits, or test is empty.
     """
     if any(name is not None for name in _column(catalog, "split")):
-        return _make(catalog, seed, ("test",))
+        return _make(catalog, seed, label, ("test",))
     none = np.empty(0, dtype=np.int64)
     rows = np.arange(len(catalog), dtype=np.int64)
     return Splits(train=none, val=none, test=rows, origin="no split, all items judged")
@@ -161,13 +163,40 @@ def _column(catalog: Catalog, name: str) -> list[str | None]:
     return cast("list[str | None]", catalog.table.column(name).to_pylist())
 
 
-def _set_aside(found: NDArray[np.object_], groups: Integer, seed: int) -> NDArray[np.object_]:
-    codes = np.unique(groups[found == "train"])
-    held = max(1, len(codes) // 5) if len(codes) > 1 else 0
-    drawn = np.random.default_rng([seed, 2]).permutation(codes)[:held]
+def _set_aside(
+    found: NDArray[np.object_], groups: Integer, classes: Integer, seed: int
+) -> tuple[NDArray[np.object_], str]:
+    """Make a fifth of the training groups validation groups, and say how many it became.
+
+    They are taken in an order drawn by seed, without any that is the last of a class.
+    """
+    train = np.flatnonzero(found == "train")
+    codes = np.unique(groups[train])
+    fifth = max(1, len(codes) // 5) if len(codes) > 1 else 0
+    known = train[classes[train] >= 0]
+    pairs = np.unique(np.stack([groups[known], classes[known]], axis=1), axis=0)
+    left = np.bincount(pairs[:, 1])
+    taken: list[int] = []
+    for group in np.random.default_rng([seed, 2]).permutation(codes).tolist():
+        if len(taken) == fifth:
+            break
+        start, stop = np.searchsorted(pairs[:, 0], [group, group + 1])
+        own = pairs[start:stop, 1]
+        if (left[own] > 1).all():
+            left[own] -= 1
+            taken.append(group)
     out = found.copy()
-    out[(found == "train") & np.isin(groups, drawn)] = "val"
-    return out
+    out[(found == "train") & np.isin(groups, taken)] = "val"
+    if fifth == 0:
+        return out, ", and all training items are of one group"
+    if not taken:
+        return out, ", and every training group is the last one of a class"
+    if len(taken) < fifth:
+        return out, (
+            f": {len(taken)} training groups were set aside, seed {seed}; a fifth, {fifth}, would "
+            "leave classes without one"
+        )
+    return out, f": a fifth of the training groups, at least one, was set aside, seed {seed}"
 
 
 def _check(

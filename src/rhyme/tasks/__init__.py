@@ -10,7 +10,7 @@ from rhyme.tasks.classifier import Aggregate, Classifier
 from rhyme.tasks.cycle import CycleReturn, Rhyme, cycle_return, rhymes, split_groups
 from rhyme.tasks.dense import DenseEncoder, dense_encoder
 from rhyme.tasks.extract import encode, encode_parts, extract_features, extract_many
-from rhyme.tasks.finetune import Tuning, fine_tune, predict_classes
+from rhyme.tasks.finetune import Tuning, fine_tune, predict_classes, usable_rows
 from rhyme.tasks.linear import L2_GRID, LinearProbe, linear_probe
 from rhyme.tasks.linear_norm import NormProbe, norm_probe
 from rhyme.tasks.masks import (
@@ -106,5 +106,6 @@ __all__ = [
     "split_groups",
     "standardise",
     "timelines",
+    "usable_rows",
     "video_features",
 ]

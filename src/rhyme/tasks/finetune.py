@@ -21,7 +21,7 @@ from rhyme.catalog import Catalog
 from rhyme.encoders import GroupBatchNorm, InferencePlan
 from rhyme.errors import ConfigError, DataError, Diverged, NotFinite, UnknownName, nearest
 from rhyme.heap import keep_freed
-from rhyme.loading import CatalogSource, FrameCache, Placement
+from rhyme.loading import CatalogSource, FrameCache, Placement, unusable
 from rhyme.tasks.classifier import Aggregate, Classifier
 from rhyme.tasks.extract import Progress, extract_features
 from rhyme.tasks.neighbours import check_classes
@@ -30,7 +30,7 @@ from rhyme.training.config import ScheduleConfig
 from rhyme.training.schedules import learning_rate
 from rhyme.views import Clip, ClipSampling, ContrastTransform, ViewPlan, ViewSpec
 
-__all__ = ["Tuning", "fine_tune", "predict_classes"]
+__all__ = ["Tuning", "fine_tune", "predict_classes", "usable_rows"]
 
 Schedule = Literal["cosine", "step", "plateau"]
 Crop = Literal["box", "window"]
@@ -43,7 +43,8 @@ class Tuning:
     Attributes:
         epochs: passes over the labelled items; each takes one random frame or clip of an item.
         steps: steps of the whole training; 0 for ``epochs`` passes.
-        batch_size: items of a batch; all of them where there are fewer.
+        batch_size: items of a batch; all of them where there are fewer. Batch norm before the
+            linear layer needs 2.
         lr: learning rate for a batch of ``lr_batch``; it follows the batch size in proportion.
         lr_batch: that batch.
         weight_decay: L2 term.
@@ -92,7 +93,8 @@ class Tuning:
     aggregate: Aggregate = "softmax"
 
     def __post_init__(self) -> None:
-        least = {"epochs": 1, "batch_size": 1, "lr_batch": 1, "patience": 1}
+        batch = 2 if self.norm else 1
+        least = {"epochs": 1, "batch_size": batch, "lr_batch": 1, "patience": 1}
         for name, low in {**least, "steps": 0, "frames": 0, "stride": 0}.items():
             if getattr(self, name) < low:
                 raise ConfigError(f"{name} must be at least {low}", value=getattr(self, name))
@@ -191,24 +193,26 @@ def fine_tune(
         The classifier in evaluation mode, on the device.
 
     Raises:
-        DataError: fewer than two classes, or none of the items can be read.
+        DataError: fewer than two classes among the items that can be read, or none of them can.
         Diverged: a loss, a weight or a statistic is not finite; seen at the end of an epoch.
     """
     keep_freed()
     check_classes(labels, len(catalog), stage="fine-tune")
     device = torch.device(device)
-    batch_size = min(tuning.batch_size, len(catalog))
+    kept = usable_rows(plan, catalog, tuning, cache=cache, frames=frames)
+    batch_size = min(tuning.batch_size, max(1, len(kept)))
     source = CatalogSource(
         catalog,
         tuning.views(plan),
         batch_size=batch_size,
-        drop_last=len(catalog) % batch_size == 1,  # batch norm cannot read a single row
+        drop_last=len(kept) % batch_size == 1,  # batch norm cannot read a single row
         seed=seed,
         workers=workers,
         cache=cache,
         frames=frames,
         placement=Placement("cpu" if device.type == "cpu" else "device", device),
     )
+    check_classes(labels[kept], len(kept), stage="fine-tune")
     ids = np.asarray(catalog.numbers("id")).view(np.int64)
     codes = dict(zip(ids.tolist(), labels.tolist(), strict=True))
     model = Classifier(
@@ -256,6 +260,23 @@ def fine_tune(
     if not all(bool(v.isfinite().all()) for v in model.state_dict().values()):
         raise _diverged(tuning)
     return model.eval()
+
+
+def usable_rows(
+    plan: InferencePlan,
+    catalog: Catalog,
+    tuning: Tuning,
+    *,
+    cache: FrameCache | None = None,
+    frames: int | None = None,
+) -> Integer:
+    """Rows of the items that :func:`fine_tune` trains on; arguments as there.
+
+    Returns:
+        ``int64 [m]``, ascending; without items that a cache could not decode, for instance.
+    """
+    left_out = unusable(catalog, tuning.views(plan), cache, frames=frames)
+    return np.setdiff1d(np.arange(len(catalog)), [*left_out]).astype(np.int64)
 
 
 def _diverged(tuning: Tuning) -> Diverged:
