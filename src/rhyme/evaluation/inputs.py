@@ -62,13 +62,19 @@ def without_seen(
         return splits
     kept = np.array([row for row in splits.test if int(row) not in bad], dtype=np.int64)
     if seen == "error" or len(kept) == 0:
+        own, drawn = package.card.get("seed"), catalog.meta.get("splits") or {}
+        again = (
+            f" (that of its own seed is drawn by --seed {own})"
+            if splits.drawn and own not in (None, drawn.get("seed"))
+            else ""
+        )
         raise EvaluationError(
             f"the encoder was trained on {len(overlap)} of the test groups{by_file}",
             file=catalog.root,
             stage="evaluate",
             value=overlap[:5],
-            remedy="give the split it was trained with, or data it never saw; to leave these "
-            "groups out: --seen drop; for other files of the same names: --seen allow",
+            remedy=f"give the split it was trained with{again}, or data it never saw; to leave "
+            "these groups out: --seen drop; for other files of the same names: --seen allow",
         )
     notes.append(
         f"{len(overlap)} test groups that the encoder was trained on are left out "
