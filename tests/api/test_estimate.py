@@ -122,3 +122,12 @@ def test_a_pace_is_set_by_the_slower_side() -> None:
     threads = torch.get_num_threads()
     expected = max(2.0, 6.0 / 2, (2.0 * threads + 6.0) / cores)
     assert _pace(2.0, 6.0, 2, cpu, 1) == expected
+
+
+def test_options_on_reading_files_need_files() -> None:
+    for option, value in (
+        ("--labels", "none.csv"), ("--label-column", "a"), ("--kinds", "bogus"),
+        ("--segment", "-4"), ("--split", "all"), ("--fold", "1"),
+    ):  # fmt: skip
+        done = rhyme("estimate", "moco", "--items", 100, option, value)
+        refused(done, 2, f"{option} says how to read a folder", "add --data DIR")

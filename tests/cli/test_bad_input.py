@@ -224,6 +224,18 @@ def test_damaged_files_are_left_out_and_named(tmp_path: Path) -> None:
     assert stored.document["moments"] == 20 * 2
     told = rhyme("embed", tmp_path / "run", "--data", folder, "--store", tmp_path / "other")
     assert "3 left out as damaged" in told.out + told.err
+
+    asked = ("evaluate", tmp_path / "run", "--protocol", "retrieval", "--untrained-seeds", "none")
+    for data in ((), ("--data", folder)):
+        judged = rhyme(*asked, *data, "--json")
+        assert judged.code == 3, judged.err
+        assert judged.document["quarantined"] == 3
+        assert "3 files are left out as damaged" in judged.document["notes"][-1]
+    page = ("report", tmp_path / "run", "--points", 0, "--data", folder)
+    told = rhyme(*page, "--json")
+    assert (told.code, told.document["quarantined"]) == (3, 3)
+    assert "3 files are left out as damaged" in (tmp_path / "run" / "report.html").read_text()
+    assert "3 left out as damaged" in rhyme(*page).out
     assert contents(folder) == before
 
 

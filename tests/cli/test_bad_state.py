@@ -12,6 +12,7 @@ import pytest
 
 import rhyme as toolkit
 from rhyme.catalog import Catalog
+from rhyme.errors import RunError
 from rhyme.run import RunFolder, read_jsonl
 from support.tiny_runs import (
     ALONE,
@@ -224,6 +225,23 @@ def test_queries_that_cannot_be_answered(store: Path, tmp_path: Path) -> None:
     assert contents(store) == before
 
 
+def test_hits_without_a_sheet(store: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(store, tmp_path / "a store"))
+    film = next((world() / "videos" / "val").glob("*.mp4"))
+    asked = ("search", copy, "--query", f"{film}@0.5", "-k", 2)
+    before = contents(copy)
+    done = rhyme(*asked, "--sheet", "none", "--json")
+    assert (done.code, done.document["sheet"], len(done.document["hits"])) == (0, None, 2)
+    assert "0.500" in rhyme(*asked, "--sheet", "none").out
+    assert contents(copy) == before
+    (copy / "sheet.png").mkdir()
+    done = rhyme(*asked)
+    assert done.code == 0, done.err
+    assert film.name in done.out
+    assert "no contact sheet" in done.out
+    assert "contact sheet: " not in done.out.replace("no contact sheet: ", "")
+
+
 def test_a_damaged_store_is_not_searched(store: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.store"
     shutil.copytree(store, copy)
@@ -417,7 +435,7 @@ def test_a_full_disk_while_results_are_written(
     from rhyme.evaluation import result
 
     def full(path: Path, row: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        raise RunError("a row could not be written: No space left on device", file=path)
 
     run = tmp_path / "run"
     shutil.copytree(trained("moco"), run)
@@ -425,8 +443,12 @@ def test_a_full_disk_while_results_are_written(
     before = contents(run)
     with monkeypatch.context() as patched:
         patched.setattr(result, "append_jsonl", full)
-        done = rhyme("evaluate", run, "--protocol", "retrieval")
-    refused(done, 1, "No space left", run / "results.jsonl")
+        done = rhyme("evaluate", run, "--protocol", "retrieval", "--json")
+    assert done.code == 1, done.err
+    assert list(done.document["unsaved"]) == [str(run / "results.jsonl")]
+    (told,) = (note for note in done.document["notes"] if note.startswith("NOT SAVED"))
+    assert "No space left" in told
+    assert done.document["results"], "what was measured is told"
     assert contents(run) == before
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import rhyme as toolkit
+from rhyme.api import judge
 from rhyme.catalog import Catalog
 from rhyme.errors import ConfigError
 from rhyme.evaluation import read_results
@@ -64,7 +65,9 @@ def test_groups_that_were_trained_on_are_left_out_or_judged_where_that_is_asked(
     run, data = tmp_path / "run", other_split(tmp_path / "other.arrow")
     shutil.copytree(trained("moco"), run)
     asked = ("evaluate", run, "--data", data, "--protocol", "retrieval", "--json")
-    refused(rhyme(*asked), 1, "trained on 12 of the test groups", "--seen drop", "--seen allow")
+    done = rhyme(*asked)
+    refused(done, 1, "trained on 12 of the test groups", "--seen drop", "--seen allow")
+    assert "--seed" not in done.err, "the split is given, no seed draws it"
     assert not (run / "results.jsonl").exists()
     dropped = rhyme(*asked, "--seen", "drop")
     assert dropped.code == 0, dropped.err
@@ -170,6 +173,44 @@ def test_labels_are_given_for_the_runs_own_items(tmp_path: Path) -> None:
     refused(rhyme(*asked, "--labels", "ucf101:lists"), 2, "their own split", "add --data DIR")
     done = rhyme(*asked, "--labels", "none")
     refused(done, 1, "nothing was measured", "no labels")
+
+
+def test_rows_are_added_to_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, rows = tmp_path / "labels.csv", tmp_path / "rows.jsonl"
+    table.write_text("path,label\na.mp4,run\n")
+    (tmp_path / "notes.jsonl").write_text('{"step": 1}\n')
+    before = contents(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(judge, "encoder_of", None)  # before anything is read
+        for place, says in (
+            (table, "another one"),
+            (tmp_path / "notes.jsonl", "another one"),
+            (tmp_path, "is a folder"),
+            (table / "rows.jsonl", "cannot be written"),
+        ):
+            done = rhyme("evaluate", trained("moco"), "--results", place)
+            refused(done, 2, "--results", says, place)
+    assert contents(tmp_path) == before
+    run = shutil.copytree(trained("moco"), tmp_path / "run")
+    asked = ("evaluate", run, "--protocol", "retrieval", "--untrained-seeds", "none")
+    rows.touch()
+    counts = []
+    for _ in range(2):
+        assert rhyme(*asked, "--results", rows).code == 0
+        counts.append(len(read_results(rows)))
+    assert counts[1] == 2 * counts[0] > 0
+
+
+def test_the_seed_that_draws_the_split_of_a_run_is_named(tmp_path: Path) -> None:
+    run, films = tmp_path / "run", tmp_path / "films"
+    videos(films, 20)
+    done = train("moco", run, "--seed", 5, data=films)
+    assert done.code == 0, done.err
+    moved = shutil.move(films, tmp_path / "moved")
+    asked = ("evaluate", run, "--data", moved, "--protocol", "retrieval")
+    refused(rhyme(*asked), 1, "of the test groups", "--seed 5")
+    done = rhyme(*asked, "--seed", 5)
+    assert done.code == 0, done.err
 
 
 def test_a_run_without_an_encoder_has_two_ways_to_one(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_nothing_reaches_the_terminal_or_the_page_unescaped(odd: tuple[Path, Pat
     assert "[bold red]" in shown.out
     assert all(line.strip() != "line.mp4" for line in shown.out.splitlines())
     judged = rhyme("evaluate", run)
-    assert judged.code == 0, judged.err
+    assert judged.code == 3, judged.err
     assert rhyme("report", run).code == 0
     page = (run / "report.html").read_text()
     assert "<img src=x" not in page

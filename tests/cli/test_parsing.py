@@ -4,7 +4,10 @@ import json
 
 import pytest
 
+from rhyme import api
 from rhyme.cli import COMMANDS, run, split_overrides
+from rhyme.cli.answer import table
+from rhyme.cli.run_commands import _answer
 from rhyme.errors import ConfigError
 
 
@@ -102,3 +105,32 @@ def test_doctor_finds_what_is_needed(capsys: pytest.CaptureFixture[str]) -> None
     found = {row["name"]: row["level"] for row in json.loads(capsys.readouterr().out)}
     assert found["decoder h264"] == "ok"
     assert found["torch"] == "ok"
+
+
+def test_options_for_pictures_need_one_run(capsys: pytest.CaptureFixture[str]) -> None:
+    for option, value in (
+        ("--points", "0"), ("--seed", "-3"), ("--device", "cuda:7"), ("--kinds", "video"),
+        ("--data", "films"),
+    ):  # fmt: skip
+        assert run(["report", "runs/a", "runs/b", option, value]) == 2
+        told = capsys.readouterr().err
+        assert option in told
+        assert "one run at a time" in told
+
+
+def test_large_numbers_are_written_out() -> None:
+    shown = table(["n"], [[12345.6], [-1234.5], [754.23], [0.000123456], [float("inf")]])
+    (column,) = shown.columns
+    assert [str(cell) for cell in column.cells] == ["12346", "-1234", "754.2", "0.0001235", "inf"]
+
+
+def test_next_steps_quote_their_paths(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "my world"
+    few = ("--videos", "5", "--size", "24", "--frames", "4", "--truth", "labels", "--workers", "0")
+    assert run(["world", "--out", str(place), *few, "--no-sound"]) == 0
+    assert f"--data '{place}' --out runs/mine" in capsys.readouterr().out
+    facts = {"steps": 1, "seconds": 1.0, "loss": 1.0, "items_per_second": 1.0, "wait_share": 0.0}
+    made = api.Trained(path=place, system="moco", encoder=place, held_out=1, **facts)
+    answer = _answer(made)
+    assert answer is not None
+    assert any(line == f"judge it: rhyme evaluate '{place}'" for line in answer.show)

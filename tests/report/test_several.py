@@ -13,9 +13,10 @@ from rhyme.errors import ConfigError, EvaluationError
 from rhyme.evaluation import Result, append_results
 from rhyme.evaluation.pairing import Measured
 from rhyme.report import ReportData, RunFacts, collect_results, render_runs
-from rhyme.report.arms import arms, differences
+from rhyme.report.arms import _NOT_AN_ARM, arms, differences
 from rhyme.report.beside import beside, first_of, gap
 from rhyme.report.overlay import difference_plot, overlays
+from rhyme.training import TrainConfig
 
 
 def run(
@@ -55,6 +56,17 @@ def test_runs_of_one_configuration_but_for_the_seed_are_one_arm() -> None:
     assert told["train.seed"] == ["0, 1", "0", "2"]
     assert told["model.queue"] == ["–", "–", "64"]
     assert "train.steps" not in told
+
+
+def test_options_that_change_no_number_make_no_arms() -> None:
+    free = {f"train.{name}" for name in TrainConfig(steps=1).operational}
+    assert {n for n in _NOT_AN_ARM if n.startswith("train.")} == free | {"train.seed"}
+    plain = run(seed=0)
+    for name in TrainConfig(steps=1).operational:
+        config = yaml.safe_load(plain.config)
+        config["train"] |= {"seed": 1, name: "another"}
+        other = dataclasses.replace(run(seed=1), config=yaml.safe_dump(config))
+        assert [len(arm.runs) for arm in arms([plain, other])] == [2], name
 
 
 def judged(data: Sequence[str], **changes: Any) -> ReportData:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from rhyme import api
+from rhyme.api import use
 from rhyme.catalog import scan
-from rhyme.errors import FileMissing, NoVideoStream
+from rhyme.errors import ConfigError, FileMissing, NoVideoStream
+from rhyme.media.times import shown_at
 from rhyme.store import contact_sheet, open_store, write_store
-from rhyme.store.query import open_query
+from rhyme.store.query import moment_of, open_query, readable_time
 
 
 def film(folder, names):
@@ -80,3 +85,71 @@ def test_the_sheet_shows_the_frame_that_was_searched(made, tmp_path):
     for path in (sheet, found.sheet):
         with Image.open(path) as picture:
             assert np.asarray(picture)[94, 122].tolist() == [40, 40, 90]
+
+
+@pytest.mark.parametrize("fps", [7, 23.976, 25, 29.97, 30, 59.94, 120, 240])
+def test_a_time_that_is_printed_finds_the_same_frame(fps):
+    times = np.arange(int(12 * 3600 * fps)) / fps
+    for frame in [*range(300), *range(len(times) - 300, len(times))]:
+        printed = float(readable_time(times[frame]))
+        assert shown_at(times, [printed]).tolist() == [frame]
+        assert abs(printed - times[frame]) < 1e-3
+    assert readable_time(12345.6) == "12345.600"
+    assert readable_time(0.5) == "0.500"
+
+
+@pytest.mark.parametrize("duration", [8 / 3, 2.005, 0.29, 2.0])
+def test_the_last_time_that_is_offered_is_taken(duration):
+    reader = SimpleNamespace(info=SimpleNamespace(duration=duration, kind="video"))
+    with pytest.raises(ConfigError) as caught:
+        moment_of(reader, 99, "a.mp4")
+    last = float(re.fullmatch(r"give a time from 0 to ([\d.]+)", caught.value.remedy)[1])
+    assert moment_of(reader, last, "a.mp4") == last
+    assert duration - last < 0.011
+
+
+def test_the_printed_time_of_a_hit_is_its_moment(made, tmp_path):
+    folder = film(tmp_path / "data" / "v", [f"{k}.png" for k in range(1, 13)])
+    write_store(tmp_path / "s", made / "encoder", scan(folder.parent, spacing=1 / 3), every=0.5)
+    store = open_store(tmp_path / "s")
+    for hit in store.search((folder, 0.0), k=99):
+        (first, *_) = store.search((folder, float(readable_time(hit.time))), k=1)
+        assert first.row == hit.row
+
+
+@pytest.fixture
+def searched(made, tmp_path):
+    """A store of one film, and a query."""
+    folder = film(tmp_path / "data" / "v", [f"{k}.png" for k in range(1, 13)])
+    write_store(tmp_path / "s", made / "encoder", scan(tmp_path / "data", spacing=0.5))
+    return tmp_path / "s", f"{folder}@2.0"
+
+
+def test_hits_are_told_where_no_sheet_can_be_written(searched, monkeypatch):
+    store, query = searched
+    assert api.search(store, query, sheet=False, device="cpu").sheet is None
+    assert not (store / "sheet.png").exists()
+    (store / "sheet.png").mkdir()
+    found = api.search(store, query, device="cpu")
+    assert (len(found.hits), found.sheet) == (6, None)
+    assert "no contact sheet: this is a folder" in found.notes[0]
+    (store / "sheet.png").rmdir()
+
+    def refuse(*args, **kwargs):
+        raise OSError(30, "Read-only file system", "sheet.png")
+
+    monkeypatch.setattr(use, "contact_sheet", refuse)
+    found = api.search(store, query, device="cpu")
+    assert (len(found.hits), found.sheet) == (6, None)
+    assert found.notes == ("no contact sheet: Read-only file system",)
+
+
+def test_a_sheet_that_cannot_be_is_refused_before_the_search(searched, tmp_path, monkeypatch):
+    store, query = searched
+    monkeypatch.setattr(use, "open_store", None)
+    (tmp_path / "letter").write_text("dear reader")
+    for place, says in (("a.jpg", ".png file"), ("letter/a.png", "--sheet cannot be written")):
+        with pytest.raises(ConfigError, match=says) as caught:
+            api.search(store, query, sheet=tmp_path / place, device="cpu")
+        assert "--sheet none" in caught.value.remedy
+    assert not (tmp_path / "a.jpg").exists()

@@ -27,6 +27,13 @@ def slow(store, vector, k, hidden=()):
     return order[:k], scores
 
 
+def test_vectors_are_compared_where_they_lie(written):
+    """On any device of the encoder: ``meta`` stands for one to which they would be copied."""
+    here, there = open_store(written), open_store(written, device="meta")
+    vector = np.array(here.vectors[9])
+    assert there.search(vector, k=6) == here.search(vector, k=6)
+
+
 def test_a_moment_finds_itself_first_and_the_rest_in_order(store):
     row = 9
     path, time = store.table.column("path")[row].as_py(), store.table.column("time")[row].as_py()

@@ -19,6 +19,7 @@ from rhyme.loading import inference_batches
 from rhyme.store import open_store, write_store
 from rhyme.store.generation import Moments, old_moments
 from rhyme.store.layout import locked, read_info
+from rhyme.store.own import delete_work
 from rhyme.tasks import encode, normalise
 
 
@@ -367,6 +368,133 @@ def test_other_refusals(made, catalog, copy, tmp_path):
         write_store(tmp_path / "full" / "thesis.txt", made / "encoder", catalog)
     with locked(copy), pytest.raises(StoreError, match="another process"):
         write_store(copy, made / "encoder", catalog, every=0.5)
+
+
+USERS = {
+    "a generation by its name": ("g01/a.mp4",),
+    "a generation with vectors": ("g000001/vectors.npy", "g000001/mine.txt"),
+    "rows alone": ("g000001/vectors.npy",),
+    "work": ("work/thesis.txt",),
+    "shards without a plan": ("work/000000.npz",),
+    "a plan of another kind": ("work/plan.json", "work/000000.npz"),
+    "an encoder": ("encoder/weights.safetensors", "encoder/config.json"),
+    "a lock": ("lock",),
+    "all of them": ("g1/x", "work/x", "encoder/x", "g000002/x"),
+}
+
+
+def bytes_in(folder):
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def put(folder, names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f'{{"mine": "{name}"}}')
+
+
+@pytest.mark.parametrize("names", USERS.values(), ids=list(USERS))
+def test_a_users_folders_are_never_taken_for_a_store(made, catalog, tmp_path, names):
+    folder = tmp_path / "photos"
+    put(folder, names)
+    before = bytes_in(folder)
+    with pytest.raises(StoreError, match="other things") as caught:
+        write_store(folder, made / "encoder", catalog)
+    assert bytes_in(folder) == before
+    assert all(any(name.startswith(told) for told in caught.value.value) for name in names)
+    assert "give a new folder" in caught.value.remedy
+
+
+def test_the_users_own_encoder_is_never_replaced(made, catalog, tmp_path):
+    folder = tmp_path / "mine"
+    shutil.copytree(made / "other", folder / "encoder")
+    before = bytes_in(folder)
+    with pytest.raises(StoreError, match="other things"):
+        write_store(folder, made / "encoder", catalog)
+    assert bytes_in(folder) == before
+
+
+@pytest.mark.parametrize("name", ["work/notes.txt", "g000009/a.mp4", "encoder/notes.txt"])
+def test_what_a_user_puts_into_a_store_stays(made, catalog, copy, name):
+    put(copy, [name, "g12/a.mp4", "notes.txt"])
+    weights = copy / "encoder" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    before = bytes_in(copy)
+    with pytest.raises(StoreError, match="other things") as caught:
+        write_store(copy, made / "encoder", catalog, every=0.5)
+    assert caught.value.value[0] in (name, name.partition("/")[0])
+    assert bytes_in(copy) == before
+    (copy / name).rename(copy / "moved")
+    for folder in ("work", "g000009"):
+        if (copy / folder).is_dir():
+            (copy / folder).rmdir()
+    assert write_store(copy, made / "encoder", catalog, every=0.5).moments == 40
+    assert load_package(copy / "encoder").hash == read_info(copy).package
+    assert {"g12/a.mp4", "notes.txt", "moved"} <= bytes_in(copy).keys()
+
+
+def test_an_encoder_that_stays_may_hold_more(made, catalog, copy):
+    put(copy, ["encoder/notes.txt"])
+    assert write_store(copy, made / "encoder", catalog, every=0.5).moments == 40
+    assert (copy / "encoder" / "notes.txt").is_file()
+
+
+def test_the_plan_of_a_job_is_deleted_last(made, catalog, tmp_path, monkeypatch):
+    folder = tmp_path / "s.store"
+    interrupted(monkeypatch, 4)
+    with pytest.raises(StopError):
+        write_store(folder, made / "encoder", catalog, every=0.5, batch_size=6, shard=5)
+    (folder / "work" / "encoder-0123abcd").mkdir()
+    (folder / "work" / ".000007.npz.abc").write_bytes(b"cut short")
+    put(folder, ["work/.git/config"])
+    gone = []
+    unlink = type(folder).unlink
+    monkeypatch.setattr(
+        type(folder), "unlink", lambda path, **o: (gone.append(path.name), unlink(path, **o))
+    )
+    delete_work(folder / "work")
+    assert gone[-1] == "plan.json"
+    assert len(gone) > 2
+    assert list(bytes_in(folder / "work")) == [".git/config"]
+
+
+@pytest.mark.parametrize("place", ["g000001", "encoder"])
+def test_a_first_generation_that_was_cut_short_is_written_again(
+    made, catalog, written, tmp_path, monkeypatch, place
+):
+    folder = tmp_path / "s.store"
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_info", lambda *_: (_ for _ in ()).throw(StopError()))
+        with pytest.raises(StopError):
+            write_store(folder, made / "encoder", catalog, every=0.5)
+    assert (folder / place).is_dir()
+    weights, vectors = (
+        folder / "encoder" / "weights.safetensors",
+        folder / "g000001" / "vectors.npy",
+    )
+    (weights if place == "encoder" else vectors).write_bytes(b"cut short")
+    assert write_store(folder, made / "encoder", catalog, every=0.5).resumed == 10
+    assert content(folder)[0] == content(written)[0]
+
+
+@pytest.mark.parametrize("names", [(), ("lock",), ("lock", "work"), ("work",)])
+def test_a_job_that_was_killed_before_its_plan_goes_on(made, catalog, tmp_path, names):
+    folder = tmp_path / "s.store"
+    folder.mkdir()
+    for name in names:
+        (folder / name).touch() if name == "lock" else (folder / name).mkdir()
+    assert write_store(folder, made / "encoder", catalog, every=0.5).moments == 40
+    assert not (folder / "work").exists()
+
+
+def test_videos_in_the_folders_of_a_store_survive_their_own_embedding(made, tmp_path):
+    shutil.copytree(made / "data" / "videos", tmp_path / "films" / "work")
+    before = bytes_in(tmp_path / "films")
+    for data in (tmp_path / "films", tmp_path / "films" / "work"):
+        with pytest.raises(StoreError, match="other things"):
+            write_store(tmp_path / "films", made / "encoder", scan(data))
+    assert bytes_in(tmp_path / "films") == before
 
 
 def test_an_encoder_of_nan_is_refused(made, catalog, tmp_path, monkeypatch):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from rhyme.api.progress import progress_bar
 from rhyme.catalog import Catalog, missing_files
-from rhyme.errors import CatalogError, ConfigError, DataError, printable
+from rhyme.errors import CatalogError, ConfigError, DataError, EvaluationError, printable
+from rhyme.evaluation import Result
 
 PNG = (b"\x89PNG",)
 HTML = (b"<!doctype", b"<!DOCTYPE", b"<html")
 CATALOG = (b"ARROW1", b"PAR1")
 STAGED = "all files have their sizes of the scan and other times: taken for a fresh copy of them"
+_LONGEST_ROW = 1 << 24  # bytes; a file without line breaks is not read whole
 NAMED = 20
 """Missing files that are named in a message."""
 
@@ -55,6 +59,74 @@ def output_file(path: str | Path, kind: str, beginnings: tuple[bytes, ...]) -> P
                 remedy="choose another name",
             )
     return target
+
+
+def check_writable(file: Path, option: str, *, replaced: bool = False, otherwise: str = "") -> None:
+    """Refuse, before the work, a file that could not be written after it; nothing is left there.
+
+    Args:
+        file: a new file, or one that is added to.
+        option: what named it, for the message.
+        replaced: a file that stands there is replaced, so its folder must be writable.
+        otherwise: what may be done instead, for the remedy.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        if file.is_file() and not replaced:
+            with file.open("ab"):
+                pass
+        elif replaced or not file.exists():
+            folder = next(p for p in file.absolute().parents if p.exists())
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+    except OSError as error:
+        raise ConfigError(
+            f"{option} cannot be written: {error.strerror or error}",
+            file=file,
+            remedy=f"choose a place that can be written{otherwise}",
+        ) from error
+
+
+def rows_file(path: str | Path, option: str) -> Path:
+    """A file that result rows may be added to: a new one, or one of such rows.
+
+    Args:
+        path: the file.
+        option: what named it, for the message.
+
+    Raises:
+        ConfigError: a folder, another file, or a place that cannot be written.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise ConfigError(
+            f"{option} is one file, and this is a folder",
+            file=target,
+            remedy=f"add a file name: {option} {target / 'rows.jsonl'}",
+        )
+    check_writable(target, option)
+    if target.is_file():
+        with target.open("rb") as file:
+            first = file.readline(_LONGEST_ROW)
+        if first and not _is_row(first):
+            raise ConfigError(
+                f"{option} adds to a file of result rows, and this is another one: it is not "
+                "changed",
+                file=target,
+                value=first[:40].decode(errors="replace").strip(),
+                remedy=f"choose another name, e.g. {option} rows.jsonl",
+            )
+    return target
+
+
+def _is_row(line: bytes) -> bool:
+    try:
+        Result.from_row(json.loads(line))
+    except (ValueError, TypeError, EvaluationError):
+        return False
+    return True
 
 
 def beside(folder: Path, ending: str) -> Path:

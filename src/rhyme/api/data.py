@@ -173,6 +173,13 @@ def quarantined(catalog: Catalog) -> list[dict[str, Any]]:
     return catalog.quarantine.to_pylist()
 
 
+def quarantine_note(catalog: Catalog) -> str:
+    """How many files the scan of a catalog left out; empty for none."""
+    count = catalog.quarantine.num_rows
+    files = "1 file is" if count == 1 else f"{count} files are"
+    return f"{files} left out as damaged; rhyme scan names them" if count else ""
+
+
 def read_data(
     data: str | Path | Catalog,
     options: DataOptions | None = None,

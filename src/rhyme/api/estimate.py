@@ -22,6 +22,7 @@ from rhyme.api.estimate_reading import (
     take_sample,
 )
 from rhyme.api.fit import PROBE_ITEMS, build_system, describe_left_out
+from rhyme.api.own_data import refuse_data_options
 from rhyme.api.recipe import settle_recipe
 from rhyme.catalog import Catalog
 from rhyme.errors import ConfigError
@@ -111,8 +112,8 @@ def estimate(
         options: how a folder is read.
 
     Raises:
-        ConfigError: neither items nor data, fewer than 1 item, or a batch that cannot be shared
-            by so many devices.
+        ConfigError: neither items nor data, fewer than 1 item, options on how a folder is read
+            without one, or a batch that cannot be shared by so many devices.
     """
     if data is None and items is None:
         raise ConfigError(
@@ -127,6 +128,8 @@ def estimate(
             value=items,
             remedy="e.g. --items 1000, or --data to count those of your files",
         )
+    if data is None:
+        refuse_data_options(options, "estimate", run=False)
     chosen = settle_recipe(recipe, overrides, seed=seed, device=device, say=tell)
     local = _local_batch(chosen, gpus)
     target = resolve_device(chosen.train.device)

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rhyme.api.checks import STAGED, check_seed, describe_missing, find_missing
-from rhyme.api.data import DataOptions, read_data
+from rhyme.api.checks import STAGED, check_seed, describe_missing, find_missing, rows_file
+from rhyme.api.data import DataOptions, quarantine_note, read_data
 from rhyme.api.encoder import OffTheShelf, encoder_of, weights_note
 from rhyme.api.own_data import own_data, refuse_data_options
 from rhyme.api.prepare import prepared_note
@@ -75,10 +75,11 @@ def evaluate(
         workers: decoding processes.
         options: how a folder is read; of a run's own data its labels alone may be given.
         record: append the rows to the run's ``results.jsonl``.
-        results: file to append the rows to besides.
+        results: file to append the rows to besides: a new one, or one of such rows.
 
     Returns:
-        Rows, notes, and what could not be measured with its reason.
+        Rows, notes, how many files the scan left out, what could not be measured with its reason,
+        and the files that rows could not be written to.
     """
     if isinstance(protocols, str):
         protocols = tuple(name.strip() for name in protocols.split(","))
@@ -88,6 +89,7 @@ def evaluate(
         )
     for given in (seed, *untrained_seeds):
         check_seed(given)
+    extra = None if results is None else rows_file(results, "--results")
     package = encoder_of(run, device)
     shelf = isinstance(run, OffTheShelf)
     folder = package.directory if shelf else Path(run)
@@ -114,11 +116,15 @@ def evaluate(
     label_column = options.label_column if options is not None else None
     recorded = record and not shelf and (folder / "config.yaml").is_file()
     files = [RunFolder.open(folder).results] if recorded else []
-    files += [] if results is None else [Path(results)]
+    files += [] if extra is None else [extra]
+    unsaved: dict[str, str] = {}
 
     def keep(rows: Sequence[Result]) -> None:
         for file in files:
-            append_results(file, rows)
+            try:
+                append_results(file, rows)
+            except RunError as error:  # what is measured is told all the same
+                unsaved.setdefault(str(file), error.cause)
 
     pictures = folder / "pictures" if recorded else None
     whole = all(load_protocol(name).reads in ("frames", "videos") for name in protocols)
@@ -147,9 +153,9 @@ def evaluate(
     if pictures is not None and any(row.protocol == "propagation" for row in done.results):
         done = replace(done, notes=(*done.notes, f"pictures: {pictures}"))
     lost = describe_missing(gone) if gone else ""
-    told = [note for note in (weights_note(package), prepared_note(catalog), lost) if note]
-    done = replace(done, notes=(*done.notes, *told))
-    return done
+    told = [weights_note(package), prepared_note(catalog), lost, quarantine_note(catalog)]
+    told += [f"NOT SAVED in {file}: {why}" for file, why in unsaved.items()]
+    return replace(done, notes=(*done.notes, *filter(None, told)), unsaved=unsaved)
 
 
 def check_held_out(catalog: Catalog) -> None:

@@ -36,19 +36,21 @@ def own_data(folder: Path, options: ReadOptions | None = None) -> Catalog:
     return catalog
 
 
-def refuse_data_options(options: ReadOptions | None, stage: str) -> None:
+def refuse_data_options(options: ReadOptions | None, stage: str, *, run: bool = True) -> None:
     """Refuse options on how to read a folder where no folder is read.
 
     Args:
-        options: what is given. The labels of a run's own items may be, and which of them is meant.
+        options: what is given.
         stage: the verb, for the message.
+        run: a run's own items are read, so their labels may be given, and which of them is meant;
+            False where there are none.
 
     Raises:
         ConfigError: naming the option.
     """
     given = options or DataOptions()
-    own = ["label_column"]
-    if given.labels != "auto":
+    own = ["label_column"] if run else []
+    if run and given.labels != "auto":
         own += ["labels", "path_column"]
         if official_lists(given.labels, given.split_number) is not None:
             raise ConfigError(
@@ -69,6 +71,10 @@ def refuse_data_options(options: ReadOptions | None, stage: str) -> None:
             f"--{changed[0].replace('_', '-')} says how to read a folder, and none is given",
             stage=stage,
             value=getattr(given, changed[0]),
-            remedy="add --data DIR, or leave the option out: the run's own data and split are used "
-            "(labels for them: --labels FILE.csv)",
+            remedy="add --data DIR, or leave the option out"
+            + (
+                ": the run's own data and split are used (labels for them: --labels FILE.csv)"
+                if run
+                else ""
+            ),
         )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rhyme.api.checks import HTML, check_root, check_seed, output_file
-from rhyme.api.data import ReadOptions, part, read_source
+from rhyme.api.data import ReadOptions, part, quarantine_note, quarantined, read_source
 from rhyme.api.encoder import encoder_of
 from rhyme.api.overlaps import with_overlaps
 from rhyme.api.own_data import own_data, refuse_data_options
@@ -38,6 +39,7 @@ def report(
     points: int = 600,
     device: str = "auto",
     options: ReadOptions | None = None,
+    quarantine: list[dict[str, Any]] | None = None,
 ) -> Path:
     """Write a run's page of evidence: one HTML file that needs no network.
 
@@ -50,6 +52,7 @@ def report(
         points: most frames of the map of the features; 0 draws none.
         device: where the encoder runs.
         options: how a folder is read; of the run's own videos the labels alone may be given.
+        quarantine: takes the files of ``data`` that the scan left out: path, reason, remedy.
 
     Raises:
         RunError: no such run.
@@ -66,7 +69,10 @@ def report(
     target = output_file(out if out is not None else folder.report, "report", HTML)
     page = collect(folder.path, titles=system_title)
     if folder.encoder.is_dir():
-        page = _drawn(page, folder, data, (seed, points, device), options)
+        read = None if data is None else read_source(data, options)
+        if read is not None and quarantine is not None:
+            quarantine += quarantined(read)
+        page = _drawn(page, folder, read, (seed, points, device), options)
     else:
         page = replace(page, notes=[*page.notes, "no pictures yet: the run has no encoder"])
     return write_report(page, target)
@@ -109,7 +115,7 @@ def system_title(system: str) -> str:
 def _drawn(
     page: ReportData,
     folder: RunFolder,
-    data: str | Path | Catalog | None,
+    data: Catalog | None,
     how: tuple[int, int, str],
     options: ReadOptions | None,
 ) -> ReportData:
@@ -134,7 +140,7 @@ def _drawn(
 def _held_out(
     package: EncoderPackage,
     folder: RunFolder,
-    data: str | Path | Catalog | None,
+    data: Catalog | None,
     options: ReadOptions | None,
     notes: list[str],
 ) -> Catalog | str:
@@ -152,15 +158,15 @@ def _held_out(
                 "those the pictures would show memory, not what the encoder has understood."
             )
         return part(catalog, "test")
-    catalog = read_source(data, options)
-    check_root(catalog)
-    known, groups = TrainedOn.of(package), catalog.group_names
-    seen = {} if known is None else known.groups_in(catalog)
+    check_root(data)
+    known, groups = TrainedOn.of(package), data.group_names
+    seen = {} if known is None else known.groups_in(data)
     fresh = [row for row, name in enumerate(groups) if name not in seen]
     if not fresh:
-        return f"The encoder was trained on all groups of {catalog.root.name}."
-    notes.append(f"the pictures are of {catalog.root.name}, given for the report")
+        return f"The encoder was trained on all groups of {data.root.name}."
+    notes.append(f"the pictures are of {data.root.name}, given for the report")
+    notes += filter(None, [quarantine_note(data)])
     if len(fresh) < len(groups):
         left = len(groups) - len(fresh)
         notes.append(f"{left} items of it are left out: the encoder was trained on their groups")
-    return catalog.select(indices=np.array(fresh))
+    return data.select(indices=np.array(fresh))

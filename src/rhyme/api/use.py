@@ -12,7 +12,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rhyme.api.checks import NAMED, PNG, describe_missing, find_missing, output_file
+from rhyme.api.checks import (
+    NAMED,
+    PNG,
+    check_writable,
+    describe_missing,
+    find_missing,
+    output_file,
+)
 from rhyme.api.data import ReadOptions, quarantined, read_source
 from rhyme.api.data_notes import data_notes, is_catalog
 from rhyme.api.encoder import OffTheShelf, encoder_of, say_weights
@@ -21,7 +28,7 @@ from rhyme.api.prepare import prepared_note
 from rhyme.api.progress import progress_bar
 from rhyme.catalog import Catalog
 from rhyme.encoders import EncoderPackage, save_package
-from rhyme.errors import ConfigError, DataError
+from rhyme.errors import ConfigError, DataError, RhymeError
 from rhyme.notices import tell
 from rhyme.store import Hit, contact_sheet, open_store, parse_query, write_store
 from rhyme.tasks.extract import encode
@@ -264,12 +271,14 @@ class Found:
     Attributes:
         query: file and seconds.
         hits: moments, best first.
-        sheet: contact sheet.
+        sheet: contact sheet; None where none was asked for, or none could be written.
+        notes: why there is no sheet that was asked for.
     """
 
     query: str
     hits: list[Hit]
-    sheet: Path
+    sheet: Path | None
+    notes: tuple[str, ...] = ()
 
 
 def search(
@@ -278,7 +287,7 @@ def search(
     *,
     k: int = 10,
     exclude_same_group: bool = False,
-    sheet: str | Path | None = None,
+    sheet: str | Path | Literal[False] | None = None,
     device: str = "auto",
 ) -> Found:
     """Find the moments of a store that are most like a given one.
@@ -288,19 +297,43 @@ def search(
         query: ``FILE@SECONDS``; without ``@`` the middle of the file.
         k: number of moments.
         exclude_same_group: leave out moments of the query's own file and group.
-        sheet: PNG of the contact sheet; ``sheet.png`` in the store by default.
+        sheet: PNG of the contact sheet; False draws none. By default ``sheet.png`` in the store,
+            and none, with a note, where that cannot be written.
         device: where the query is encoded.
 
     Raises:
         StoreError: the store is missing or damaged.
         MediaError: the query's file cannot be read.
+        ConfigError: the sheet is to be no PNG, or cannot be written to the place that is named.
     """
-    target = output_file(sheet if sheet is not None else Path(store) / "sheet.png", "picture", PNG)
+    if isinstance(sheet, str | Path):
+        check_writable(
+            _sheet_file(sheet), "--sheet", replaced=True, otherwise=", or draw none: --sheet none"
+        )
     opened = open_store(Path(store), device=str(resolve_device(device)))
     path, time = parse_query(query)
     hits = opened.search((path, time), k=k, exclude_same_group=exclude_same_group)
-    contact_sheet(hits, target, query=(path, time), store=opened)
+    if sheet is False:
+        return Found(query=query, hits=hits, sheet=None)
+    try:
+        target = _sheet_file(sheet or Path(store) / "sheet.png")
+        contact_sheet(hits, target, query=(path, time), store=opened)
+    except (RhymeError, OSError) as error:  # what was found is told all the same
+        why = error.cause if isinstance(error, RhymeError) else error.strerror or error
+        return Found(query=query, hits=hits, sheet=None, notes=(f"no contact sheet: {why}",))
     return Found(query=query, hits=hits, sheet=target)
+
+
+def _sheet_file(path: str | Path) -> Path:
+    target = output_file(path, "picture", PNG)
+    if target.suffix.lower() != ".png":
+        raise ConfigError(
+            "a contact sheet is a .png file",
+            file=target,
+            stage="contact sheet",
+            remedy="e.g. --sheet found.png, or --sheet none",
+        )
+    return target
 
 
 def export(

@@ -53,12 +53,19 @@ def plain(value: Any) -> Any:
     return value
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> Table:
-    """A table for people; cells are escaped, numbers stand right."""
+def table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    title: str | None = None,
+    *,
+    right: Sequence[str] = (),
+) -> Table:
+    """A table for people; cells are escaped, numbers and the columns ``right`` stand right."""
     built = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for index, column in enumerate(columns):
         cells = [row[index] for row in rows]
         number = bool(cells) and all(isinstance(c, int | float) for c in cells)
+        number = number or column in right
         built.add_column(column, justify="right" if number else "left", overflow="fold")
     for row in rows:
         built.add_row(*(Text(_cell(value)) for value in row))
@@ -68,7 +75,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | No
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         value = 0.0 if abs(value) < 1e-12 else value  # what is left of a difference of equals
-        return f"{value:.4g}"
+        return f"{value:.0f}" if 1e3 <= abs(value) < 1e15 else f"{value:.4g}"
     if isinstance(value, Mapping):
         pairs = cast("Mapping[str, Any]", value).items()
         return printable(", ".join(f"{name} {_cell(one)}" for name, one in pairs))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from rhyme import api
 from rhyme.cli.answer import Answer, table
-from rhyme.cli.options import Common, Data, ReadOnly
+from rhyme.cli.options import Common, Data, ReadOnly, changed
 from rhyme.errors import ConfigError
 
 
@@ -85,7 +86,8 @@ class World(Common):
         splits = ", ".join(f"{n} {name}" for name, n in made["splits"].items())
         lines = [
             f"{made['out']}: {made['videos']} videos ({splits}), {made['seconds']:.0f} s",
-            f"train on it: rhyme train cycle_contrast --data {made['out']} --out runs/mine",
+            f"train on it: rhyme train cycle_contrast --data {quote(str(made['out']))} "
+            "--out runs/mine",
         ]
         return Answer(document=made, show=lines)
 
@@ -227,7 +229,14 @@ class Prepare(Common):
                 raise ConfigError(
                     "--verify checks the folder that is given, and writes nothing",
                     value=str(self.out),
-                    remedy=f"write only: rhyme prepare {self.out} --verify",
+                    remedy=f"write only: rhyme prepare {quote(str(self.out))} --verify",
+                )
+            idle = [name for name in changed(self) if name not in ("--json", "--verify")]
+            if idle:
+                raise ConfigError(
+                    "--verify compares checksums, and takes no other option",
+                    value=", ".join(idle),
+                    remedy=f"write only: rhyme prepare {quote(str(self.data))} --verify",
                 )
             found = api.verify(self.data)
             whole = (
@@ -236,7 +245,8 @@ class Prepare(Common):
             return Answer(document=found, show=[whole])
         if self.out is None:
             raise ConfigError(
-                "shards need a folder", remedy=f"rhyme prepare {self.data} --out my_shards"
+                "shards need a folder",
+                remedy=f"rhyme prepare {quote(str(self.data))} --out my_shards",
             )
         done = api.prepare(
             self.data,
@@ -256,7 +266,8 @@ class Prepare(Common):
             if len(done.quarantine) > 20:
                 shown.append(f"... and {len(done.quarantine) - 20} more: see {done.path}")
         shown.append(
-            f"train on them: rhyme train cycle_contrast --data {done.path} --out runs/mine"
+            f"train on them: rhyme train cycle_contrast --data {quote(str(done.path))} "
+            "--out runs/mine"
         )
         document = {**asdict(done), "ratio": done.ratio}
         return Answer(document=document, show=shown, exit_code=3 if done.quarantine else 0)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
@@ -36,3 +36,15 @@ Run = Annotated[Positional[Path | None], arg(metavar="RUN")]
 
 Data = Annotated[Path, arg(metavar="DIR|CATALOG")]
 """A folder of files, or a catalog that `rhyme scan` wrote."""
+
+
+def changed(options: Any) -> list[str]:
+    """Flags of the options that are not at their defaults, those of nested ones among them."""
+    found: list[str] = []
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if is_dataclass(value):
+            found += changed(value)
+        elif field.default is not MISSING and value != field.default:
+            found.append(f"--{field.name.replace('_', '-')}")
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.conf import Positional, arg
@@ -163,7 +164,7 @@ def _answer(done: api.Trained | api.Submitted) -> Answer | None:
         f"{done.path}: {done.system}, {done.steps} steps in {done.seconds:.0f} s, "
         f"loss {done.loss:.4g}",
         f"encoder: {done.encoder}",
-        f"judge it: rhyme evaluate {done.path}{_on_what(done)}",
+        f"judge it: rhyme evaluate {quote(str(done.path))}{_on_what(done)}",
     ]
     if done.quarantined:
         lines.append(f"{done.quarantined} files were left out: see {done.path}/events.jsonl")
@@ -283,7 +284,8 @@ class Evaluate(Common):
                 "the labels that are missing (--labels FILE.csv)",
             )
         shown: list[Any] = [*done.notes, table(done.columns, done.rows)]
-        return Answer(document=done, show=shown)
+        code = 1 if done.unsaved else 3 if done.quarantined else 0
+        return Answer(document=done, show=shown, exit_code=code)
 
 
 def _seeds(text: str) -> tuple[int, ...]:

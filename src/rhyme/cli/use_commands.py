@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from shlex import quote
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from rhyme import api
 from rhyme.cli.answer import Answer, table
-from rhyme.cli.options import Common, Data, ReadOnly, Run, Shelf
+from rhyme.cli.options import Common, Data, ReadOnly, Run, Shelf, changed
 from rhyme.errors import ConfigError, printable
+from rhyme.store import readable_time
 
 _NAMED = 5  # files that an answer names
 
@@ -63,7 +65,7 @@ class Embed(Common):
             f"{done.path}: {done.moments} moments of {_items(done.items)}, "
             f"{done.dim} numbers each{_before(done)}",
             *_left_out(done),
-            f"search it: rhyme search {done.path} --query FILE@12.5",
+            f"search it: rhyme search {quote(str(done.path))} --query FILE@12.5",
         ]
         return Answer(
             document=done, show=lines, exit_code=3 if done.quarantined or done.failed else 0
@@ -82,11 +84,13 @@ def _before(done: api.Embedded) -> str:
     return f" ({_items(done.embedded)} embedded, {done.kept} kept{replaced})"
 
 
+def _quarantined(count: int) -> list[str]:
+    return [f"{count} left out as damaged; rhyme scan names them"] if count else []
+
+
 def _left_out(done: api.Embedded) -> list[str]:
     """Files that were left out: how many a scan names, and by name those that it does not."""
-    lines: list[str] = []
-    if done.quarantined:
-        lines.append(f"{done.quarantined} left out as damaged; rhyme scan names them")
+    lines = _quarantined(done.quarantined)
     if done.failed:
         files = "1 file" if len(done.failed) == 1 else f"{len(done.failed)} files"
         lines.append(f"{files} could not be read, wholly or in part:")
@@ -117,7 +121,7 @@ class Search(Common):
     """Leave out moments of the query's own file and group."""
 
     sheet: Path | None = None
-    """PNG to write the contact sheet to; by default sheet.png in the store."""
+    """PNG to write the contact sheet to, or none; by default sheet.png in the store."""
 
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
@@ -128,17 +132,16 @@ class Search(Common):
             self.query,
             k=self.k,
             exclude_same_group=self.exclude_same_group,
-            sheet=self.sheet,
+            sheet=False if self.sheet == Path("none") else self.sheet,
             device=self.device,
         )
-        rows = [[h.rank, h.score, h.time, h.path, h.group] for h in found.hits]
-        return Answer(
-            document=found,
-            show=[
-                table(["rank", "score", "seconds", "file", "group"], rows),
-                f"contact sheet: {found.sheet}",
-            ],
-        )
+        rows = [[h.rank, h.score, readable_time(h.time), h.path, h.group] for h in found.hits]
+        columns = ["rank", "score", "seconds", "file", "group"]
+        shown: list[Any] = [table(columns, rows, right=["seconds"]), *found.notes]
+        if found.sheet is not None:
+            shown.append(f"contact sheet: {found.sheet}")
+        failed = found.notes and self.sheet is not None
+        return Answer(document=found, show=shown, exit_code=1 if failed else 0)
 
 
 @dataclass(kw_only=True)
@@ -186,6 +189,7 @@ class Report(Common):
                 remedy="e.g. rhyme report runs/mine, or several to set them side by side: "
                 "rhyme report runs/base runs/mine",
             )
+        left_out: list[dict[str, Any]] = []
         if len(self.run) == 1 and not self.run[0].is_file():
             path = api.report(
                 self.run[0],
@@ -195,17 +199,27 @@ class Report(Common):
                 points=self.points,
                 device=self.device,
                 options=self.reading,
+                quarantine=left_out,
             )
-        elif self.data is not None or self.reading != api.ReadOptions():
+        else:
+            self._refuse_options_of_pictures()
+            path = api.report_runs(self.run, out=self.out or Path("runs.html"))
+        return Answer(
+            document={"report": path, "quarantined": len(left_out)},
+            show=[f"report: {path}", *_quarantined(len(left_out))],
+            exit_code=3 if left_out else 0,
+        )
+
+    def _refuse_options_of_pictures(self) -> None:
+        """Several runs are set side by side without pictures: options for them would be idle."""
+        named = [name for name in changed(self) if name not in ("--json", "--out")]
+        if named:
             raise ConfigError(
                 "pictures are drawn for one run at a time",
                 stage="report",
-                value=self.data or "options of the data",
-                remedy="leave out --data and how it is read, or name one run",
+                value=", ".join(named),
+                remedy="leave these options out, or name one run",
             )
-        else:
-            path = api.report_runs(self.run, out=self.out or Path("runs.html"))
-        return Answer(document={"report": path}, show=[f"report: {path}"])
 
 
 @dataclass(kw_only=True)

@@ -53,6 +53,8 @@ class Evaluation:
         splits: rows of the catalog by split.
         features: the trained encoder's table of each split, for rhymes and strips; empty where no
             protocol reads features.
+        quarantined: files that the scan of the data left out.
+        unsaved: why, by file, rows could not be added to it.
     """
 
     results: tuple[Result, ...]
@@ -60,6 +62,8 @@ class Evaluation:
     notes: tuple[str, ...]
     splits: Splits
     features: dict[str, FeatureTable] = field(repr=False)
+    quarantined: int = 0
+    unsaved: dict[str, str] = field(default_factory=dict[str, str])
 
     @property
     def columns(self) -> list[str]:
@@ -264,6 +268,7 @@ def evaluate(
         notes=tuple(notes),
         splits=splits,
         features=features,
+        quarantined=catalog.quarantine.num_rows,
     )
 
 

@@ -64,12 +64,18 @@ def without_seen(
     if seen == "error" or len(kept) == 0:
         share = f"{len(overlap)} of the" if len(kept) else f"all {len(overlap)}"
         drop = "to leave these groups out: --seen drop; " if len(kept) else ""
+        own, drawn = package.card.get("seed"), catalog.meta.get("splits") or {}
+        again = (
+            f" (that of its own seed is drawn by --seed {own})"
+            if splits.drawn and own not in (None, drawn.get("seed"))
+            else ""
+        )
         raise EvaluationError(
             f"the encoder was trained on {share} test groups{by_file}",
             file=catalog.root,
             stage="evaluate",
             value=overlap[:5],
-            remedy="give the split it was trained with, or data it never saw; "
+            remedy=f"give the split it was trained with{again}, or data it never saw; "
             f"{drop}for other files of the same names: --seen allow",
         )
     notes.append(

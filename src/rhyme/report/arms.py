@@ -16,23 +16,16 @@ import yaml
 from rhyme.report.data import ReportData, Row
 from rhyme.report.rows import mapping, number
 from rhyme.report.text import DASH, clean, short_path
+from rhyme.training import TrainConfig
 
 MOST_NAMED = 2
-# Options that change how a run is carried out, not what is learned.
 _WORDS = ("name", "about")
-_NOT_AN_ARM = (
+# Options that change how a run is carried out, not what is learned.
+_NOT_AN_ARM = {
     *_WORDS,
     "train.seed",
-    "train.workers",
-    "train.device",
-    "train.loggers",
-    "train.log_every",
-    "train.probe_every",
-    "train.checkpoint_every",
-    "train.keep",
-    "train.keep_every",
-    "train.async_save",
-)
+    *(f"train.{name}" for name in TrainConfig(steps=1).operational),
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -10,7 +10,7 @@ Example:
 from __future__ import annotations
 
 from rhyme.store.layout import StoreInfo
-from rhyme.store.query import parse_query
+from rhyme.store.query import parse_query, readable_time
 from rhyme.store.search import Hit, Store, open_store
 from rhyme.store.sheet import contact_sheet
 from rhyme.store.write import StoreSummary, write_store
@@ -23,5 +23,6 @@ __all__ = [
     "contact_sheet",
     "open_store",
     "parse_query",
+    "readable_time",
     "write_store",
 ]

@@ -30,7 +30,14 @@ from rhyme.media.times import TOLERANCE, shown_at
 from rhyme.tasks import encode, normalise
 from rhyme.views import clip_times, moments_every
 
-__all__ = ["centre_of", "embed_moment", "moment_of", "open_query", "parse_query"]
+__all__ = [
+    "centre_of",
+    "embed_moment",
+    "moment_of",
+    "open_query",
+    "parse_query",
+    "readable_time",
+]
 
 
 def parse_query(text: str) -> tuple[Path, float | None]:
@@ -65,6 +72,18 @@ def parse_query(text: str) -> tuple[Path, float | None]:
             remedy="give FILE@SECONDS, e.g. a.mp4@12.5",
         )
     return Path(head), time
+
+
+def readable_time(time: float) -> str:
+    """Seconds of a moment as a reader may type them in ``FILE@SECONDS`` to find it again.
+
+    A frame is shown from its time on, so what has more than three decimals is rounded up: a little
+    less would be the frame before.
+
+    Args:
+        time: seconds, as the store keeps them.
+    """
+    return f"{math.ceil(time * 1000 - 1000 * TOLERANCE / 2) / 1000:.3f}"
 
 
 def open_query(path: Path, files: Sequence[str] = (), spacing: float = R2V2_SPACING) -> FrameReader:
@@ -161,7 +180,7 @@ def moment_of(reader: FrameReader, time: float | None, path: Path) -> float:
             file=path,
             stage="search",
             value=time,
-            remedy=f"give a time from 0 to {duration:.2f}",
+            remedy=f"give a time from 0 to {math.floor(100 * duration) / 100:.2f}",
         )
     return time
 

@@ -74,7 +74,7 @@ class Store:
         info: what it is.
         vectors: ``float32 [n, d]``, mapped.
         table: what they are.
-        device: where encoder and search run.
+        device: where the encoder runs.
     """
 
     def __init__(
@@ -275,15 +275,16 @@ class Store:
         return np.array([group in names for group in column], dtype=bool)
 
     def _hits(self, vector: Vector, k: int, hidden: NDArray[np.bool_]) -> list[Hit]:
-        device = self.device
-        # a hidden row has the query's group, 0; negative groups match nobody
+        # On the CPU, wherever the encoder runs: one query reads every vector once, and to copy them
+        # all to a device takes longer than to compare them here, and may not fit there.
+        # A hidden row has the query's group, 0; negative groups match nobody.
         groups = torch.from_numpy(np.where(hidden, 0, -1).astype(np.int64))
         found = top_k(
-            torch.from_numpy(np.asarray(vector, np.float32))[None].to(device),
-            torch.from_numpy(self.vectors).to(device),
+            torch.from_numpy(np.asarray(vector, np.float32))[None],
+            torch.from_numpy(self.vectors),
             min(k, len(self)),
-            query_groups=torch.zeros(1, dtype=torch.int64, device=device),
-            bank_groups=groups.to(device),
+            query_groups=torch.zeros(1, dtype=torch.int64),
+            bank_groups=groups,
         )
         rows = [row for row in found.indices[0].tolist() if row >= 0]
         facts = cast("list[dict[str, Any]]", self.table.take(rows).to_pylist()) if rows else []
@@ -349,7 +350,7 @@ def open_store(
     Args:
         directory: the folder that ``write_store`` made.
         verify: read all vectors and hold them against their checksum.
-        device: where encoder and search run.
+        device: where the encoder runs.
 
     Returns:
         The store.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rhyme.run import atomic_write, to_json
+from rhyme.store.own import PLAN, delete_work
 
 __all__ = ["ItemKey", "Rows", "Work"]
 
@@ -70,10 +70,10 @@ class Work:
         self._where: dict[ItemKey, tuple[Path, int, int]] = {}
         self._open: tuple[Path, NDArray[np.float64], NDArray[np.float32]] | None = None
         text = to_json(plan)
-        file = folder / "plan.json"
+        file = folder / PLAN
         if fresh or not file.is_file() or file.read_text(encoding="utf-8") != text:
             self.clear()
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=True)
             atomic_write(file, text)
         self._next = 0
         for shard in sorted(folder.glob("*.npz")):
@@ -130,8 +130,8 @@ class Work:
         return Rows(times=times[at : at + count], vectors=vectors[at : at + count])
 
     def clear(self) -> None:
-        """Delete everything."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Delete everything that is the job's."""
+        delete_work(self.folder)
         self._where.clear()
 
     def _index(self, shard: Path) -> None:

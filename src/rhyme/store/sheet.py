@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rhyme.errors import ConfigError, RhymeError, printable
 from rhyme.media import R2V2_SPACING
 from rhyme.run import atomic_write
-from rhyme.store.query import moment_of, open_query
+from rhyme.store.query import moment_of, open_query, readable_time
 from rhyme.store.search import Hit, Store
 
 __all__ = ["contact_sheet"]
@@ -66,7 +66,7 @@ def contact_sheet(
         cells.append((picture, [path.name, f"query, {time:.2f} s"], True))
     for hit in hits:
         picture, _ = _picture(Path(hit.path), hit.time, hit.files, hit.spacing)
-        text = f"{hit.rank}.  {hit.time:.2f} s   cosine {hit.score:.3f}"
+        text = f"{hit.rank}.  {readable_time(hit.time)} s   cosine {hit.score:.3f}"
         cells.append((picture, [Path(hit.path).name, text], False))
     if not cells:
         raise ConfigError("nothing was found, so there is nothing to draw", stage="contact sheet")

@@ -20,6 +20,7 @@ from rhyme.loading import inference_batches
 from rhyme.media import R2V2_SPACING
 from rhyme.store.generation import old_moments, write_generation
 from rhyme.store.layout import ENCODER, LOCK, WORK, StoreInfo, locked, read_info, write_info
+from rhyme.store.own import is_generation, strangers
 from rhyme.store.shards import ItemKey, Rows, Work
 from rhyme.tasks import encode, normalise
 
@@ -175,23 +176,7 @@ def _accept(target: Path, package: EncoderPackage, every: float) -> StoreInfo | 
     if not target.exists():
         return None
     info = read_info(target)
-    if info is None:
-        ours = (WORK, ENCODER, LOCK)
-        others = [
-            p
-            for p in target.iterdir()
-            if p.name not in ours and not p.name.startswith(".") and not _is_generation(p)
-        ]
-        if others:
-            raise StoreError(
-                "the folder holds other things than a store",
-                file=target,
-                stage="embed",
-                value=sorted(p.name for p in others)[:3],
-                remedy="give a new folder",
-            )
-        return None
-    if info.package != package.hash:
+    if info is not None and info.package != package.hash:
         raise StoreError(
             f"the store belongs to the encoder {info.package[:12]}, not to {package.hash[:12]}",
             file=target,
@@ -199,24 +184,29 @@ def _accept(target: Path, package: EncoderPackage, every: float) -> StoreInfo | 
             value={"store": info.package, "encoder": package.hash},
             remedy="embed into a new folder, or use the encoder that the store holds",
         )
-    if info.every != every:
+    if info is not None and info.every != every:
         raise StoreError(
             f"the store has a moment every {info.every:g} s, not every {every:g} s",
             file=target,
             stage="embed",
             remedy=f"use {info.every:g} s, or embed into a new folder",
         )
+    others = strangers(target, info, package.hash)
+    if others:
+        raise StoreError(
+            "the folder holds other things than a store",
+            file=target,
+            stage="embed",
+            value=others[:5],
+            remedy="give a new folder, or move these to another place",
+        )
     return info
-
-
-def _is_generation(path: Path) -> bool:
-    return path.name[:1] == "g" and path.name[1:].isdigit()
 
 
 def _sweep(target: Path, info: StoreInfo | None) -> None:
     """Delete generations that do not count: superseded, or cut short by a kill."""
     for path in target.iterdir():
-        if _is_generation(path) and (info is None or path.name != info.generation):
+        if is_generation(path) and (info is None or path.name != info.generation):
             shutil.rmtree(path)
 
 
