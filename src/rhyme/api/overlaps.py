@@ -110,7 +110,7 @@ def overlap_answers(
         plan,
         batch_size=min(_BATCH, len(items)),
         seed=recipe.train.seed + 1 + seed,
-        cache=frame_cache(recipe, items, folder.path / FRAMES),
+        cache=frame_cache(recipe, items, folder.path / FRAMES, plan.aspect),
         drop_last=False,
     )
     truths: dict[str, list[Tensor]] = {name: [] for name in system.labels}

@@ -40,7 +40,7 @@ def folder_plan(folder: Path, architecture: str) -> dict[str, Any]:
     if share and (crop or edge < _WARPED):
         resize = int(edge / share)
     fields: dict[str, Any] = {"size": side, "resize": max(resize, side), **_statistics(told)}
-    fields["interpolation"] = nearest_interpolation(_RESAMPLE.get(told.get("resample"), ""))
+    fields["interpolation"] = nearest_interpolation(_RESAMPLE.get(told.get("resample", 0), ""))
     if isinstance(config.get("num_frames"), int) and config.get("model_type") in OF_CLIPS:
         fields |= {"frames": config["num_frames"], "stride": 4}
     return fields

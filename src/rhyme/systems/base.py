@@ -194,7 +194,7 @@ class System(nn.Module):
         super().__init__()
         if config is not None and type(config) is getattr(type(self), "Config", None):
             check_choices(config)  # one that was built in Python has not been checked yet
-        self.config = config
+        self.config: Any = config
 
     def plans(self) -> dict[str, Any]:
         """View plans by name; ``"train"`` feeds the training steps."""

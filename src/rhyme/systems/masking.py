@@ -9,7 +9,7 @@ from rhyme.loading.batch import Batch
 from rhyme.systems.base import RunContext
 
 
-def kin(batch: Batch, masked: bool) -> Tensor:
+def kin(batch: Batch, masked: bool | None) -> Tensor:
     """``int64 [b]``: rows of a batch that share a number are no negatives of each other.
 
     Args:

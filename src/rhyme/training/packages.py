@@ -114,7 +114,7 @@ def save_part(directory: Path, export: Export, card: Mapping[str, Any] | None = 
         "format": FORMAT,
         "kind": export.kind,
         "class": f"{kind.__module__}.{kind.__qualname__}",
-        "plan": export.plan.facts(),
+        "plan": None if export.plan is None else export.plan.facts(),
         "card": to_dict(dict(card or {})),
         "sha256": hashlib.sha256(weights).hexdigest(),
     }
