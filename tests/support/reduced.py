@@ -44,7 +44,7 @@ PROTOCOLS = {
 def reduced(words: list[str]) -> list[str]:
     """A command of rhyme, without that name, in its small form."""
     verb, *rest = words
-    values = dict(OPTIONS.get(verb, {}))
+    values = {} if "--verify" in rest else dict(OPTIONS.get(verb, {}))  # it takes no others
     if verb == "train" and "--resume" not in rest:
         values |= TRAINING
     if verb == "evaluate" and "--protocol" in rest:
