@@ -185,10 +185,8 @@ def test_steps_instead_of_epochs(stripes, encoder) -> None:
         Tuning(steps=-1)
 
 
-@pytest.mark.parametrize(("batch", "steps"), [(20, 2), (31, 1), (30, 2)])
-def test_an_epoch_sees_every_item_but_a_single_last_one(
-    stripes, encoder, monkeypatch, batch: int, steps: int
-) -> None:
+def batches_seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by the size of each batch that a classifier reads."""
     sizes: list[int] = []
     real = Classifier.logits
 
@@ -197,6 +195,14 @@ def test_an_epoch_sees_every_item_but_a_single_last_one(
         return real(self, pixels)
 
     monkeypatch.setattr(Classifier, "logits", counted)
+    return sizes
+
+
+@pytest.mark.parametrize(("batch", "steps"), [(20, 2), (31, 1), (30, 2)])
+def test_an_epoch_sees_every_item_but_a_single_last_one(
+    stripes, encoder, monkeypatch, batch: int, steps: int
+) -> None:
+    sizes = batches_seen(monkeypatch)
     tuning = replace(QUICK, batch_size=batch, epochs=1)
     fine_tune(encoder, PLAN, stripes, codes(stripes), 2, tuning)
     assert len(sizes) == steps
@@ -210,14 +216,7 @@ def test_an_epoch_is_divided_by_the_items_that_can_be_read(
     """One damaged of 32 leaves a single last row, two of them less than a batch of 31."""
     cache = FrameCache.build(stripes, frames_per_item=1, size=12)
     cache.counts[:damaged] = 0
-    seen: list[int] = []
-    real = Classifier.logits
-
-    def counted(self: Classifier, pixels: torch.Tensor) -> torch.Tensor:
-        seen.append(len(pixels))
-        return real(self, pixels)
-
-    monkeypatch.setattr(Classifier, "logits", counted)
+    seen = batches_seen(monkeypatch)
     tuning = replace(QUICK, batch_size=batch, epochs=1, norm=True)
     fine_tune(encoder, PLAN, stripes, codes(stripes), 2, tuning, cache=cache)
     assert seen == sizes

@@ -49,7 +49,7 @@ from rhyme.loading import Batch
 from rhyme.memory import FeatureQueue
 from rhyme.objectives import multi_positive_info_nce, pair_distance
 from rhyme.systems.base import Embeddings, Export, RunContext, StepContext, StepOutput, System
-from rhyme.systems.masking import masks_queue
+from rhyme.systems.masking import kin, masks_queue
 from rhyme.systems.moco import HEAD_V2, check_momentum_contrast
 from rhyme.systems.momentum_pair import MomentumPair, check_reads, encoder_export, inference_plan
 from rhyme.views import Clip, ContrastTransform, Transform, ViewPlan, ViewSpec
@@ -206,7 +206,7 @@ class VFS(System):
         # Without the mask only the video itself is left out, by its place in the data.
         masked, queue = self.mask_same_group, self.queue
         owners = queue.owners if masked else torch.full_like(queue.owners, -1)
-        own = (batch.group if masked else batch.index).to(owners)
+        own = kin(batch, masked).to(owners)
         negatives = queue.features
         if c.batch_negatives:
             everyone = distributed.gather(keys).flatten(0, 1).to(negatives)
